@@ -116,7 +116,8 @@ def _of_daemon(config: Config, owner: str) -> Beyond:
         line = f"{who}, and you may not ask whether it would apply this: {error}"
         return Beyond([], [line], error.exit_code)
     except DuplexdError as error:
-        return Beyond([], [f"a reload would be refused: {error}"], error.exit_code)
+        why = str(error).replace(f"{config.source}: ", "")
+        return Beyond([], [f"a reload would be refused: {why}"], error.exit_code)
 
 
 async def _ask(config: Config) -> list[str]:

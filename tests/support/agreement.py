@@ -217,7 +217,7 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "on_primary_error": _controller('on_primary_error = "refuse"'),
     "journal_size": _replace('journal_size = "16MiB"', 'journal_size = "32MiB"'),
     "controller.name": _replace('name = "test"', 'name = "other"'),
-    "image_mode": _controller('image_mode = "0600"'),
+    "image_mode": _controller('image_mode = "0660"'),
     "control.socket": _replace("/ctl.sock", "/ctl2.sock"),
     "connections_per_volume": _replace("[nbd]\n", "[nbd]\nconnections_per_volume = 9\n"),
     "another address": _free_port,
