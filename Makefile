@@ -15,6 +15,8 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 \
 	command -v "$$p" && break; done)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS := 2
+# A file stays in one process, for what its tests share; tests/conftest.py orders the files.
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
@@ -90,10 +92,10 @@ $(VENV)/.interop: $(VENV)/.dev | apt
 	@touch $@
 
 test: $(VENV)/.interop apt ## the tests, without the long sweeps
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -q $(SPREAD) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.interop apt ## the long sweeps
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --timeout 3600 -m long $(ARGS)
+	$(BIN)/python -m pytest -q $(SPREAD) --timeout 3600 -m long $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs
 	$(BIN)/ruff format --check --diff .

@@ -64,6 +64,8 @@ class EngineLimits:
     batch_bytes_max: int = 2 * MIB
     change_cost_bytes: int = 24 * KIB
     shared_cost_max: int = 768 * KIB  # of a batch while several volumes have changes queued
+    shared_piece_bytes: int = 256 * KIB  # and of a long WRITE in it
+    shared_batches: int = 64  # that are like this once several had
     turn_cost: int = 256 * KIB  # that one volume may take before it is the next one's turn
     # A piece of a long TRIM or WRITE_ZEROES; how long the next one is follows from its time
     zero_bytes_first: int = 4 * MIB
@@ -108,9 +110,6 @@ class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
     connections_max: int = 4096  # further ones are closed at once
-    # Of one user or address, and of one volume; None: three quarters of all
-    connections_per_peer_max: int | None = None
-    connections_per_volume_max: int | None = None
     handshake_seconds_max: float = 10.0  # from one option to the next
     handshake_total_seconds_max: float = 600.0
     # a client that lists asks about each export; an entry of a LIST counts as one
@@ -125,7 +124,8 @@ class NbdLimits:
     connection_share_bytes: int = 64 * KIB  # what each may have of both, whatever others have
     receive_bytes_min: int = 16 * KIB  # a receive buffer at first, and again when nothing comes
     connection_receive_bytes: int = 256 * KIB  # a receive buffer that was full several times
-    # A long payload is taken in pieces of this size; of the other one while there is no room
+    # A long payload is taken in pieces of this size, and a long read made; payloads in those of the
+    # other one while there is no room
     piece_bytes_max: int = 1 * MIB
     piece_bytes_min: int = 64 * KIB
     # Of one connection, waiting; beyond them nothing is read from it
@@ -133,7 +133,13 @@ class NbdLimits:
     connection_in_flight_requests_max: int = 1024
     request_bytes: int = 512  # what a change takes beside its payload
     connection_read_bytes_max: int = 16 * MIB  # of one connection; one READ may be longer
-    turn_requests_max: int = 256  # of one connection, before others have their turn of the loop
+    # Of one connection, before others have their turn of the loop. A receive buffer holds thousands
+    # of those without a payload.
+    turn_requests_max: int = 64
+    # What those together may take of a turn of the loop who go on with what they have sent, and
+    # those who get long replies
+    turn_seconds: float = 0.0005
+    volume_pieces_max: int = 2  # of long reads of a volume, that are read at once
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 4 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
@@ -141,7 +147,7 @@ class NbdLimits:
     # is served from there
     sparse_read_bytes_min: int = 64 * KIB
     cache_bytes_max: int = 64 * MIB  # of one CACHE; the rest of it is ignored
-    cache_piece_bytes: int = 4 * MIB  # that it reads at once
+    cache_piece_bytes: int = 1 * MIB  # that it reads at once
     status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
     reply_buffer_bytes: int = 512 * KIB
     # A payload that does not go on, or replies that are not taken, for so long close the connection
@@ -153,20 +159,6 @@ class NbdLimits:
     keepalive_probes: int = 3
     log_lines_burst: int = 20  # of one kind, about clients that come, go and misbehave
     log_lines_per_second: float = 1.0  # of one kind, after these
-
-    @property
-    def peer_connections_max(self) -> int:
-        """Of one user or address."""
-        return self._part(self.connections_per_peer_max)
-
-    @property
-    def volume_connections_max(self) -> int:
-        """Of one volume."""
-        return self._part(self.connections_per_volume_max)
-
-    def _part(self, wanted: int | None) -> int:
-        most = max(1, self.connections_max * 3 // 4)
-        return most if wanted is None else min(wanted, self.connections_max)
 
 
 @dataclass(frozen=True, slots=True)

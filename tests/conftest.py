@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +13,29 @@ from tests.support.daemon import Daemon, DaemonFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
+
+TESTS = Path(__file__).parent
+LONG_ROOMS = ("vm", "system"), ("interop", "sim")  # beginning with those that take longest
 
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )  # it may be busy, or hang for a while
 settings.load_profile("any machine")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, in a worker of pytest-xdist: else one of them is at
+    the last such file when the others have nothing left to do.
+    """
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    room = item.path.relative_to(TESTS).parts[0]
+    return next((turn for turn, rooms in enumerate(LONG_ROOMS) if room in rooms), len(LONG_ROOMS))
 
 
 @pytest.fixture(scope="session", autouse=True)

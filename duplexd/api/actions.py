@@ -161,6 +161,12 @@ class Actions:
             lambda: self._log.info("command", command=command, **who, **fields)
         )
 
+    def _resolve(self, targets: list[str]) -> list[str]:
+        """The volumes that targets mean. Each target is looked up once: a group that is named a
+        thousand times in one request would keep the loop for seconds.
+        """
+        return self.controller.resolve(list(dict.fromkeys(targets)))
+
     def status(self, targets: list[str] | None = None) -> Json:
         """The whole status; with `targets`, their volumes and the groups and leases of those.
 
@@ -169,7 +175,7 @@ class Actions:
         status = self.controller.status()
         if not targets:
             return status
-        names = set(self.controller.resolve(targets))
+        names = set(self._resolve(targets))
         return status | {
             "volumes": [volume for volume in status["volumes"] if volume["name"] in names],
             "groups": [group for group in status["groups"] if names.intersection(group["volumes"])],
@@ -189,7 +195,7 @@ class Actions:
         """
         if self.stopping:
             raise WrongStateError("the daemon is stopping; try again when it is back")
-        names = self.controller.resolve(targets)
+        names = self._resolve(targets)
         self._command(peer, "quiesce", targets=targets, hold_s=hold_s, cut=cut_id or None)
         lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id)
         self.holds[lease.id] = lease
@@ -237,7 +243,7 @@ class Actions:
 
         Legal when all are DUPLEX, or all are SUSPENDED at one cut already (`already`).
         """
-        names = self.controller.resolve(targets)
+        names = self._resolve(targets)
         self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
         return await self.controller.suspend(names, tag, lease_id, fence, certificate)
 
@@ -282,7 +288,7 @@ class Actions:
 
     async def read_cut(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
         """Bytes of a secondary. Legal while it is durably at that cut."""
-        names = self.controller.resolve([name])
+        names = self._resolve([name])
         if names != [name]:
             raise UsageError(f"{name!r} is a group; name a volume")
         return await self.controller.cuts.read(cut_id, name, offset, length)
@@ -293,13 +299,13 @@ class Actions:
         Legal for SUSPENDED; does nothing for DUPLEX and PENDING; not legal for SIMPLEX. `partial`:
         it is started for those for which it is legal, and possible, if there are any.
         """
-        names = self.controller.resolve(targets)
+        names = self._resolve(targets)
         self._command(peer, "resync", targets=targets)
         return await self.controller.resync(names, partial)
 
     async def resync_wait(self, targets: list[str]) -> Json:
         """Wait for a resync that was started. A cancellation only ends the waiting."""
-        return await self.controller.resync_wait(self.controller.resolve(targets))
+        return await self.controller.resync_wait(self._resolve(targets))
 
     async def verify(
         self, targets: list[str], progress: Callable[[str, int, int], None] | None = None
@@ -308,7 +314,7 @@ class Actions:
 
         Legal for DUPLEX and SUSPENDED. A cancellation stops it.
         """
-        return await self.controller.verify(self.controller.resolve(targets), progress)
+        return await self.controller.verify(self._resolve(targets), progress)
 
     async def swap(self, peer: Peer, request: SwapRequest) -> Json:
         """Let the two images of each pair change roles.
@@ -316,7 +322,7 @@ class Actions:
         Legal for DUPLEX; for SUSPENDED with `roll_forward` or `lose_changes`; not for PENDING and
         SIMPLEX. A client that goes away does not stop it half-way.
         """
-        names = self.controller.resolve(request.targets)
+        names = self._resolve(request.targets)
         if request.roll_forward and request.lose_changes:
             raise UsageError(
                 "roll_forward applies the changes that lose_changes gives up: ask for one of them"
@@ -353,7 +359,7 @@ class Actions:
 
         Legal for a volume that is not served because of its primary; does nothing for one that is.
         """
-        names = self.controller.resolve(targets)
+        names = self._resolve(targets)
         self._command(peer, "adopt", targets=targets)
         return await self.controller.adopt(names)
 

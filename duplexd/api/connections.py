@@ -89,11 +89,17 @@ class Connections:
 
     # ---------------------------------------------------------------------- what the server calls
 
-    def admit(self, access: Access) -> None:
-        """Take these roles from now on; drop the connections whose peer would have another."""
+    def admit(self, access: Access, verify_again: bool = False) -> None:
+        """Take these roles from now on; drop the connections whose peer would have another. With
+        `verify_again` also those over TLS: whom an authority vouched for that is trusted no more
+        cannot be said of a connection.
+        """
         self.access = access
         for connection in self:
-            connection.admit_again(access)
+            if verify_again and connection.peer.name:
+                connection.abort()
+            else:
+                connection.admit_again(access)
 
     async def stop(self) -> None:
         """Give running answers a moment to end, then cancel them; leave no connection open."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -98,16 +99,18 @@ class Lane:
         self._busy = True
         return Turn(self, self._loop)
 
-    def now(self) -> tuple[float, float]:
-        """The time, and what of it the processor worked for the loop."""
-        return self._loop.time(), self._processor_s()
+    def now(self) -> tuple[int, float]:
+        """The thread that drives the loop, and the time that the processor worked for it."""
+        return threading.get_ident(), self._processor_s()
 
-    def since(self, began: tuple[float, float]) -> float:
-        """What a turn has cost the loop. Another thread may drive it by now: then the processor's
-        times have nothing to do with each other.
+    def since(self, began: tuple[int, float]) -> float:
+        """What a turn has cost the loop. If another thread drives it by now, nothing: the
+        processor's times of two threads have nothing to do with each other, and the time on the
+        clock is that of the disk that the first one waits for. A second of it would make all who
+        look wait for a second divided by the share.
         """
-        passed_s, worked_s = (now - then for now, then in zip(self.now(), began, strict=True))
-        return min(passed_s, max(worked_s, 0.0))
+        (then, then_s), (thread, now_s) = began, self.now()
+        return now_s - then_s if thread == then else 0.0
 
     def left(self, took_s: float) -> None:
         """A turn that took the loop so long is over."""
@@ -126,6 +129,8 @@ class Lane:
         except (TimeoutError, asyncio.CancelledError) as error:
             self._forget(who, ticket)
             if ticket.done() and not ticket.cancelled():  # its turn had come, just now
+                if isinstance(error, TimeoutError):
+                    return  # the loop was late, not this request: it may be answered
                 self._busy = False
             self._go_on()
             if isinstance(error, TimeoutError):

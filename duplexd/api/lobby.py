@@ -50,11 +50,13 @@ class Lobby:
     def add(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Take a client that was accepted. If there are too many, the host with the most loses its
         oldest.
+
+        Raises what the loop does if it cannot watch that socket, which is the caller's still then.
         """
         guest = Guest(sock, address)
+        self._loop.add_reader(sock, self._came, guest)
         self._by_host.setdefault(guest.host, {})[sock.fileno()] = guest
         self._count += 1
-        self._loop.add_reader(sock, self._came, guest)
         guest.timer = self._loop.call_later(self._limits.handshake_seconds_max, self._drop, guest)
         if self._count > self._limits.silent_max:
             crowd = max(self._by_host.values(), key=len)

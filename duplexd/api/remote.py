@@ -31,7 +31,8 @@ ACCEPT_PAUSE_SECONDS = 0.1  # after an accept that failed: no descriptors left, 
 GIVES_WAY_SECONDS = 0.05  # for a handshake that is broken off to end
 KEEPALIVE_PROBES = 3
 
-log = Seldom(structlog.get_logger("duplexd.api"))
+defects: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
+log = Seldom(defects)
 
 
 class Remote:
@@ -69,6 +70,11 @@ class Remote:
         for sock in self._sockets:
             sock.close()
 
+    def break_off(self) -> None:
+        """End the handshakes that have begun: by a `context` that must not be used any more."""
+        for task in self._shaking:
+            task.cancel()
+
     def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="control over TLS")
         self._tasks.add(task)
@@ -84,8 +90,16 @@ class Remote:
                 log.error("cannot accept a control connection", error=error.strerror or str(error))
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
             else:
-                self._lobby.add(client, address)
+                self._receive(client, address)
                 await asyncio.sleep(1 / self._accepts_per_second)
+
+    def _receive(self, client: socket.socket, address: tuple[str, int]) -> None:
+        """Nothing that one client does ends the accepting of others."""
+        try:
+            self._lobby.add(client, address)
+        except Exception:  # noqa: BLE001  it is logged
+            defects.exception("unexpected error of a new control connection, which is closed")
+            client.close()
 
     @property
     def _accepts_per_second(self) -> int:

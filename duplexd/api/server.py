@@ -59,6 +59,11 @@ class Admission(NamedTuple):
         return cls(Access(os.geteuid(), settings.group_role, settings.tls), context)
 
 
+def _authorities(context: ssl.SSLContext | None) -> frozenset[bytes]:
+    """Those that client certificates are verified by."""
+    return frozenset(context.get_ca_certs(binary_form=True) if context is not None else ())
+
+
 @dataclass
 class Listening:
     """What a server that was started has open. `context` is that of the TLS addresses, if there
@@ -169,14 +174,19 @@ class ControlServer:
     def admit(self, admission: Admission) -> None:
         """Take these roles and certificates from now on.
 
-        Connections whose peer would have another role by them are dropped.
+        Connections whose peer would have another role by them are dropped; all over TLS if an
+        authority that signs clients has been removed.
         """
-        if self._listening is None:
+        listening = self._listening
+        if listening is None:
             return
-        remote = self._listening.remote
-        if remote is not None and admission.context is not None:
-            remote.context = admission.context
-        self._listening.connections.admit(admission.access)
+        removed = bool(_authorities(listening.context) - _authorities(admission.context))
+        listening.context = admission.context
+        if listening.remote is not None and admission.context is not None:
+            listening.remote.context = admission.context
+            if removed:
+                listening.remote.break_off()
+        listening.connections.admit(admission.access, verify_again=removed)
 
     async def stop(self) -> None:
         """End every hold (`stopping`) and stream, let running commands answer for a moment.

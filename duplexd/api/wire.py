@@ -4,7 +4,7 @@ Pure: no socket, no loop, no clock. `RequestReader.feed` never raises, whatever 
 error is kept in `error`, behind the requests that were complete before it. The grammar is that of
 llhttp (httptools), strict. What llhttp does not bound is bounded here: the head, the body, a whole
 message (chunk extensions and trailers belong to neither), and how many requests a client may send
-ahead of their answers.
+ahead of their answers, with how much in them.
 """
 
 from __future__ import annotations
@@ -180,6 +180,17 @@ class RequestReader:
             if len(self._body) > self._limits.body_bytes_max:
                 self._request.error = self._body_too_large()
                 self._body.clear()
+            elif self.requests:
+                self._bound_bodies()
+
+    def _bound_bodies(self) -> None:
+        """Those of requests ahead of their answers together are no more than one may be."""
+        waiting_bytes = sum(len(each.body) for each in self.requests)
+        limit = self._limits.body_bytes_max
+        if waiting_bytes and waiting_bytes + len(self._body) > limit:
+            raise HttpError(
+                413, f"the bodies of requests that wait are larger than {limit} (body_bytes_max)"
+            )
 
     def on_message_complete(self) -> None:
         """See httptools."""

@@ -12,13 +12,18 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
 
-from duplexd.errors import ConfigurationError, NotFoundError, WrongStateError
+from duplexd.errors import (
+    ConfigurationError,
+    NotFoundError,
+    UnreachableError,
+    WrongStateError,
+)
 from duplexd.limits import GROUP_PROTOCOL, CanaryLimits
 from duplexd.nbd.uri import NbdUri
 from duplexd.net.address import Address, UnixAddress, parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
     from duplexd.json_object import Json
 
@@ -105,6 +110,7 @@ async def find(
     on: the end of a tunnel may be here. Raises DuplexdError; WrongStateError if a volume has no
     secondary, ForbiddenError if its content may not be read.
     """
+    targets = tuple(targets)
     query = "&".join(f"target={quote(target)}" for target in targets)
     timeout_s = limits.answer_seconds_max
     status = await control.call("GET", f"/v1/status?{query}", timeout_s=timeout_s)
@@ -114,6 +120,7 @@ async def find(
             f"{control.name}: version {controller.get('version')} speaks another group protocol; "
             "run the same version on all controllers"
         )
+    _check_volumes(control.name, status, targets)
     for volume in status["volumes"]:
         if volume["state"] == "SIMPLEX":
             raise WrongStateError(
@@ -123,9 +130,21 @@ async def find(
     await _check_permission(control, status["volumes"][0]["name"], timeout_s)
     return Member(
         control,
-        _uri(nbd) if nbd else address(control.name, controller["nbd"], host),
+        _uri(nbd) if nbd else address(control.name, controller.get("nbd") or (), host),
         tuple(volume["name"] for volume in status["volumes"]),
     )
+
+
+def _check_volumes(name: str, status: Json, targets: Sequence[str]) -> None:
+    """What it answers is what will be written to, so it must be what was asked for."""
+    groups = {group["name"]: group["volumes"] for group in status.get("groups", ())}
+    meant = {volume for target in targets for volume in [target, *groups.get(target, ())]}
+    found = [volume["name"] for volume in status["volumes"]]
+    if not found or set(found) - meant:
+        raise UnreachableError(
+            f"{name}: asked for {', '.join(targets)}, it answers with {found}; nothing is written"
+            " there: is it a duplexd of this version?"
+        )
 
 
 async def _check_permission(control: Control, volume: str, timeout_s: float) -> None:
@@ -140,7 +159,7 @@ async def _check_permission(control: Control, volume: str, timeout_s: float) -> 
 
 def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
     """Where to connect to a controller that listens there. Raises ConfigurationError."""
-    for uri in map(_uri, map(parse_address, listen)):
+    for uri in _parsed(listen):
         if uri.socket:
             if host is None:
                 return uri
@@ -152,6 +171,13 @@ def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
         f"controllers.{name}: its volumes cannot be reached from here "
         f'(it listens on {", ".join(listen)}); add nbd = "tcp:HOST:PORT"'
     )
+
+
+def _parsed(listen: Sequence[str]) -> Iterator[NbdUri]:
+    """Those that are addresses: a later version may listen on others."""
+    for text in listen:
+        with suppress(ValueError):
+            yield _uri(parse_address(text))
 
 
 def _uri(address: Address) -> NbdUri:

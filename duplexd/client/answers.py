@@ -105,22 +105,28 @@ SUSPENDED = fields(
         "seconds": number,
     },
 )
-LEASE = fields(
-    {"id": text},
-    {
-        "volumes": _TEXTS,
-        "owner": text,
-        "hold_s": number,
-        "remaining_s": maybe(number),
-        "fence": maybe(whole),
-        "cut": maybe(CUT_ID),
-    },
-)
+_LEASE = {
+    "volumes": _TEXTS,
+    "owner": text,
+    "hold_s": number,
+    "remaining_s": maybe(number),
+    "fence": maybe(whole),
+    "cut": maybe(CUT_ID),
+}
+LEASE = fields({"id": text}, _LEASE)
+# of a hold of ours: what later requests name it by, and what is said of it
+HELD = fields({"id": text, "volumes": _TEXTS, "hold_s": number, "fence": whole}, _LEASE)
 RELEASED = fields({"released": flag}, {"lease": maybe(text)})
 CONTROLLER = fields(
-    {"name": text},
     {
+        "name": text,
         "sequence": whole,
+        "journal": fields(
+            {"used_bytes": whole, "size_bytes": whole, "oldest_sequence": whole},
+            {"waiting_s": number},
+        ),
+    },
+    {
         "failed": maybe(text),
         "refused": maybe(text),
         "starting": maybe(fields({"text": text})),
@@ -128,10 +134,6 @@ CONTROLLER = fields(
         "group_protocol": maybe(whole),
         "hold_max_s": maybe(number),
         "nbd": _TEXTS,
-        "journal": fields(
-            {"used_bytes": whole, "size_bytes": whole, "oldest_sequence": whole},
-            {"waiting_s": number},
-        ),
     },
 )
 SECONDARY = fields(
@@ -147,13 +149,11 @@ SECONDARY = fields(
     },
 )
 VOLUME = fields(
-    {"name": text, "state": text},
+    {"name": text, "state": text, "size": whole, "secondary": maybe(SECONDARY)},
     {
-        "size": whole,
         "reason": maybe(text),
         "held": flag,
         "connections": whole,
-        "secondary": maybe(SECONDARY),
         "changed_bytes": whole,
         "copy": maybe(
             fields({"done_bytes": whole, "total_bytes": whole}, {"eta_s": maybe(number)})
@@ -167,9 +167,12 @@ VOLUME = fields(
     },
 )
 STATUS = fields(
-    {"controller": CONTROLLER, "volumes": each(VOLUME)},
     {
+        "controller": CONTROLLER,
+        "volumes": each(VOLUME),
         "groups": each(fields({"name": text, "volumes": _TEXTS}, {"state": maybe(text)})),
+    },
+    {
         "leases": each(LEASE),
         "cuts": each(CUT_STATUS),
     },
@@ -201,7 +204,11 @@ RESYNC = fields(
 )
 _COPIED = fields(
     {"name": text, "state": text},
-    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole, "eta_s": maybe(number)},
+    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole},
+)
+_COPYING = fields(
+    {"name": text, "state": text, "done_bytes": whole, "total_bytes": whole},
+    {"eta_s": maybe(number)},
 )
 VERIFIED = fields(
     {
@@ -228,7 +235,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/cuts/*/refuse"): CUT_STATUS,
     ("POST", "/v1/cuts/*/grade"): CUT_STATUS,
     ("POST", "/v1/cuts/*/release"): RELEASED,
-    ("POST", "/v1/leases/*/renew"): LEASE,
+    ("POST", "/v1/leases/*/renew"): HELD,
     ("DELETE", "/v1/leases/*"): RELEASED,
     ("POST", "/v1/suspend"): SUSPENDED,
     ("POST", "/v1/resync"): RESYNC,
@@ -239,13 +246,13 @@ ANSWERS: dict[tuple[str, str], Check] = {
 }
 LINES: dict[tuple[str, str], dict[str, Check]] = {
     ("POST", "/v1/quiesce"): {
-        "held": fields({"lease": LEASE}),
+        "held": fields({"lease": HELD}),
         "holding": fields({"remaining_s": number}),
         "ended": fields({"reason": text, "verdict": VERDICT}),
     },
     ("POST", "/v1/resync"): {
         "started": RESYNC,
-        "progress": fields({"volumes": each(_COPIED)}),
+        "progress": fields({"volumes": each(_COPYING)}),
         "done": fields({"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED}),
     },
     ("POST", "/v1/verify"): {

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, Json], None]
 
 _LIMITS = ClientLimits()
+_RESYNC_LINES = {"started", "progress", "done"}  # a later version may have others
 
 
 class Client:
@@ -162,13 +163,12 @@ class Client:
             if is_group:
                 return Released(target, False, {})
             return await self._release_lease(target, asked)
+        everywhere, failed = self.links_to(everything.members), dict(errors)
         for cut in {cut for cut in found.values() if cut}:
-            path = f"/v1/cuts/{cut}/release"
-            survey.raise_all(
-                (await self._ask_all("POST", path, {}, self.links_to(everything.members)))[1]
-            )
+            failed |= (await self._ask_all("POST", f"/v1/cuts/{cut}/release", {}, everywhere))[1]
         for lease in (lease for lease, cut in found.items() if not cut):
             await self._release_lease(lease, asked)
+        survey.raise_all(failed)  # all that answer have released by now
         return Released(target, True, dict.fromkeys(sorted(c or n for n, c in found.items()), True))
 
     async def _release_lease(self, lease: str, links: dict[str, Http]) -> Released:
@@ -235,7 +235,9 @@ class Client:
         survey.raise_all({name: e for name, e in errors.items() if isinstance(e, NotFoundError)})
         silent = UnreachableError.exit_code
         codes = {
-            name: silent if isinstance(error, TimedOutError) else error.exit_code
+            name: silent
+            if isinstance(error, TimedOutError) and links[name].silent
+            else error.exit_code
             for name, error in errors.items()
         }
         if not statuses:
@@ -317,6 +319,8 @@ class Client:
         body = {"targets": list(group.members[link.name]), "wait": True, "partial": True}
         async with aclosing(link.lines_patiently("POST", "/v1/resync", body)) as lines:
             async for bare in lines:
+                if bare["event"] not in _RESYNC_LINES:
+                    continue
                 line = _titled(group, link, bare)
                 if progress is not None:
                     progress(link.name, line)
@@ -345,9 +349,9 @@ class Client:
         body = {"targets": list(group.members[link.name]), "progress": True}
         async with aclosing(link.lines_patiently("POST", "/v1/verify", body)) as lines:
             async for line in lines:
-                if line.get("event") == "done":
+                if line["event"] == "done":
                     return _titled(group, link, line)
-                if progress is not None:
+                if progress is not None and line["event"] == "progress":
                     progress(link.name, line | {"name": group.title(link.name, line["name"])})
         raise UnreachableError(f"{link.prefix}broke off before the comparison ended")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 _RECEIVE_BYTES = 1 << 16
+_RETRY_AFTER = b"retry-after"
 _NBD_GREETING = b"NBDMAGIC"  # the first bytes that an NBD server sends
 
 
@@ -47,6 +48,7 @@ class Connection:
         "_parts",
         "_reader",
         "_writer",
+        "retry_s",
     )
 
     def __init__(
@@ -64,6 +66,7 @@ class Connection:
         self._head_done = False
         self._head_bytes = 0
         self._parts: deque[bytes] = deque()
+        self.retry_s: float | None = None  # what the latest answer says of asking again
         self._parser = httptools.HttpResponseParser(self)
         sock: socket.socket = writer.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
@@ -81,6 +84,7 @@ class Connection:
         )
         self._complete = self._keep = self._head_done = False
         self._head_bytes = 0
+        self.retry_s = None
         self._parts.clear()
         self._parser = httptools.HttpResponseParser(self)
         self._writer.write(head.encode("ascii") + data)
@@ -110,6 +114,11 @@ class Connection:
         """See httptools."""
         if self._complete:
             raise httptools.HttpParserError("more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        if name.lower() == _RETRY_AFTER and value.isdigit():
+            self.retry_s = float(value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""

@@ -3,7 +3,8 @@
 Connections are kept and used again, because a TLS handshake between closing and opening the gates
 would be part of the pause; as many requests run at a time as are made. Every failure is a
 DuplexdError whose text begins with the controller's name. A request is sent once: what became of
-one whose answer did not come, the caller has to find out.
+one whose answer did not come, the caller has to find out. The exception is a controller that says
+that it is too busy to look (429 with Retry-After): it has done nothing, so it is asked again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _LIMITS = ClientLimits()
 _AGAIN_SECONDS = 0.01
+_ERRORS, _BUSY = 300, 429  # statuses of HTTP: from here on; this one
+_BUSY_PAUSE_SECONDS_MIN = 0.05  # whatever it says, so that nobody can have us ask without end
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
@@ -77,6 +80,30 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
         else "renew it, or set the clocks"
     )
     return f"the controller's certificate is not trusted ({error.verify_message}); {hint}"
+
+
+class _Asking:
+    """A request, and how far it is. `until`: by the loop's clock, the end of its time."""
+
+    __slots__ = ("answered", "body", "busy", "method", "path", "until")
+
+    def __init__(self, method: str, path: str, body: Json | None, until: float) -> None:
+        self.method = method
+        self.path = path
+        self.body = body
+        self.until = until
+        self.answered = False
+        self.busy = False  # the controller said so
+
+    def pause_s(self, retry_s: float) -> float:
+        """Before a busy controller is asked again: as long as it says, but so that there is time
+        left for its answer. Raises TimeoutError if there is none.
+        """
+        left_s = self.until - asyncio.get_running_loop().time()
+        pause_s = max(min(retry_s, left_s / 2), _BUSY_PAUSE_SECONDS_MIN)
+        if pause_s >= left_s:
+            raise TimeoutError
+        return pause_s
 
 
 class Http:
@@ -195,22 +222,20 @@ class Http:
         self, method: str, path: str, body: Json | None, timeout_s: float | None
     ) -> AsyncIterator[Connection]:
         connection: Connection | None = None
-        answered = False
+        limit_s = self.limits.answer_seconds_max if timeout_s is None else timeout_s
+        asking = _Asking(method, path, body, asyncio.get_running_loop().time() + limit_s)
         try:
             async with asyncio.timeout(timeout_s):
-                connection = self._take() or await self._connect()
-                status = await connection.send(method, path, body)
-                answered = True
-                self.silent = False
-                if status >= 300:
-                    raise await self._refused(connection, status)
+                connection = await self._answered(asking)
                 yield connection
         except NbdError:
             raise UnreachableError(
                 f"{self.prefix}{self.place} is an NBD socket; name its control socket"
             ) from None
         except _BROKEN as error:
-            if isinstance(error, TimeoutError) and timeout_s is not None:
+            if isinstance(error, TimeoutError) and (asking.busy or timeout_s is not None):
+                if asking.busy:
+                    raise self._busy(limit_s) from None
                 raise TimedOutError(
                     f"{self.prefix}no answer within {timeout_s:g} s at {self.place}{_doubt(method)}"
                 ) from None
@@ -219,8 +244,34 @@ class Http:
                 " see its log"
             ) from None
         finally:
-            self.silent = self.silent or not answered
+            self.silent = self.silent or not asking.answered
             self._give_back(connection)
+
+    async def _answered(self, asking: _Asking) -> Connection:
+        """A connection with an answer to read that is not an error. Raises TimeoutError for a
+        controller that is busy for longer than there is time.
+        """
+        while True:
+            connection, taken = self._take() or await self._connect(), False
+            try:
+                status = await connection.send(asking.method, asking.path, asking.body)
+                asking.answered, self.silent = True, False
+                if taken := status < _ERRORS:
+                    return connection
+                error = await self._refused(connection, status)
+            finally:
+                if not taken:
+                    self._give_back(connection)
+            if status != _BUSY or connection.retry_s is None or asking.method != "GET":
+                raise error
+            asking.busy = True
+            await asyncio.sleep(asking.pause_s(connection.retry_s))
+
+    def _busy(self, limit_s: float) -> TimedOutError:
+        return TimedOutError(
+            f"{self.prefix}busy: {self.place} answers, but had no time for this request within"
+            f" {limit_s:g} s; others ask it too much"
+        )
 
     def _take(self) -> Connection | None:
         while self._idle:

@@ -17,6 +17,7 @@ from duplexd.client import protocol
 from duplexd.client.answers import check_cut, check_sender
 from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError
 from duplexd.limits import NAME_CHARACTERS_MAX
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from duplexd.client.http import Http
@@ -88,7 +89,8 @@ class Member:
                     if line["event"] == "held" and not self._held.done():
                         self._held.set_result(line["lease"])
                     elif line["event"] == "ended":
-                        end = End(line["reason"], line["verdict"] == "consistent")
+                        reason = printable(line["reason"])
+                        end = End(reason, line["verdict"] == "consistent")
         except DuplexdError as error:
             if not self._held.done():
                 self._held.set_exception(error)
@@ -144,7 +146,7 @@ class Member:
         self.hold = answer.get("hold")
         self.made = (self.made or {}) | {"volumes": answer.get("images", [])}
         if answer.get("why"):
-            self.fault = LeaseLostError(f"{self.link.prefix}{answer['why']}")
+            self.fault = LeaseLostError(f"{self.link.prefix}{printable(answer['why'])}")
         return state
 
     async def _suspend(self) -> str:

@@ -15,6 +15,7 @@ from duplexd.client.member import Plan
 from duplexd.config.groups import Group
 from duplexd.core.cut_states import CUT, NONE, VOID
 from duplexd.errors import DuplexdError, UndecidedError
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,7 +87,8 @@ class Settling:
         unknown = [name for name in members if name not in self._known]
         if unknown:
             raise UndecidedError(
-                f"cut {cut} was taken together with {', '.join(unknown)}, which the groups file"
+                f"cut {cut} was taken together with {printable(', '.join(unknown))}, which the"
+                " groups file"
                 f" does not know; add it there, and run `duplexctl settle {group_name}`"
             )
         links = self._links_of(members)

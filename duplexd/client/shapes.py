@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from duplexd.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -103,7 +105,7 @@ def values(inner: Check) -> Check:
         if not isinstance(value, dict):
             raise ShapeError(where, value, "an object")
         for key, item in value.items():
-            inner(item, f"{where}.{key[:_SHOWN_CHARACTERS]}")
+            inner(item, f"{where}.{printable(key[:_SHOWN_CHARACTERS])}")
 
     return check
 

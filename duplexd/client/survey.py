@@ -25,6 +25,7 @@ from duplexd.errors import (
     WrongStateError,
 )
 from duplexd.limits import GROUP_PROTOCOL
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator, Mapping
@@ -92,7 +93,8 @@ async def _status(link: Http, targets: Iterable[str]) -> Json:
     path = "/v1/status" + ("?" + query if query else "")
     status = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
     if starting := status["controller"].get("starting"):  # it says nothing of volumes yet
-        raise UnreachableError(f"{link.prefix}the daemon is not ready: {starting['text']}")
+        why = printable(starting["text"])
+        raise UnreachableError(f"{link.prefix}the daemon is not ready: {why}")
     return status
 
 
@@ -180,7 +182,7 @@ def _version(status: Json) -> str:
     controller = status["controller"]
     protocol = controller.get("group_protocol")
     said = f"group protocol {protocol}" if protocol else "no group protocol"
-    return f"duplexd {controller.get('version') or 'of an old version'}, {said}"
+    return f"duplexd {printable(controller.get('version') or 'of an old version')}, {said}"
 
 
 def check_names(statuses: Mapping[str, Json], links: Links) -> None:
@@ -208,7 +210,7 @@ def misplaced(statuses: Mapping[str, Json], links: Links) -> dict[str, Configura
         else:
             why = (
                 f"controllers.{name} of the groups file leads to a controller that calls itself"
-                f" {real!r}; correct its socket or url, or write [controllers.{real}]"
+                f" {real!r}; correct its socket or url, or write [controllers.{printable(real)}]"
             )
         errors[name] = ConfigurationError(why)
     return errors
@@ -232,7 +234,7 @@ def check_duplex(statuses: Mapping[str, Json]) -> None:
     }
     if failed:
         listed = [f"{name}: refuses changes: {why}" for name, why in failed.items()]
-        raise WrongStateError("; ".join(f"{each}; restart it" for each in listed))
+        raise WrongStateError(printable("; ".join(f"{each}; restart it" for each in listed)))
     wrong = {
         name: volume for name, volume in volumes(statuses).items() if volume["state"] != "DUPLEX"
     }
@@ -255,7 +257,7 @@ def _not_duplex(wrong: Mapping[str, Json]) -> WrongStateError:
         todo = "`duplexctl resync GROUP --wait` brings suspended pairs back"
     return WrongStateError(
         "only pairs that are all DUPLEX can be suspended at one cut:"
-        f" {', '.join(listed[:_LISTED])}{more}; {todo}"
+        f" {printable(', '.join(listed[:_LISTED]))}{more}; {todo}"
     )
 
 
@@ -286,7 +288,7 @@ def common_cut(statuses: Mapping[str, Json]) -> Json | None:
 
 
 def _is_consistent(volume: Json) -> bool:
-    usable = volume["state"] == "SUSPENDED" and volume["secondary"].get("usable")
+    usable = volume["state"] == "SUSPENDED" and (volume["secondary"] or {}).get("usable")
     return bool(usable) and cut_of(volume).get("verdict") == "consistent"
 
 

@@ -8,14 +8,15 @@ keeps other machines out, and no local user. So each such listener needs the wor
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from duplexd.config.nbd_section import OTHERS_WRITE, ListenerConfig
 from duplexd.net.address import TcpAddress
-from duplexd.net.allow import GROUP
+from duplexd.net.allow import ADDRESS, GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from duplexd.config.daemon_file import Config
     from duplexd.config.nbd_section import NbdConfig, Place
@@ -36,8 +37,15 @@ def exposure(place: Place, nbd: NbdConfig) -> str:
     )
     if place.tls != "required":
         return reach
-    known = place.allow is not None or (nbd.tls is not None and nbd.tls.clients_need == "required")
-    return "" if known else reach
+    certified = nbd.tls is not None and nbd.tls.clients_need == "required"
+    return "" if certified or _chooses(place.allow) else reach
+
+
+def _chooses(allow: list[Entry] | None) -> bool:
+    """Whether a list keeps anybody out: one with a network of all addresses does not."""
+    return allow is not None and not any(
+        kind == ADDRESS and ip_network(value).prefixlen == 0 for kind, value in allow
+    )
 
 
 def check_exposure(config: Config) -> Iterator[str]:
@@ -48,8 +56,13 @@ def check_exposure(config: Config) -> Iterator[str]:
                 f"{place.key}: '{place.address}' lets in {who}, to {_deed(place)} every volume"
                 f" without a rule; {_remedy(place)}, or set insecure = true"
             )
+    if config.controller.image_mode & OTHERS_WRITE:
+        yield (
+            f'controller.image_mode: "{config.controller.image_mode:04o}" lets every user of this'
+            ' machine overwrite images that are created; use "0640" and image_group'
+        )
     yield from _tls(config.nbd)
-    yield from _observers(config)
+    yield from check_observers(config, lambda group: group)
 
 
 def refused_sockets(config: Config, passed: Iterable[Address]) -> Iterator[str]:
@@ -107,13 +120,19 @@ def _tls(nbd: NbdConfig) -> Iterator[str]:
         )
 
 
-def _observers(config: Config) -> Iterator[str]:
-    """A group that may only look, but whose members may write to every volume, is a mistake."""
+def check_observers(
+    config: Config, number: Callable[[str | None], int | str | None]
+) -> Iterator[str]:
+    """A group that may only look, but whose members may write to every volume, is a mistake.
+
+    `number` is that of a group by its name, or of the daemon's own for None. Where the machine
+    cannot be asked it is the name: then two names of one group are taken for two groups.
+    """
     control = config.control
     if control.group_role != "observe":
         return
     for place in config.nbd.places:
-        if not isinstance(place.address, TcpAddress) and _may_write(config, place):
+        if not isinstance(place.address, TcpAddress) and _may_write(config, place, number):
             whose = f"the group {control.group!r}" if control.group else "the daemon's own group"
             yield (
                 f'control.group_role: "observe" is for {whose}, whose members may write to volumes'
@@ -122,19 +141,21 @@ def _observers(config: Config) -> Iterator[str]:
             return
 
 
-def _may_write(config: Config, place: Place) -> bool:
-    """Whether the group of the control socket may. Names are compared: one group, one name."""
-    group = config.control.group
+def _may_write(
+    config: Config, place: Place, number: Callable[[str | None], int | str | None]
+) -> bool:
+    """Whether the group of the control socket may."""
+    group = number(config.control.group)
+
+    def lists_group(allow: list[Entry] | None) -> bool:
+        """Without a list everybody is on it; with one, the group is named or its users are."""
+        return allow is None or any(kind == GROUP and number(name) == group for kind, name in allow)
+
     lists = [volume.allow for volume in config.volumes.values() if not volume.read_only]
     return (
         bool(place.mode & 0o020)
-        and place.group == group
+        and number(place.group) == group
         and not place.read_only
-        and _lists_group(place.allow, group)
-        and any(_lists_group(each, group) for each in lists)
+        and lists_group(place.allow)
+        and any(map(lists_group, lists))
     )
-
-
-def _lists_group(allow: list[Entry] | None, group: str | None) -> bool:
-    """Without a list everybody is on it; with one, the group is named or its users are chosen."""
-    return allow is None or any(kind == GROUP and value == group for kind, value in allow)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from duplexd.config.fields import FilePath, ListenAddress, Section
 from duplexd.config.values import check_mode
@@ -35,6 +35,17 @@ class NbdTlsConfig(Section):
     key: FilePath = Field(examples=['"server.key"'])
     client_ca: FilePath | None = Field(default=None, examples=['"clients.pem"'])
     clients: Clients | None = Field(default=None, examples=['"required"'])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_shared_keys(cls, table: object) -> object:
+        """NBD servers of others have them, so they are looked for here, too."""
+        if isinstance(table, dict) and any(str(key).startswith("psk") for key in table):
+            raise ValueError(
+                "pre-shared keys (psk) are not offered: Python's ssl has them for servers from"
+                " 3.13 on only; use certificates, and client_ca for those of clients"
+            )
+        return table
 
     @property
     def clients_need(self) -> Clients:

@@ -34,7 +34,7 @@ def check_together(config: Config, follow: bool = True) -> list[str]:
     images = _images(config, *((_identity, os.path.realpath) if follow else (_name, _normal)))
     return [
         *_remote(config),
-        *_listeners(config),
+        *_listeners(config, os.path.realpath if follow else os.path.normpath),
         *check_exposure(config),
         *images,
         *_groups(config),
@@ -61,8 +61,8 @@ def _remote(config: Config) -> Iterator[str]:
             yield f"control.tls.listen[{index}]: {address.authority!r} is listed twice; remove one"
 
 
-def _listeners(config: Config) -> Iterator[str]:
-    seen = {_place(UnixAddress(str(config.control.socket))): "control.socket"}
+def _listeners(config: Config, real: Callable[[str], str]) -> Iterator[str]:
+    seen = {_place(UnixAddress(str(config.control.socket)), real): "control.socket"}
     if config.control.tls is not None:
         seen |= {
             address: f"control.tls.listen[{index}]"
@@ -70,7 +70,7 @@ def _listeners(config: Config) -> Iterator[str]:
         }
     for listener in config.nbd.places:
         key, address = listener.key, listener.address
-        place = _place(address)
+        place = _place(address, real)
         if place in seen:
             yield f"{key}: '{address}' is used twice, also by {seen[place]}; remove one"
         seen.setdefault(place, key)
@@ -80,10 +80,10 @@ def _listeners(config: Config) -> Iterator[str]:
         yield f"nbd.default: there is no volume {default!r}{hint}"
 
 
-def _place(address: Address) -> Address:
+def _place(address: Address, real: Callable[[str], str]) -> Address:
     """Equal for two addresses that cannot both be bound."""
     if isinstance(address, UnixAddress):
-        return UnixAddress(os.path.realpath(address.path))
+        return UnixAddress(real(address.path))
     return address
 
 
@@ -106,10 +106,10 @@ def _images(
                 f"{key}: {str(path)!r} is used twice, also by {seen[identity]};"
                 " configure an image for each leg"
             )
-        elif _is_journal(config, path, real):
+        elif Path(real(path)).is_relative_to(real(config.controller.state_dir)):
             yield (
-                f"{key}: {str(path)!r} is part of the journal;"
-                " put the image outside of controller.state_dir"
+                f"{key}: {str(path)!r} is inside controller.state_dir, where only the journal and"
+                " what belongs to it may be; put the image outside"
             )
         seen.setdefault(identity, key)
 
@@ -159,12 +159,6 @@ def _name(path: Path) -> tuple[object, ...]:
 
 def _normal(path: Path) -> str:
     return os.path.normpath(path)
-
-
-def _is_journal(config: Config, path: Path, real: Callable[[Path], str]) -> bool:
-    state_dir, image = Path(real(config.controller.state_dir)), Path(real(path))
-    files = {state_dir / "checkpoint", state_dir / "lock", state_dir / "reserve"}
-    return image.is_relative_to(state_dir / "journal") or image in files
 
 
 def _groups(config: Config) -> Iterator[str]:

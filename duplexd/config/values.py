@@ -16,6 +16,7 @@ from duplexd import limits
 from duplexd.net.address import Address, TcpAddress, UnixAddress, parse_address, parse_host_port
 from duplexd.units import format_size, parse_size
 
+_OWNER = 0o600  # the daemon reads and writes its own files
 _MODE = re.compile(r"0?[0-7]{3}")
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,127}")
 
@@ -124,7 +125,12 @@ def check_mode(value: object) -> int:
     """The mode of a file, as chmod takes it: octal digits."""
     if not isinstance(value, str) or not _MODE.fullmatch(value):
         raise ValueError(f'{value!r} is not a mode; expected three octal digits, such as "0660"')
-    return int(value, 8)
+    mode = int(value, 8)
+    if mode & _OWNER != _OWNER:
+        raise ValueError(
+            f'{value!r} takes access from the daemon itself; expected 6 or 7 first, as in "0660"'
+        )
+    return mode
 
 
 def _fixed_port(address: TcpAddress, value: object) -> TcpAddress:

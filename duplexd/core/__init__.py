@@ -12,6 +12,7 @@ marker is written and when it is read again:
     ...     markers.NewVolume(1, "data", 1 << 30),
     ...     markers.Attach([1]),
     ...     markers.MakeCut("c1", "nightly", [1]),
+    ...     markers.Stood("c1"),
     ... ), start=1):
     ...     ledger.check(marker)
     ...     ledger.apply(Place(number, time_us=0), marker)

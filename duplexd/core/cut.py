@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 class Cut:
     """The point a secondary is suspended at.
 
-    `state` is one of `cut_states`: a cut of this controller alone is CONSISTENT or VOID at once, a
-    group's cut goes through the states of a two-phase commit. `members` names the controllers that
-    take it together. `crc` and `chain` are the checksums of its record and of the one before it;
-    None where this run did not write it, or where a new segment begins with it. `why` names the
-    failure of a secondary that made the cut, or that made it void.
+    `state` is one of `cut_states`. `members` names the controllers that take it together. `crc` and
+    `chain` are the checksums of its record and of the one before it; None where this run did not
+    write it, or where a new segment begins with it. `why` names the failure of a secondary that
+    made the cut, or that made it void.
     """
 
     __slots__ = (

@@ -7,7 +7,7 @@ does not make the others wait for them:
 | situation | what follows |
 |---|---|
 | one volume has changes in line | a batch takes the next ones, up to `batch_bytes_max` |
-| several have | they take turns, up to `shared_cost_max` in a batch |
+| several have, or had lately | they take turns, up to `shared_cost_max` in a batch |
 | a volume's turn | it gets `turn_cost` of credit, and takes changes until that is used up |
 | the last of these exceeds the credit | it owes that, and pays with its next turns |
 | the batch is full within a turn | the next batch begins with the rest of the turn |
@@ -16,6 +16,10 @@ does not make the others wait for them:
 
 So a change that comes alone waits for the batch that runs and, at most, for one turn of each other
 volume. It is deficit round robin (Shreedhar and Varghese, 1996) with debt in place of a look ahead.
+
+A client that writes one block after the other is not in line when the batch begins that it will
+have to wait for. So after two volumes have met, `shared_batches` are small, and long WRITEs in them
+are taken in pieces of `shared_piece_bytes`.
 
 A change costs its length and a fixed amount (`change_cost_bytes`), because a small change takes far
 more time than its bytes do. A long change is taken in pieces (`long_change.py`); a piece of zeroes,
@@ -99,6 +103,7 @@ class FairQueue:
         self._lines: dict[int, Line] = {}
         self._parcels: dict[Client, set[Parcel]] = {}
         self._taken: list[_Taken] = []
+        self._shared = 0  # batches to come that are small, for others who may come
 
     def __len__(self) -> int:
         """How many changes wait for a batch; those at closed gates not counted."""
@@ -201,7 +206,9 @@ class FairQueue:
         `bytes_max`. `put_back` or `began` says what became of it.
         """
         limits, turns = self._limits, self.round
-        limit = limits.shared_cost_max if len(turns) > 1 else limits.batch_bytes_max
+        if len(turns) > 1:
+            self._shared = limits.shared_batches
+        limit = limits.shared_cost_max if self._shared else limits.batch_bytes_max
         left = limit = min(limit, bytes_max)
         batch: list[PairChange] = []
         while turns and left > 0:
@@ -220,6 +227,8 @@ class FairQueue:
                 turns.rotate(-1)
             else:
                 break  # the batch is full
+        if self._shared:
+            self._shared -= 1
         return batch
 
     def began(self) -> None:
@@ -244,16 +253,20 @@ class FairQueue:
     def _turn(self, line: Line, left: int, batch: list[PairChange]) -> int:
         """Take changes while there is credit, and room for them; returns what they cost."""
         used, credit, parcels = 0, line.credit, line.parcels
-        fixed, long_bytes = self._limits.change_cost_bytes, self._limits.record_bytes_max
+        fixed, piece_max = self._limits.change_cost_bytes, self._piece_bytes_max()
         while parcels and used < credit:
             parcel = parcels[0]
             changes, at, end = parcel.changes, parcel.at, len(parcel.changes)
             self._note(parcel)
+            # Where there are pieces of the first already, pieces may have become longer than it is.
+            short_max = piece_max if parcel.long is None else 0
             full = False
             while at < end and used < credit:
                 change = changes[at]
                 cost = change.length + fixed
-                if change.length > long_bytes:
+                if change.length > short_max and (
+                    change.kind == WRITE or change.length > self._limits.record_bytes_max
+                ):
                     cost, full = self._take_long(parcel, change, left - used, batch)
                     if parcel.long is None and not full:
                         at += 1
@@ -276,6 +289,9 @@ class FairQueue:
                 break
         return used
 
+    def _piece_bytes_max(self) -> int:
+        return self._limits.shared_piece_bytes if self._shared else self._limits.record_bytes_max
+
     def _note(self, parcel: Parcel) -> None:
         if parcel.changes:
             long = parcel.long
@@ -287,11 +303,12 @@ class FairQueue:
         """Take a long change, or its next piece: what it costs, and whether the batch is too full
         for it.
         """
-        limits, nbytes = self._limits, self._sizes.next(change)
+        limits, is_write = self._limits, change.kind == WRITE
+        nbytes = self._piece_bytes_max() if is_write else self._sizes.next(change)
         if parcel.long is not None and parcel.long.is_cut:  # a piece has failed
             parcel.long = None
             return 0, False
-        if change.kind == WRITE:
+        if is_write:
             cost = min(nbytes, change.length) + limits.change_cost_bytes
         else:
             cost = limits.batch_bytes_max

@@ -175,8 +175,9 @@ def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> 
     if mark.generation > known.starts:
         return Judgement(
             "newer",
-            f"{path}: the image was in use at start {mark.generation} of this controller, and the"
-            f" state directory knows {known.starts}: it is an older copy",
+            f"{path}: the image was in use at start {mark.generation} of this controller, but the"
+            f" state directory ends at start {known.starts}: the state directory is an older copy,"
+            " restore the one that belongs to the images",
         )
     if recorded is not None and mark.id == recorded.id:
         if mark.generation < recorded.generation:

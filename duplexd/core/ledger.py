@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
-CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
+VOID = cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
 _NONE: dict[int, int] = {}
+_Vote = markers.Ready | markers.Stood | markers.Agreed | markers.Void
 ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
@@ -201,8 +202,7 @@ class Ledger:
 
     @_fold.register
     def _(self, marker: markers.MakeCut, place: Place) -> None:
-        first = cut_states.CUT if marker.members else CONSISTENT
-        cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, first)
+        cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, cut_states.CUT)
         cut.group, cut.members = marker.group, tuple(marker.members)
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
@@ -221,7 +221,7 @@ class Ledger:
             del self.cuts[next(decided, next(iter(self.cuts)))]
 
     @_fold.register
-    def _(self, marker: markers.Ready | markers.Agreed, _place: Place) -> None:
+    def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
         self._vote(marker)
 
     @_fold.register
@@ -231,7 +231,7 @@ class Ledger:
         else:
             self._vote(marker)
 
-    def _vote(self, marker: markers.Ready | markers.Agreed | markers.Void) -> None:
+    def _vote(self, marker: _Vote) -> None:
         cut = self.cut(marker.cut)
         if cut is None:
             return
@@ -239,13 +239,7 @@ class Ledger:
         if after is None:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
-        if after == cut_states.READY:
-            self._arrived(cut)
-
-    @_fold.register
-    def _(self, marker: markers.Stood, _place: Place) -> None:
-        cut = self.cut(marker.cut)
-        if cut is not None:
+        if isinstance(marker, markers.Ready | markers.Stood) and after != VOID:
             self._arrived(cut)
 
     def _arrived(self, cut: Cut) -> None:
@@ -268,12 +262,13 @@ class Ledger:
 
     @_fold.register
     def _(self, marker: markers.Fail, place: Place) -> None:
-        cut = Cut(marker.id, marker.at, place.time_us, "", VOID if marker.unusable else CONSISTENT)
+        first = VOID if marker.unusable else cut_states.CUT
+        cut = Cut(marker.id, marker.at, place.time_us, "", first)
         cut.why = marker.error
         self._remember(cut)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut lost a secondary
+                _lose(pair.cut, cut.why)
             failed = pair.id in marker.failed
             others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
             reason = pair_states.BY_ERROR if failed else others
@@ -444,3 +439,10 @@ class Ledger:
         found = snapshot.unpack_all(saved, self._limits)
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
         self.cuts, self.pairs = found.cuts, found.pairs
+
+
+def _lose(cut: Cut, why: str) -> None:
+    """A secondary failed at a cut: it is void, unless it was known to be durable there before."""
+    after = cut_states.after(cut.state, cut_states.LOSE)
+    if after == VOID and cut.state != VOID:
+        cut.state, cut.why = VOID, why

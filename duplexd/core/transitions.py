@@ -30,8 +30,10 @@ PAIR_EVENTS: dict[type[Marker], str] = {
 CUT_EVENTS: dict[type[Marker], str] = {
     markers.MakeCut: cut_states.MAKE,
     markers.Ready: cut_states.STAND,
+    markers.Stood: cut_states.ALONE,
     markers.Agreed: cut_states.AGREE,
     markers.Void: cut_states.REFUSE,
+    markers.Fail: cut_states.LOSE,
 }
 # The markers of PAIR_EVENTS as a type: each has `volumes`
 Moving = (

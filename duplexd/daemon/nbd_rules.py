@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.config.nbd_section import ListenerConfig
 from duplexd.errors import ConfigurationError
+from duplexd.nbd_server.peer_places import Shares
 from duplexd.nbd_server.reach import Door, Listener, Policy
 from duplexd.net import tls
 from duplexd.net.allow import group_id, resolve
@@ -61,7 +62,8 @@ def policy_of(config: Config) -> Policy:
     }
     own = config.nbd.tls
     context = tls.server_context(own, "nbd.tls", own.clients_need) if own is not None else None
-    return Policy(doors, config.nbd.default or "", context)
+    shares = Shares(config.nbd.connections_per_peer, config.nbd.connections_per_volume)
+    return Policy(doors, config.nbd.default or "", context, shares)
 
 
 def images_of(config: Config) -> Ownership:

@@ -53,12 +53,7 @@ def shared_out(limits: Limits, config: Config, open_files: int) -> Limits:
         )
     return replace(
         limits,
-        nbd=replace(
-            nbd,
-            connections_max=min(nbd.connections_max, for_nbd),
-            connections_per_peer_max=config.nbd.connections_per_peer,
-            connections_per_volume_max=config.nbd.connections_per_volume,
-        ),
+        nbd=replace(nbd, connections_max=min(nbd.connections_max, for_nbd)),
         api=replace(api, connections_max=min(api.connections_max, for_api)),
     )
 

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.config.exposure import check_observers
 from duplexd.daemon import nbd_rules
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.limits import DaemonLimits
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 
 _LIMITS = DaemonLimits()
+_NOT_ON_A_DISK = ("/proc", "/sys", "/dev")
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - no file is made there
+_DISK = "give the path of a block device, or of a file on a disk"
 
 
 class Problem(NamedTuple):
@@ -58,6 +62,7 @@ def look(config: Config) -> list[Problem]:
         *_directory("controller.state_dir", config.controller.state_dir),
         *_sockets(config),
         *_group(config),
+        *_observers(config),
         *_tls(config),
         *_rules(config),
     ]
@@ -183,6 +188,11 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         )
         yield Problem(f"{key}: {str(path)!r} is {kind}; give the path of an image")
         return
+    if stat.S_ISREG(status.st_mode) and (root := _keeps_nothing(path)):
+        yield Problem(
+            f"{key}: {str(path)!r} is a file below {root}, where nothing is kept; {_DISK}"
+        )
+        return
     if not os.access(path, os.R_OK | os.W_OK):
         yield Problem(
             f"{key}: {str(path)!r} cannot be read and written by user {os.geteuid()};"
@@ -211,6 +221,14 @@ def _size(path: Path) -> int:
         os.close(descriptor)
 
 
+def _keeps_nothing(path: Path) -> str:
+    """The directory above `path` whose files are the kernel's, or gone after a restart; or ""."""
+    real = path.resolve()
+    if real.is_relative_to(_SHARED_MEMORY):  # of tests, and of who knows what it is
+        return ""
+    return next((root for root in _NOT_ON_A_DISK if real.is_relative_to(root)), "")
+
+
 def _new_image(key: str, path: Path) -> Iterator[Problem]:
     if path.is_symlink():
         yield Problem(
@@ -220,6 +238,11 @@ def _new_image(key: str, path: Path) -> Iterator[Problem]:
         yield Problem(
             f"{key}: there is no directory {str(path.parent)!r} to create the image in;"
             " create it, or correct the path"
+        )
+    elif root := _keeps_nothing(path):
+        yield Problem(
+            f"{key}: {str(path)!r} does not exist, and below {root} no image can be created;"
+            f" {_DISK}"
         )
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         yield Problem(
@@ -286,6 +309,18 @@ def _group(config: Config) -> Iterator[Problem]:
             group_id("control.group", config.control.group)
         except ConfigurationError as error:
             yield Problem(str(error))
+
+
+def _observers(config: Config) -> Iterator[Problem]:
+    """As `config.exposure` finds by names, where two names may be those of one group."""
+
+    def number(group: str | None) -> int:
+        return os.getegid() if group is None else group_id("control.group", group)
+
+    try:
+        yield from (Problem(line) for line in check_observers(config, number))
+    except ConfigurationError:  # a group that does not exist: the others say so
+        return
 
 
 def _tls(config: Config) -> Iterator[Problem]:

@@ -15,9 +15,10 @@ from duplexd.duplexctl.options import Name, common, complete_group
 from duplexd.duplexctl.runner import run
 from duplexd.errors import ConfigurationError, LeaseLostError, UsageError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_DEFAULT, CANARY_RECORDS_PER_SECOND_MAX
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from duplexd.canary.members import Member
@@ -58,12 +59,16 @@ def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
         )
 
     def show(report: Json) -> None:
-        settings.show({"time": time.time(), **report}, report_text(report))
+        settings.show({"time": time.time(), **report}, printable(report_text(report)))
 
     async def work(client: Client) -> int:
         named = canary_targets(client.groups, group, overwrite, settings.groups)
         return await _run(
-            client, settings, named, lambda members: Canary(members, show, rate, overwrite)
+            client,
+            settings,
+            named,
+            lambda members: Canary(members, show, rate, overwrite),
+            reserved=not overwrite,
         )
 
     broken = run(settings, work, of_groups)
@@ -103,8 +108,9 @@ async def _run(
     settings: Settings,
     targets: dict[str, list[str]],
     running: Callable[[list[Member]], Canary],
+    reserved: bool,
 ) -> int:
-    """Write until interrupted; how many cuts were broken."""
+    """Write until interrupted; how many cuts were broken. `reserved`: to no volume but those."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     settings.interrupts.act = lambda _number: loop.call_soon_threadsafe(stop.set)
     links = client.links_to(targets)
@@ -113,9 +119,24 @@ async def _run(
     members = await asyncio.gather(
         *(_member(links[name], places[name], names) for name, names in targets.items())
     )
+    if reserved:
+        check_reserved(members, targets)
     canary = running(members)
     await canary.run(stop)
     return canary.broken_cuts
+
+
+def check_reserved(members: Iterable[Member], targets: Mapping[str, Sequence[str]]) -> None:
+    """A controller decides what a name of a group means, but not which volumes are reserved.
+
+    Raises ConfigurationError.
+    """
+    for member in members:
+        if others := [name for name in member.volumes if name not in targets[member.name]]:
+            raise ConfigurationError(
+                f"{member.name}: {printable(', '.join(others))} would be written to, and is not"
+                " named in `canary` of the groups file; name volumes there, not groups"
+            )
 
 
 async def _member(link: Http, place: Place, targets: list[str]) -> Member:

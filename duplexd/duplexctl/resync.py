@@ -14,7 +14,7 @@ from duplexd.duplexctl.output import complain, put
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.watch import progress_bars
 from duplexd.errors import DuplexdError, UnreachableError, UsageError, WrongStateError
-from duplexd.printable import joined
+from duplexd.printable import joined, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,9 +94,9 @@ def _check(result: Resynced) -> None:
 
 def _refused(rows: Sequence[Json]) -> str:
     names = " ".join(row["name"] for row in rows)
-    errors = list(dict.fromkeys(row["error"] for row in rows))
+    errors = list(dict.fromkeys(row.get("error") or "no reason was given" for row in rows))
     more = f" (and {len(errors) - _ERRORS_MAX} more)" if len(errors) > _ERRORS_MAX else ""
-    return f"not started for {names}: {'; '.join(errors[:_ERRORS_MAX])}{more}"
+    return printable(f"not started for {names}: {'; '.join(errors[:_ERRORS_MAX])}{more}")
 
 
 def _failed(failed: Sequence[Json]) -> str:
@@ -105,7 +105,7 @@ def _failed(failed: Sequence[Json]) -> str:
     why = f"; `duplexctl status {names}` says why"
     if errors:
         why = f": {errors}; correct that and resync again"
-    return f"not DUPLEX: {names}{why}"
+    return printable(f"not DUPLEX: {names}{why}")
 
 
 @click.command(short_help="Find out what became of cuts that were left undecided.")

@@ -23,6 +23,7 @@ from duplexd.errors import (
     WrongStateError,
 )
 from duplexd.limits import HOLD_SECONDS_MAX
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from duplexd.client import Client
@@ -163,12 +164,12 @@ def _fault(result: Suspended) -> DuplexdError | None:
     if result.verdict != "consistent":
         return LeaseLostError(
             "the verdict is void: the secondaries are not a consistent point-in-time copy"
-            f" ({result.why}); resync, and suspend again"
+            f" ({printable(result.why)}); resync, and suspend again"
         )
     if result.left:
         return LeaseLostError(
             "the cut was consistent, but not all secondaries are still at it"
-            f" ({result.why}); resync, and suspend again"
+            f" ({printable(result.why)}); resync, and suspend again"
         )
     return None
 

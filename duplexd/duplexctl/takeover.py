@@ -121,6 +121,9 @@ def _ask(
         return
     found = run(settings, lambda client: client.status(*targets), of_groups)
     text = consequences(found.volumes)
+    if found.unreachable:  # the command may reach them by then
+        unknown = ", ".join(found.unreachable)
+        text = "\n".join(filter(None, (text, f"{unknown}: no answer, so this is not known there")))
     if not text:  # the command does nothing, or is refused: it says so itself
         return
     click.echo(only_text(text), err=True)

@@ -66,7 +66,7 @@ def cut_text(cut: Json | None) -> str:
     if cut is None:
         return ""
     verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(
-        cut["verdict"], f"{cut['verdict']} "
+        cut.get("verdict"), f"{cut.get('verdict')} "
     )
     tag = f" ({printable(cut['tag'])})" if cut.get("tag") else ""
     graded = graded_text([cut["canary"]] if cut.get("canary") else [])
@@ -294,7 +294,7 @@ def _adopted_lines(row: Json) -> Iterator[str]:
 def event_text(event: Json, head: str = "") -> str:
     """One line about an event, with every field it has; about the first one, `head`."""
     if head:
-        return head
+        return printable(head)
     fields = {
         key: value
         for key, value in event.items()
@@ -313,5 +313,8 @@ def _clock(moment: object, precision: str) -> str:
         return str(moment or "")
     from datetime import UTC, datetime
 
-    at = datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
+    try:
+        at = datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError, OSError):  # of no year that a calendar has
+        return str(moment)
     return at.isoformat(timespec=precision) + "Z"

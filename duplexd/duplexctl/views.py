@@ -198,7 +198,9 @@ class ControllerView:
         for row in self.rows:
             table.add_row(
                 *(
-                    line_of(cell, False, _STYLES.get(cell.split()[0], "") if index == 2 else "")
+                    line_of(
+                        cell, False, _STYLES.get(cell.partition(" ")[0], "") if index == 2 else ""
+                    )
                     for index, cell in enumerate(row)
                 )
             )

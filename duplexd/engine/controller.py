@@ -346,6 +346,8 @@ class Controller:
         self.space.start()
         self.followers.start([pair for pair in self.volumes.all() if pair.halfway is None])
         self.places.start()
+        self.settling.resume(self.volumes.all())
+        self.failures.on_cut = self.settling.begin
         self.resyncs.resume(interrupted)
         self.auto_resync.enable(self.config.controller.auto_resync)
 

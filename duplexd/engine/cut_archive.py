@@ -1,8 +1,8 @@
 """Cuts as every interface shows them: the journal's record, and what this run knows besides.
 
-A verdict must not be shown while it can still change. A cut of this controller alone is recorded as
-consistent when its marker is written, but its secondaries are durable there only later. Until then
-it is *unsettled*, and every interface asks here instead of reading the record. Figures of the hold
+A verdict must not be shown while it can still change: in a power cut, too, until its marker is
+durable. Until then the cut is *unsettled*, and every interface asks here instead of reading the
+record. Figures of the hold
 and announcements are of this run only; a restart forgets them.
 """
 
@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 
 class CutArchive:
     """All cuts of a controller, as shown. `unsettled`: ids of those whose secondaries are not yet
-    known to be durable. `made` counts the cuts of this run.
+    known to be durable there, or whose verdict is not. `made` counts the cuts of this run.
     """
 
     def __init__(
@@ -144,8 +144,9 @@ class CutArchive:
         return self.show_all(sorted(self._ledger.cuts.values(), key=lambda cut: cut.sequence))
 
     def undecided(self) -> list[Json]:
-        """Those without a verdict: in doubt."""
-        return self.show_all(cut for cut in self._ledger.cuts.values() if cut.verdict is None)
+        """Those of groups without a verdict: in doubt."""
+        cuts = self._ledger.cuts.values()
+        return self.show_all(cut for cut in cuts if cut.members and cut.verdict is None)
 
     def _show_one(self, cut: Cut, volumes: list[str]) -> Json:
         return {

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from duplexd.core import freeze, pair_states
+from duplexd.core.cut_states import CUT
 from duplexd.core.markers import Regions, Swap
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.hung import in_place_of, leave_hung, was_left
@@ -43,7 +44,8 @@ class Failures:
 
     `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
     Each of `on_unserved` is called with a volume that is not served any more, `on_served(pair)`
-    when it is again, `on_left(leg)` with an image that is not used any more, but still open.
+    when it is again, `on_left(leg)` with an image that is not used any more, but still open,
+    `on_cut(pairs, cut)` with a cut that was made, and may turn out to be consistent.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Failures:
         self.on_unserved: list[Callable[[Pair], None]] = []
         self.on_served: Callable[[Pair], None] = _nobody
         self.on_left: Callable[[Leg], None] = _nobody_has_it
+        self.on_cut: Callable[[Sequence[Pair], Cut], None] = _not_settled_yet
 
     def after(self, batch: Batch) -> None:
         """React to what failed in a batch. Raises OSError if the journal cannot be written.
@@ -199,12 +202,19 @@ class Failures:
             path=_path_of(error, failed),
             at=marker.at,
         )
-        for cut in left:  # void now, whatever was announced
+        for cut in left:  # void now, if it was not settled
             self._archive.announce(cut)
+        made = members[0].cut
+        if made is not None and made.state == CUT:
+            self.on_cut(members, made)
 
 
 def _nobody(_pair: Pair) -> None:
     """Nobody refuses its changes."""
+
+
+def _not_settled_yet(_pairs: Sequence[Pair], _cut: Cut) -> None:
+    """During a start: the end of it settles all cuts."""
 
 
 def _nobody_has_it(_leg: Leg) -> None:
@@ -212,7 +222,7 @@ def _nobody_has_it(_leg: Leg) -> None:
 
 
 def _group_cut(pair: Pair) -> Cut | None:
-    """The cut with other controllers that a pair is suspended at: its failure makes it void."""
+    """The cut with other controllers that a pair is suspended at: its failure may make it void."""
     cut = pair.cut
     at_group_cut = cut is not None and cut.members and pair.state == pair_states.SUSPENDED
     return cut if at_group_cut else None

@@ -10,6 +10,7 @@ file has the timers, the gates, and the figures.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from duplexd.core.waits import Waits, by_name, together
 from duplexd.errors import LimitError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
@@ -172,6 +173,17 @@ class Leases:
                 f"other leases, and may wait for {longest:g} s in all: it cannot be held for "
                 f"{hold_s:g} s more, at most for {max(0.0, room_s):.3g}; try again when it is free"
             )
+
+    @contextlib.contextmanager
+    def closed(self, pairs: Sequence[Pair]) -> Iterator[None]:
+        """Within, changes of these volumes wait, without a lease. For what must not be cut short by
+        a deadline, because a change in between would be lost: it waits for the journal only.
+        """
+        self._write_path.close_gates(pairs)
+        try:
+            yield
+        finally:
+            self._write_path.open_gates(pairs)
 
     async def passed(self, pairs: Sequence[Pair]) -> None:
         """Return when all writes have begun that waited for leases which have ended."""

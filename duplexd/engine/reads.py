@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     Done = Callable[[int, bytearray], None]
     SparseDone = Callable[[int, bytearray, list[Extent]], None]
 
-KEPT_BYTES_MAX = 33 << 20  # of buffers, while there are reads; one of the longest fits
+KEPT_BYTES_MAX = 33 << 20  # of buffers, while there are reads: the pieces of a longest READ
 
 
 class _Content(NamedTuple):

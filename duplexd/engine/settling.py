@@ -3,23 +3,25 @@
 This takes as long as the disks take, so it happens after the pause, while writes go on to the
 primaries. There is one task for each cut, started in the same turn of the loop as its marker (or
 when the hold of a group's cut ends), so that a caller that disconnects leaves no cut without a
-verdict. If the journal fails meanwhile, the task fails too: the verdict stays unknown until a
-restart decides it.
+verdict. Cuts that a failure makes are settled too: they are called consistent as well, and a
+verdict must not change. If the journal fails meanwhile, the task fails too: the verdict stays
+unknown until a restart decides it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
-from duplexd.core.cut_states import CONSISTENT
+from duplexd.core import pair_states
+from duplexd.core.cut_states import CUT
 from duplexd.core.markers import Stood, Void
 from duplexd.images.absent import AbsentLeg
+from duplexd.replication.retries import when_there_is_room
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
@@ -51,12 +53,25 @@ class Settling:
         self._tasks: dict[str, asyncio.Task[None]] = {}  # a failed one stays, for later waiters
 
     def begin(self, pairs: Sequence[Pair], cut: Cut) -> None:
-        """Begin to settle a cut that was made."""
+        """Begin to settle a cut that was made. It has no verdict until then."""
+        self._archive.unsettled.add(cut.id)
         task = asyncio.get_running_loop().create_task(
-            self.settle(pairs, cut), name=f"settle {cut.id}"
+            self._settle(pairs, cut), name=f"settle {cut.id}"
         )
         task.add_done_callback(_fetch_error)
         self._tasks[cut.id] = task
+
+    def resume(self, pairs: Iterable[Pair]) -> None:
+        """Settle what the last run left, and what failures made during this start. A cut that all
+        have left gets no verdict any more.
+        """
+        found: dict[Cut, list[Pair]] = {}
+        for pair in pairs:
+            if pair.cut is not None and pair.state == pair_states.SUSPENDED:
+                found.setdefault(pair.cut, []).append(pair)
+        for cut, at_it in found.items():
+            if cut.state == CUT and not cut.members:
+                self.begin(at_it, cut)
 
     async def wait(self, cut: Cut) -> bool:
         """Wait until a cut is settled; False if it has no task. Raises what the task raised."""
@@ -66,33 +81,48 @@ class Settling:
         await asyncio.shield(task)
         return True
 
-    async def settle(self, pairs: Sequence[Pair], cut: Cut) -> None:
+    async def look(self, pairs: Sequence[Pair]) -> None:
+        """Are these secondaries still where a backup looks for them? One that is not is suspended
+        at another cut.
+        """
+        await self._checkpointer.sync_secondaries(pairs)
+
+    async def _settle(self, pairs: Sequence[Pair], cut: Cut) -> None:
         """Make the secondaries durable at a cut, and record the verdict or the vote."""
         timeline = self._timeline
         await timeline.durable()  # up to the marker, which a freeze writes later than its position
         await self._reached(pairs, cut.sequence)
         await self._checkpointer.sync_secondaries(pairs)
-        whole = reached(pairs, cut)
-        if cut.id in self._archive.unsettled:  # one that hangs was not synced at it
-            whole = whole and not any(isinstance(pair.secondary, AbsentLeg) for pair in pairs)
         if cut.members:
-            vote = partial(self._participant.stood, cut.id, whole)
+            vote = partial(self._vote, pairs, cut)
             await timeline.at_rest(lambda: timeline.must(vote))
-        elif whole and cut.id in self._archive.unsettled:
-            # Without this marker a restart would apply the records to the secondaries again, and
-            # a backup may be reading them.
-            with contextlib.suppress(OSError):
-                await timeline.at_rest(lambda: timeline.append(Stood(cut.id)))
-        elif not whole and cut.verdict == CONSISTENT:
-            void = partial(timeline.append, Void(cut.id))
-            await timeline.at_rest(lambda: timeline.must(void))
-        if cut.members or not whole:
-            await timeline.durable()  # a verdict must be durable before it is shown
+        else:
+            await when_there_is_room(timeline, lambda: self._decide(pairs, cut))
+        await timeline.durable()  # a verdict must be durable before it is shown
         if cut.members:
             self._archive.announce(cut)
         self._archive.unsettled.discard(cut.id)
         self._tasks.pop(cut.id, None)
         self._moved()
+
+    def _vote(self, pairs: Sequence[Pair], cut: Cut) -> None:
+        """At rest, so that nothing fails between the look and the marker; so is the other."""
+        self._participant.stood(cut.id, _is_whole(pairs, cut))
+
+    def _decide(self, pairs: Sequence[Pair], cut: Cut) -> None:
+        if cut.state == CUT:
+            self._timeline.append(Stood(cut.id) if _is_whole(pairs, cut) else Void(cut.id))
+
+
+def _is_whole(pairs: Sequence[Pair], cut: Cut) -> bool:
+    return reached(pairs, cut) and not any(_is_out(pair, cut) for pair in pairs)
+
+
+def _is_out(pair: Pair, cut: Cut) -> bool:
+    """Whether its secondary cannot be synced, and not be read. One that a failure suspended may be
+    gone: where it was synced before, it is at the cut.
+    """
+    return isinstance(pair.secondary, AbsentLeg) and (pair.secondary_dirty or not cut.why)
 
 
 def reached(pairs: Sequence[Pair], cut: Cut) -> bool:

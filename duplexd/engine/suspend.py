@@ -112,11 +112,12 @@ class Suspends:
                 f"the pairs are suspended at cut {cut.id} of group {cut.group}, which is in doubt: "
                 f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
             )
-        if not await self._settling.wait(cut) and already:
-            # A failure made this cut, which has no task; its secondaries may not be durable yet.
-            await self._settling.settle(pairs, cut)
+        await self._settling.wait(cut)
+        if already and cut.verdict == CONSISTENT:
+            await self._settling.look(pairs)
+            _check_still_there(pairs, cut)
         hold = self._leases.figures(step.hold, step.pause_s)
-        good = reached(pairs, cut) and cut.verdict == CONSISTENT
+        good = cut.verdict == CONSISTENT
         names = [pair.name for pair in pairs]
         result: Json = {
             "verdict": CONSISTENT if good else VOID,
@@ -165,7 +166,6 @@ class Suspends:
         except OSError as error:
             raise refused_cut(error) from error
         cut = known(pairs[0].record.cut, "the marker of the cut was folded")
-        self._archive.unsettled.add(cut.id)
         self._settling.begin(pairs, cut)
         return cut
 
@@ -191,6 +191,18 @@ def _common_cut(pairs: Sequence[Pair]) -> Cut | None:
     first = records[0].cut
     suspended = all(pair.state == pair_states.SUSPENDED and pair.cut is first for pair in records)
     return first if suspended else None
+
+
+def _check_still_there(pairs: Sequence[Pair], cut: Cut) -> None:
+    """Raises WrongStateError if one has left the cut. Its verdict is about those that are at it."""
+    left = [pair for pair in pairs if not reached([pair], cut)]
+    if left:
+        names = ", ".join(pair.name for pair in left)
+        why = left[0].cut.why if left[0].cut is not None else ""
+        raise WrongStateError(
+            f"not at cut {cut.id} any more: {names}" + (f" ({why})" if why else "") + "; "
+            "duplexctl status shows the state; resync, then suspend again"
+        )
 
 
 def refused_cut(error: OSError) -> WrongStateError:

@@ -278,13 +278,11 @@ class Swaps:
         """Go on with what the secondary holds at its cut."""
         await self._resyncs.arrive([pair])
         # What is written next must not be on that image while a power cut could still undo the
-        # swap: it would count as the secondary at its cut again.
-        hold = await self._leases.quiesce([pair], self._leases.longest_allowed_s, "swap")
-        try:
+        # swap: it would count as the secondary at its cut again. A lease would end at its deadline,
+        # and a sync may take longer.
+        with self._leases.closed([pair]):
             lost = await self._timeline.at_rest(lambda: self._give_up_now(pair))
             await self._timeline.durable()
-        finally:
-            self._leases.release(hold.id, ends.BY_OWNER)
         return lost
 
     def _give_up_now(self, pair: Pair) -> Json:

@@ -92,6 +92,8 @@ def _sockets(query: str, text: str) -> list[str]:
 
 def _unquoted(part: str, text: str) -> str:
     try:
-        return unquote(part, errors="strict")
-    except UnicodeDecodeError:
+        plain = unquote(part, errors="strict")
+        plain.encode()  # an argument may have other bytes, which Python keeps as surrogates
+    except UnicodeError:
         raise ValueError(f"{text!r}: the name or the path is not UTF-8") from None
+    return plain

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import SIMPLE_REPLY
 from duplexd.nbd.transmission import refusal, wire_error
+from duplexd.nbd_server.long_read import LongRead
 from duplexd.nbd_server.long_write import LongWrite
 from duplexd.nbd_server.read_ahead import ReadAhead
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Change, Volume
     from duplexd.nbd.transmission import Request
+    from duplexd.nbd_server.long_read import Done
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier
 
@@ -285,9 +287,18 @@ class Requests:
         if self.stalled:
             self.progressed()
 
+    def _answer_long(self, parts: list[bytes | bytearray | memoryview]) -> None:
+        """Reply to a long read, in turns with others."""
+        self._wire.queue(parts)
+        if self.stalled:
+            self.progressed()
+
     def _start_read(self, cookie: int, offset: int, length: int) -> bool:
         if not self._begin_reading(length):
             return False
+        if length > self._limits.inline_read_bytes_max:
+            self._ask_long(offset, length, _HEADER, False, partial(self._long_read_done, cookie))
+            return True
         done = partial(self._read_done, cookie, length)
         self._server.backend.read(self._volume, offset, length, _HEADER, done)
         return True
@@ -300,6 +311,23 @@ class Requests:
         else:
             _pack_into(reply, 0, _MAGIC, 0, cookie)
             self._answer(reply)
+
+    def _ask_long(self, offset: int, length: int, room: int, sparse: bool, done: Done) -> None:
+        piece_bytes = self._limits.piece_bytes_max
+        self._server.reads.ask(
+            LongRead(self, self._volume, offset, length, room, piece_bytes, sparse, done)
+        )
+
+    def _long_read_done(self, cookie: int, number: int, read: LongRead) -> None:
+        self._end_reading(read.length)
+        if self.dropped:
+            return
+        if error := self._read_outcome(number):
+            self._answer(_pack(_MAGIC, error, cookie))
+            return
+        first, *others = read.pieces
+        _pack_into(first, 0, _MAGIC, 0, cookie)
+        self._answer_long([first, *(memoryview(piece)[_HEADER:] for piece in others)])
 
     def _read_outcome(self, number: int) -> int:
         """The error for the wire of a read that ended with this errno."""

@@ -157,7 +157,7 @@ class Listeners:
         def connect() -> Connection:
             return Connection(server, endpoint.listener)
 
-        endpoint.acceptor = Acceptor(server.loop, bound.sock, connect, server.reading)
+        endpoint.acceptor = Acceptor(server.loop, bound.sock, connect, server.reading, server.sends)
         log.info("listening for NBD clients", address=str(bound.address), tls=listener.tls)
         return endpoint
 

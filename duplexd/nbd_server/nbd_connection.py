@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from duplexd.known import known
 from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
@@ -33,7 +31,6 @@ from duplexd.nbd_server.visible_exports import VisibleExports
 from duplexd.net.allow import Caller, caller_of
 from duplexd.net.certificate_names import valid_until
 from duplexd.net.expiry import Expiry
-from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,8 +47,6 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
     from duplexd.net.address import Address
-
-log = Seldom(structlog.get_logger("duplexd.nbd"))
 
 
 class Connection:
@@ -74,7 +69,6 @@ class Connection:
         "_peer",
         "_progress",
         "_receiver",
-        "_scheduled",
         "_server",
         "_socket",
         "_stopping",
@@ -104,7 +98,6 @@ class Connection:
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._peer: Peer | None = None  # whose place it has
         self._progress = Progress(server.limits)
-        self._scheduled = False  # `_resume` will run
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -116,7 +109,7 @@ class Connection:
         server = self._server
         self.exports.caller = caller_of(wire.sock)
         if self.exports.is_kept_out():
-            log.debug("NBD client is not allowed", caller=str(self.exports.caller))
+            server.log.debug("NBD client is not allowed", caller=str(self.exports.caller))
             self._wire.abort()
             return
         self._peer = server.place_for(self.exports.caller)
@@ -161,10 +154,10 @@ class Connection:
         if self._expiry is not None:
             self._expiry.cancel()
         self._buffers.smaller()  # gives back what it counted
+        self._server.tls_turns.withdraw(self, self._peer)
         if self._peer is not None:
             self._server.places.leave(self._peer)
             self._peer = None
-        self._server.tls_turns.withdraw(self)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -200,7 +193,9 @@ class Connection:
             self._end("the rules allow it no longer")
 
     def _end(self, why: str) -> None:
-        log.info("NBD client is disconnected", caller=str(self.exports.caller), reason=why)
+        self._server.log.info(
+            "NBD client is disconnected", caller=str(self.exports.caller), reason=why
+        )
         self.stop()
 
     def abort(self) -> None:
@@ -289,7 +284,7 @@ class Connection:
         self._socket.pause_reading()
         secure = TlsWire(server.loop, self._socket, context, self, secured)
         self._wire = secure
-        server.tls_turns.ask(self, self._socket.resume_reading)
+        server.tls_turns.ask(self, self._peer, self._socket.resume_reading)
         return secure
 
     def _identify(self, secure: TlsWire) -> None:
@@ -353,12 +348,10 @@ class Connection:
 
     def _progressed(self) -> None:
         """Go on soon; not at once, for this may be called from within the write path."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._server.loop.call_soon(self._resume)
+        self._server.backlogs.ask(self)
 
-    def _resume(self) -> None:
-        self._scheduled = False
+    def turn(self) -> None:
+        """See `Working`: go on."""
         dispatch = self._dispatch
         if dispatch is None or dispatch.dropped:
             return

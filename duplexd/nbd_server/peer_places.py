@@ -7,10 +7,9 @@ for others. A connection that gets no place is closed at once, and costs nobody 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from duplexd.limits import NbdLimits
     from duplexd.net.allow import Caller, IpAddress
 
     Peer = int | IpAddress  # a user, or an address
@@ -23,22 +22,30 @@ def peer_of(caller: Caller) -> Peer:
     return caller.uid if caller.address is None else caller.address
 
 
-class Places:
-    """Those of all connections."""
+class Shares(NamedTuple):
+    """How many connections one peer and one volume may have. None: three quarters of all."""
 
-    def __init__(self, limits: NbdLimits) -> None:
-        self._limits = limits
+    peer: int | None = None
+    volume: int | None = None
+
+
+class Places:
+    """Those of all connections. A reload replaces `shares`."""
+
+    def __init__(self, connections_max: int, shares: Shares) -> None:
+        self._connections_max = connections_max
+        self.shares = shares
         self._of: dict[Peer, int] = {}
         self.taken = 0
         self.refused = 0
 
     def take(self, peer: Peer) -> str:
         """Take a place; or why there is none."""
-        limits, of = self._limits, self._of.get(peer, 0)
+        of = self._of.get(peer, 0)
         why = ""
-        if self.taken >= limits.connections_max:
+        if self.taken >= self._connections_max:
             why = "all places are taken"
-        elif of >= limits.peer_connections_max:
+        elif of >= self._part(self.shares.peer):
             what = "user" if isinstance(peer, int) else "address"
             why = f"this {what} has {of} connections"
         if why:
@@ -57,4 +64,8 @@ class Places:
 
     def volume_has_one(self, connections: int) -> bool:
         """Whether a volume with so many connections may have another one."""
-        return connections < self._limits.volume_connections_max
+        return connections < self._part(self.shares.volume)
+
+    def _part(self, wanted: int | None) -> int:
+        most = max(1, self._connections_max * 3 // 4)
+        return most if wanted is None else min(wanted, self._connections_max)

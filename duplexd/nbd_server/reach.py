@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.nbd_server.peer_places import Shares
 from duplexd.net.allow import Allow
 from duplexd.net.listen import UNIX_SOCKET_MODE
 
@@ -79,12 +80,13 @@ class Listener:
 @dataclass(frozen=True)
 class Policy:
     """What holds for all listeners: the doors of volumes, by name, where they are not open; the
-    volume that the export "" is, "" for none; what TLS begins with.
+    volume that the export "" is, "" for none; what TLS begins with; how many places each may have.
     """
 
     volumes: Mapping[str, Door] = field(default_factory=dict)
     default: str = ""
     context: ssl.SSLContext | None = None
+    shares: Shares = field(default_factory=Shares)
 
     def of(self, caller: Caller, listener: Listener, volume: str) -> Access:
         """What somebody who came through this listener may do with a volume."""

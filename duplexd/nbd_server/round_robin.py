@@ -1,11 +1,13 @@
-"""Many have more to do than is fair to do at once: each turn of the loop, one of them does some.
+"""Many have more to do than is fair to do at once: each turn of the loop, a few of them do some.
 
-So what all of them do together in a turn has the bound of one, however many they are, and the
-requests of other clients come in between.
+So what all of them do together in a turn has a bound, however many they are, and the requests of
+other clients come in between. Those who have little to do share a turn, as long as it takes no more
+than `seconds`: a turn of the loop for each of them would cost more than what they do.
 """
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,10 +22,17 @@ class Working(Protocol):
 
 
 class RoundRobin:
-    """`soon` calls back in the next turn of the loop."""
+    """`soon` calls back in the next turn of the loop. In one turn of it nobody has two turns."""
 
-    def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], None]], object],
+        seconds: float = 0.0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._soon = soon
+        self._seconds = seconds
+        self._clock = clock
         self._waiting: dict[Working, None] = {}
         self._scheduled = False
 
@@ -43,10 +52,14 @@ class RoundRobin:
 
     def _turn(self) -> None:
         self._scheduled = False
-        first = next(iter(self._waiting), None)
-        if first is None:
-            return
-        del self._waiting[first]
-        if self._waiting:
-            self._schedule()
-        first.turn()
+        until = self._clock() + self._seconds
+        for _ in range(len(self._waiting)):
+            first = next(iter(self._waiting), None)
+            if first is None:
+                return
+            del self._waiting[first]
+            if self._waiting:
+                self._schedule()
+            first.turn()
+            if self._clock() >= until:
+                return

@@ -14,30 +14,34 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from duplexd.nbd_server.peer_places import Peer
     from duplexd.net.allow import Caller
     from duplexd.net.certificate_names import Certificate
 
 
 class Turns:
-    """So many handshakes a second, in the order in which they were asked for. One that is withdrawn
-    leaves its turn to the next: else who comes and goes would keep all others out.
+    """So many handshakes a second, in turns by peer: else one that opens connections in a loop
+    would keep all others waiting. One that is withdrawn leaves its turn to the next.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, per_second: float) -> None:
         self._loop = loop
         self._interval_s = 1 / per_second
-        self._waiting: dict[object, Callable[[], None]] = {}
+        self._waiting: dict[Peer | None, dict[object, Callable[[], None]]] = {}
         self._next = 0.0  # not before this time of the loop
         self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, who: object, begin: Callable[[], None]) -> None:
-        """`begin` is called from the loop, in its turn."""
-        self._waiting[who] = begin
+    def ask(self, who: object, peer: Peer | None, begin: Callable[[], None]) -> None:
+        """`begin` is called from the loop, in the turn of `who`, a connection of `peer`."""
+        self._waiting.setdefault(peer, {})[who] = begin
         self._schedule()
 
-    def withdraw(self, who: object) -> None:
+    def withdraw(self, who: object, peer: Peer | None) -> None:
         """Its turn does not come. Harmless if it does not wait."""
-        self._waiting.pop(who, None)
+        theirs = self._waiting.get(peer, {})
+        theirs.pop(who, None)
+        if not theirs:
+            self._waiting.pop(peer, None)
 
     def _schedule(self) -> None:
         if self._timer is None and self._waiting:
@@ -45,9 +49,13 @@ class Turns:
 
     def _turn(self) -> None:
         self._timer = None
-        if (first := next(iter(self._waiting), None)) is None:
+        if not self._waiting:
             return
-        begin = self._waiting.pop(first)
+        peer, theirs = next(iter(self._waiting.items()))
+        del self._waiting[peer]
+        begin = theirs.pop(next(iter(theirs)))
+        if theirs:
+            self._waiting[peer] = theirs  # behind the others
         self._next = self._loop.time() + self._interval_s
         self._schedule()
         begin()

@@ -14,12 +14,13 @@ import structlog
 
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
+from duplexd.nbd_server.long_read import ReadTurns
 from duplexd.nbd_server.peer_places import Places, peer_of
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
-from duplexd.nbd_server.seldom import SeldomLog
 from duplexd.nbd_server.traffic import Traffic
 from duplexd.runtime.buffers import Buffers
+from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +68,8 @@ class Server:
         self.limits = limits
         self.loop = loop
         self.connections: set[Served] = set()
-        self.places = Places(limits)
-        self.log = SeldomLog(loop.time, limits)
+        self.places = Places(limits.connections_max, policy.shares)
+        self.log = Seldom(log, limits.log_lines_burst, limits.log_lines_per_second, loop.time)
         self.idle = asyncio.Event()  # set whenever the last connection has gone
         # changes that wait, and receive buffers
         self.waiting = Budget(limits.queued_bytes_max, loop.call_soon)
@@ -76,6 +77,9 @@ class Server:
         self.hangups = HangupWatch(loop)
         self.tls_turns = Turns(loop, limits.tls_handshakes_per_second_max)
         self.negotiations = RoundRobin(loop.call_soon)
+        self.backlogs = RoundRobin(loop.call_soon, limits.turn_seconds)  # connections that go on
+        self.sends = RoundRobin(loop.call_soon, limits.turn_seconds)  # of replies that are long
+        self.reads = ReadTurns(backend, limits)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int
@@ -97,8 +101,11 @@ class Server:
         return names[0] if len(names) == 1 else ""
 
     def admit(self, policy: Policy, listeners: Mapping[Address, Listener]) -> None:
-        """Take these rules from now on; connections that may do less by them end."""
+        """Take these rules from now on; connections that may do less by them end. Those that have a
+        place keep it, also where there are fewer now.
+        """
         self.policy = policy
+        self.places.shares = policy.shares
         for connection in list(self.connections):
             connection.admit_again(listeners)
 

@@ -23,10 +23,11 @@ from duplexd.net.listen import LISTEN_BACKLOG
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.limits import NbdLimits
     from duplexd.nbd_server.budget import Budget
+    from duplexd.nbd_server.round_robin import RoundRobin
 
     Data = bytes | bytearray | memoryview
 
@@ -34,6 +35,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 BUFFERS_SENT_MAX = 64  # in one call
 UNIX_SEND_BYTES = 1 << 20
+# More of a reply is sent in turns with other connections, so much in each
+SENT_BYTES_MAX = 512 << 10
 ACCEPTED_MAX = 64  # in one turn of the loop
 NO_ROOM_SECONDS = 1.0  # until the next attempt to accept when there are no descriptors
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -51,6 +54,8 @@ class Carrier(Protocol):
     def pause_reading(self) -> None: ...
 
     def write(self, data: Data) -> bool: ...
+
+    def queue(self, parts: Sequence[Data]) -> None: ...
 
     def is_closing(self) -> bool: ...
 
@@ -89,8 +94,8 @@ class Wire:
     """
 
     __slots__ = (
-        "_closing", "_connection", "_loop", "_lost", "_paused", "_reading", "_unsent", "budget",
-        "high_bytes", "received_bytes", "sent_bytes", "sock", "unsent_bytes",
+        "_closing", "_connection", "_loop", "_lost", "_paused", "_reading", "_sends", "_unsent",
+        "_watched", "budget", "high_bytes", "received_bytes", "sent_bytes", "sock", "unsent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -99,7 +104,9 @@ class Wire:
         sock: socket.socket,
         connection: Receiving,
         budget: Budget,
+        sends: RoundRobin,
     ) -> None:
+        """`sends`: turns of those that have long replies to send."""
         self.sock = sock
         self.budget = budget
         self.received_bytes = 0
@@ -113,6 +120,8 @@ class Wire:
         self._lost = False  # `connection_lost` was called, or will be
         self._paused = False
         self._reading = False
+        self._sends = sends
+        self._watched = False  # the loop says when the client takes more
 
     def start(self) -> None:
         """Introduce it to the connection, and read."""
@@ -176,26 +185,56 @@ class Wire:
             if sent == len(data):
                 return True
             data = memoryview(data)[sent:]
-            self._loop.add_writer(self.sock, self._writable)
+            self._watch()
+        self._keep(data)
+        return False
+
+    def queue(self, parts: Sequence[Data]) -> None:
+        """Send, in turns with others. The parts have to be kept, as they are, until then."""
+        if self._lost:
+            return
+        if not self._unsent:
+            self._sends.ask(self)
+        for part in parts:
+            self._keep(part)
+
+    def _keep(self, data: Data) -> None:
         self._unsent.append(memoryview(data))
         self.unsent_bytes += len(data)
         self.budget.add(len(data))
         if not self._paused and (self.unsent_bytes > self.high_bytes or self.budget.full):
             self._paused = True
             self._connection.pause_writing()
-        return False
+
+    def _watch(self) -> None:
+        if not self._watched:
+            self._watched = True
+            self._loop.add_writer(self.sock, self._writable)
+
+    def _watch_no_longer(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._loop.remove_writer(self.sock)
 
     def _writable(self) -> None:
-        unsent = self._unsent
+        if self.unsent_bytes > SENT_BYTES_MAX:
+            self._watch_no_longer()
+            self._sends.ask(self)
+        else:
+            self.turn()
+
+    def turn(self) -> None:
+        """See `Working`: send some of what the client has not taken."""
+        unsent, views = self._unsent, self._next()
         try:
-            sent = self.sock.sendmsg(
-                [unsent[at] for at in range(min(len(unsent), BUFFERS_SENT_MAX))]
-            )
+            sent = self.sock.sendmsg(views)
         except (BlockingIOError, InterruptedError):
+            self._watch()
             return
         except OSError as error:
             self._lose(error)
             return
+        all_sent = sent == sum(map(len, views))
         self.unsent_bytes -= sent
         self.sent_bytes += sent
         self.budget.add(-sent)
@@ -204,13 +243,28 @@ class Wire:
         if sent:
             unsent[0] = unsent[0][sent:]
         if not unsent:
-            self._loop.remove_writer(self.sock)
+            self._watch_no_longer()
+        elif all_sent and not self._watched:
+            self._sends.ask(self)
+        else:
+            self._watch()
         low_bytes = 0 if self.budget.full else self.high_bytes // 4
         if self._paused and self.unsent_bytes <= low_bytes:
             self._paused = False
             self._connection.resume_writing()
         if self._closing and not unsent:
             self._lose(None)
+
+    def _next(self) -> list[memoryview]:
+        """What is sent in one call."""
+        views: list[memoryview] = []
+        left = SENT_BYTES_MAX
+        for view in self._unsent:
+            views.append(view[:left])
+            left -= len(views[-1])
+            if not left or len(views) == BUFFERS_SENT_MAX:
+                break
+        return views
 
     # ----------------------------------------------------------------------------------- ending
 
@@ -239,8 +293,9 @@ class Wire:
             return
         self._lost = True
         self.pause_reading()
+        self._watch_no_longer()
+        self._sends.withdraw(self)
         if self._unsent:
-            self._loop.remove_writer(self.sock)
             self._unsent.clear()
             self.budget.add(-self.unsent_bytes)
             self.unsent_bytes = 0
@@ -262,8 +317,10 @@ class Acceptor:
         sock: socket.socket,
         connect: Callable[[], Receiving],
         budget: Budget,
+        sends: RoundRobin,
     ) -> None:
-        """`budget`: of replies that wait for their clients."""
+        """`budget`: of replies that wait for their clients; `sends`: of long ones."""
+        self._sends = sends
         self._budget = budget
         self._loop = loop
         self._sock = sock
@@ -299,7 +356,7 @@ class Acceptor:
                 self._again = self._loop.call_later(NO_ROOM_SECONDS, self._listen)
                 return
             sock.setblocking(False)
-            Wire(self._loop, sock, self._connect(), self._budget).start()
+            Wire(self._loop, sock, self._connect(), self._budget, self._sends).start()
 
 
 def tune(sock: socket.socket, limits: NbdLimits) -> None:

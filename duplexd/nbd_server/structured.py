@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from duplexd.backend import Extent, Volume
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Request
+    from duplexd.nbd_server.long_read import LongRead
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier
 
@@ -149,6 +150,9 @@ class StructuredDispatch(Dispatch):
         if not self._begin_reading(length):
             return False
         backend, room = self._server.backend, self._chunks.data_room
+        if length > self._limits.inline_read_bytes_max:
+            self._ask_long(offset, length, 0, True, partial(self._long_chunks_read, flags, cookie))
+            return True
         done = partial(self._chunks_read, flags, cookie, offset, length)
         if length < self._limits.sparse_read_bytes_min:
             backend.read(self._volume, offset, length, room, done)
@@ -175,6 +179,30 @@ class StructuredDispatch(Dispatch):
         if flags & c.CMD_FLAG_DF:
             extents = as_one(extents)
         self._answer(*self._chunks.sparse(cookie, offset, content, extents))
+
+    def _long_chunks_read(self, flags: int, cookie: int, number: int, read: LongRead) -> None:
+        self._end_reading(read.length)
+        if self.dropped:
+            return
+        if error := self._read_outcome(number):
+            self._answer(self._chunks.error(cookie, read.offset, error))
+            return
+        extents = without_short_holes(read.extents, r.HOLE_BYTES_MIN)
+        if flags & c.CMD_FLAG_DF:
+            extents = as_one(extents)
+        given, parts, last = (
+            (cookie, read.offset),
+            list[bytes | bytearray | memoryview](),
+            extents[-1],
+        )
+        for extent in extents:
+            offset, length, is_data = extent
+            if is_data:
+                parts.append(self._chunks.data_head(*given, offset, length, extent is last))
+                parts += read.views(offset, length)
+            else:
+                parts.append(self._chunks.hole(*given, offset, length, extent is last))
+        self._answer_long(parts)
 
     # BLOCK_STATUS
 

@@ -24,7 +24,7 @@ import structlog
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.nbd_server.sockets import Data, Receiving, Wire
     from duplexd.net.certificate_names import Certificate
@@ -112,6 +112,11 @@ class TlsWire:
             self._paused = True
             self._connection.pause_writing()
         return not self._unsent
+
+    def queue(self, parts: Sequence[Data]) -> None:
+        """Send. The parts have to be kept, as they are, until then."""
+        for part in parts:
+            self.write(part)
 
     def close(self) -> None:
         """Read no more; close when the client has taken its replies and close_notify."""

@@ -110,7 +110,12 @@ class TurnLoop(asyncio.SelectorEventLoop):
             if not 0.0 <= timeout_s <= WAIT_SECONDS_MAX:
                 timeout_s = 0.0 if timeout_s < 0.0 else WAIT_SECONDS_MAX
         rare = False
-        for fd, events in self._epoll.poll(timeout_s, EVENTS_MAX):
+        found = self._epoll.poll(timeout_s, EVENTS_MAX)
+        if ready and found:
+            # First what was due before: it may end the interest in an event. asyncio relies on
+            # that: its `sock_accept` would take a second client, and lose it.
+            self._call_ready()
+        for fd, events in found:
             reader, writer = noted.get(fd, _NOBODY)
             if events == _READABLE and reader is not None:
                 reader._run()
@@ -119,13 +124,17 @@ class TurnLoop(asyncio.SelectorEventLoop):
             else:
                 rare = True  # asyncio's turn finds it again
         if ready:
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
+            self._call_ready()
         if rare or due <= monotonic():
             self.call_soon(_nothing)  # it would wait otherwise, if what there was has gone
             self._run_once()
+
+    def _call_ready(self) -> None:
+        ready = self._ready
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
 
     def close(self) -> None:
         """Nothing drives it any more."""

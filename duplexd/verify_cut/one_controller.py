@@ -92,7 +92,8 @@ class ControllerCheck:
                 for volume, cut in self.past.at_cut.items()
                 if cut == self.document.cut and volume in self.story.volumes
             ]
-            self.story.remember(self.past.sequence, at_cut)
+            promised = self.document.cut in self.past.promised
+            self.story.remember(self.past.sequence, at_cut, promised)
         try:
             self._check_journal()
         finally:

@@ -27,13 +27,15 @@ class Past(NamedTuple):
     """A checkpoint: records up to number `sequence` are known to be durable.
 
     `closed`: the daemon that wrote it was shut down cleanly; `controller` is its identity. `void`
-    are the cuts that were void by then. By the number of the pair, `at_cut` is the cut of a
-    suspended secondary, `applied` the number up to which a secondary had all changes, durably.
+    are the cuts that were void by then, `promised` those whose secondaries were durably at it. By
+    the number of the pair, `at_cut` is the cut of a suspended secondary, `applied` the number up to
+    which a secondary had all changes, durably.
     """
 
     sequence: int
     closed: bool
     void: frozenset[str]
+    promised: frozenset[str]
     at_cut: dict[int, str]
     applied: dict[int, int]
     controller: str
@@ -64,7 +66,8 @@ def read(directory: Path) -> Past | None:
             return Past(
                 sequence=int(state["sequence"]),
                 closed=bool(state["closed"]),
-                void=_void(state),
+                void=_cuts_in(state, {"void"}),
+                promised=_cuts_in(state, {"ready", "consistent"}),
                 at_cut=_at_cut(pairs),
                 applied={int(pair["id"]): int(pair["applied"]) for pair in pairs},
                 controller=str(state["controller"]),
@@ -74,12 +77,12 @@ def read(directory: Path) -> Past | None:
     return None
 
 
-def _void(state: Json) -> frozenset[str]:
+def _cuts_in(state: Json, states: set[str]) -> frozenset[str]:
     cuts = [
         *state.get("cuts", ()),
         *(pair["cut"] for pair in state.get("pairs", ()) if pair["cut"]),
     ]
-    return frozenset(str(cut[_CUT_ID]) for cut in cuts if cut[_CUT_STATE] == "void")
+    return frozenset(str(cut[_CUT_ID]) for cut in cuts if cut[_CUT_STATE] in states)
 
 
 def _at_cut(pairs: list[Json]) -> dict[int, str]:

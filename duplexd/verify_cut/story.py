@@ -75,15 +75,16 @@ class Story:
         self.void = ""  # why the cut is void
         self.opened = self.closed = False  # a daemon was started, and shut down cleanly after that
         self.volumes = {volume.id: VolumeStory(volume, sequence) for volume in volumes}
-        self._stood: tuple[int, list[int]] = (0, [])
+        self._stood: tuple[int, list[int], bool] = (0, [], False)
+        self._promised = False  # by the checkpoint
         self._ranges_max = max(ranges_max // max(len(volumes), 1), 16)
 
-    def remember(self, sequence: int, volumes: list[int]) -> None:
-        """The checkpoint says that these were at the cut at number `sequence`.
+    def remember(self, sequence: int, volumes: list[int], promised: bool) -> None:
+        """The checkpoint says that these were at the cut at number `sequence`; `promised`: durably.
 
         It counts if the journal no longer has the cut.
         """
-        self._stood = (sequence, volumes)
+        self._stood = (sequence, volumes, promised)
 
     def change(self, record: Record) -> None:
         """A WRITE, ZERO or TRIM."""
@@ -118,11 +119,12 @@ class Story:
         return bool(self.ready_at or self.stood_at)
 
     def _recall(self, number: int) -> None:
-        sequence, volumes = self._stood
+        sequence, volumes, promised = self._stood
         if volumes and number > sequence:
             for volume in volumes if self.record is None else ():
                 self.volumes[volume].place = AT_CUT
-            self._stood = (0, [])
+            self._promised = promised and self.record is None
+            self._stood = (0, [], False)
 
     def _named(self, marker: Json) -> list[VolumeStory]:
         numbers = marker.get("volumes", [marker.get("id")])
@@ -161,7 +163,9 @@ class Story:
             story.primary_doubt = (
                 "an unclean stop came since: the primary may hold changes that the journal lost"
             )
-        if name == "fail" and story.place == AT_CUT and marker.get("id") != self.cut_id:
+        settled = self.arrived or self._promised  # what fails after that leaves the cut
+        failed = name == "fail" and story.place == AT_CUT and marker.get("id") != self.cut_id
+        if failed and not settled:
             self.void = self.void or (
                 f"record {number}: the secondary of {story.volume.name}, or one of its group, "
                 "failed at the cut"

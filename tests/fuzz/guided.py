@@ -1,74 +1,96 @@
 """A search that sees which lines an input reaches, and keeps those that reach more: `make fuzz`.
 
-It never ends by itself; `make fuzz ARGS="-runs=10000000"` says when to. An input that breaks
+It never ends by itself; `make fuzz ARGS="-inputs=10000000"` says when to. What breaks
 `invariants.py`, takes five seconds or makes the process grow over 512 MiB ends it, and is kept in
 ./crash-*, ./slow-unit-* or ./oom-*. What it found worth keeping is in `.fuzz/`, where the next run
-begins. Options are those of libFuzzer.
+begins. Other options are those of libFuzzer.
 
-The first bytes of an input say what it is for, and how it is cut; the rest is what a client sends,
+The search itself takes as long as a short input does, so it is given many at once: a *batch* of
+inputs, each behind a byte for its length. Each is a peer of its own, and what is counted.
+
+The first bytes of an input say what it is for, and how it is cut; the rest is what the peer sends,
 which begins with a good header: the search would have to find the magic numbers, which are not what
-is in doubt.
+is in doubt. It is cut into few pieces, since each costs time, but into pieces of any size.
 """
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
+import time
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import atheris
 
+# Whatever imports a module first decides whether the search sees into it
 with atheris.instrument_imports(include=["duplexd.nbd"]):
     from duplexd.nbd import constants as c
     from duplexd.nbd import messages as m
     from duplexd.nbd.extended import ExtendedReceiver
     from duplexd.nbd.transmission import Receiver
-
-from tests.fuzz.invariants import (
-    TLS_MODES,
-    any_pieces_answer_a_client_the_same,
-    any_pieces_negotiate_the_same,
-    any_pieces_request_the_same,
-    greeted,
-)
-from tests.unit.nbd.wire import FLAGS
+    from duplexd.nbd.uri import parse_uri
+    from tests.fuzz.invariants import (
+        TLS_MODES,
+        any_pieces_answer_a_client_the_same,
+        any_pieces_negotiate_the_same,
+        any_pieces_request_the_same,
+        any_text_is_an_address_or_refused,
+        greeted,
+    )
+    from tests.unit.nbd.wire import FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEPT = Path(".fuzz")
-LIMITS = ("-rss_limit_mb=512", "-timeout=5", "-max_len=600", "-print_final_stats=1")
+LIMITS = ("-rss_limit_mb=512", "-timeout=5", "-max_len=1500", "-len_control=0")
+INPUTS, REPORT_INPUTS = "-inputs=", 250_000
+PIECES_MAX = 8
+INPUT_BYTES_MIN = 8  # else most would be nearly empty, and count
+OPTION_NUMBERS = 16  # there are eleven
+PADDED, PADDING_BYTES = (
+    0x80,
+    256,
+)  # a flag of a command's byte, and what its payload is a multiple of
 GREETING = m.greeting(3)
+BEGINNINGS = ("nbd://", "nbd+unix:///", "nbds://", "nbds+unix://", "nbd:", "")
 
 
 def framed(data: bytes) -> bytes:
     """Options: a byte for the number, one for the length of the data, and the data."""
     options = []
     while len(data) > 1:
-        number, length = data[0], data[1]
+        number, length = data[0] % OPTION_NUMBERS, data[1]
         body, data = data[2 : 2 + length], data[2 + length :]
         options.append(m.option(number, body))
     return b"".join(options)
 
 
 def requests(data: bytes, *, extended: bool) -> bytes:
-    """Requests: 13 bytes for the fields, and as many bytes of payload as the last one says."""
+    """Requests: 13 bytes for the fields, and as many bytes of payload as the last one says; of
+    PADDED commands many times as many, which is what long payloads are.
+    """
     made = []
+    head = m.extended_request if extended else m.request
     while len(data) > 12:
-        flags, command, size = data[0], data[1], data[12]
+        flags, command, size = data[0], data[1] & ~PADDED, data[12]
         offset, length = m.U64.unpack_from(data, 2)[0], m.U16.unpack_from(data, 10)[0]
-        head = m.extended_request if extended else m.request
-        payload, data = data[13 : 13 + size], data[13 + size :]
+        if data[1] & PADDED:
+            size, payload, data = size * PADDING_BYTES, bytes(size * PADDING_BYTES), data[13:]
+        else:
+            payload, data = data[13 : 13 + size], data[13 + size :]
         made.append(head(flags, command, size, offset, length if size == 255 else size) + payload)
     return b"".join(made)
 
 
 def _sizes(byte: int, data: bytes) -> list[int]:
-    """Pieces of one size, or of sizes that the data itself gives."""
+    """Pieces of one size, or of sizes that the data itself gives; the last one takes the rest."""
     if byte:
-        return [byte] * (len(data) // byte)
-    return list(islice((1 + each for each in cycle(data or b"x")), 40))
+        return [byte] * PIECES_MAX
+    return list(islice((1 + each for each in cycle(data or b"x")), PIECES_MAX))
 
 
 def _negotiate(data: bytes, sizes: list[int], kind: int) -> None:
@@ -95,20 +117,54 @@ def _answer(data: bytes, sizes: list[int], kind: int) -> None:
     any_pieces_answer_a_client_the_same(GREETING + data, sizes)
 
 
-KINDS = (_negotiate, _negotiate, _request, _request, _answer)
+def _address(data: bytes, _sizes: list[int], kind: int) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    any_text_is_an_address_or_refused(BEGINNINGS[kind % len(BEGINNINGS)] + text, parse_uri)
+
+
+KINDS = (_negotiate, _negotiate, _request, _request, _answer, _address)
 
 
 def one_input(data: bytes) -> None:
     """What an input is for: see above."""
-    if len(data) < 3:
-        return
     subject, kind, size = data[:3]
     rest = data[3:]
     KINDS[subject % len(KINDS)](rest, _sizes(size, rest), kind)
 
 
+class Batches:
+    """Inputs, counted. After `most` of them the process ends: libFuzzer counts batches."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._tried = 0
+        self._next_report = REPORT_INPUTS
+        self._began = time.monotonic()
+
+    def one(self, batch: bytes) -> None:
+        while len(batch) > INPUT_BYTES_MIN:
+            end = 1 + INPUT_BYTES_MIN + batch[0]
+            one_input(batch[1:end])
+            batch = batch[end:]
+            self._tried += 1
+        if self._tried >= min(self._next_report, self._most):
+            self._next_report += REPORT_INPUTS
+            self._report()
+
+    def _report(self) -> None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print(
+            f"{self._tried:,} inputs in {time.monotonic() - self._began:.0f} s"
+            f" ({used.ru_utime + used.ru_stime:.0f} s of CPU), no failure,"
+            f" {used.ru_maxrss >> 10} MiB of memory at most",
+            flush=True,
+        )
+        if self._tried >= self._most:
+            os._exit(0)  # what else ends it is reported as a crash
+
+
 def beginnings() -> Iterator[bytes]:
-    """Inputs that the search begins with: one of each kind that goes a good way."""
+    """Inputs that go a good way: some of each kind."""
     go = m.go_data("data", [c.INFO_BLOCK_SIZE])
     contexts = m.context_data("data", ["base:allocation"])
     options = [
@@ -128,13 +184,23 @@ def beginnings() -> Iterator[bytes]:
         c.OPT_GO, c.REP_ACK
     )
     yield bytes([4, 0, 11]) + replies + m.simple_reply(0, 1)
+    for size in (64, 128, 255):
+        fields = bytes([0, PADDED | c.CMD_WRITE]) + m.U64.pack(4096) + m.U16.pack(512)
+        yield bytes([2, 1, 0]) + (fields + bytes([size])) * 2
+    for number in range(len(BEGINNINGS)):
+        yield bytes([5, number, 0]) + b"host:10809/da%20ta?socket=/run/x#y"
 
 
 def main() -> None:
     KEPT.mkdir(exist_ok=True)
-    for number, data in enumerate(beginnings()):
-        (KEPT / f"beginning-{number:02}").write_bytes(data)
-    atheris.Setup([sys.argv[0], *LIMITS, *sys.argv[1:], str(KEPT)], one_input)
+    padded = [data.ljust(INPUT_BYTES_MIN, b"\0") for data in beginnings()]
+    packed = [bytes([len(data) - INPUT_BYTES_MIN]) + data for data in padded]
+    for number in range(len(packed)):
+        (KEPT / f"beginning-{number:02}").write_bytes(b"".join(packed[number::7]))
+    most = [arg for arg in sys.argv[1:] if arg.startswith(INPUTS)]
+    others = [arg for arg in sys.argv[1:] if arg not in most]
+    batches = Batches(int(most[-1].removeprefix(INPUTS)) if most else float("inf"))
+    atheris.Setup([sys.argv[0], *LIMITS, *others, str(KEPT)], batches.one)
     atheris.Fuzz()
 
 

@@ -20,17 +20,25 @@ from duplexd.nbd.exports import Export
 from duplexd.nbd.extended import ExtendedReceiver, context_ids
 from duplexd.nbd.handshake import CLOSED, SECURING, SKIPPING, TRANSMISSION, Handshake
 from duplexd.nbd.messages import ProtocolError
-from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver, refusal
+from duplexd.nbd.transmission import (
+    CMD_LONG_WRITE,
+    CMD_PIECE,
+    RECEIVE_BYTES_MIN,
+    Receiver,
+    refusal,
+)
 from tests.unit.nbd.wire import ALL_OFFERS, FLAGS, OPTIONS_MAX, FakeExports, pieces, put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.nbd.offers import Tls
     from duplexd.nbd.transmission import Request
+    from duplexd.nbd.uri import NbdUri
 
 WIRE_ERRORS = {0, c.EPERM, c.EIO, c.ENOMEM, c.EINVAL, c.ENOSPC, c.EOVERFLOW, c.ENOTSUP, c.ESHUTDOWN}
 EXPORT_BYTES = 1 << 20
+LONG_PIECE_BYTES = 1000  # of a long payload: it comes in pieces, as where memory is short
 ANSWER_BYTES_MAX = 1 << 20  # of a whole handshake of OPTIONS_MAX options
 TLS_MODES: tuple[Tls, ...] = ("off", "optional", "required")
 EXPORTS = FakeExports(
@@ -105,17 +113,46 @@ def any_pieces_negotiate_the_same(
 def any_pieces_request_the_same(
     data: bytes, sizes: Sequence[int], receiving: type[Receiver], flags: int
 ) -> None:
-    """Requests, and whether the stream broke or ended."""
-    whole, cut = receiving(len(data) + RECEIVE_BYTES_MIN), receiving(0)
+    """Requests, and whether the stream broke or ended; wherever long payloads are cut, too."""
+    whole, cut = receiving(2 * len(data) + RECEIVE_BYTES_MIN), receiving(0, _little_room)
     expected = put(whole, data)
     found = [request for piece in pieces(data, sizes) for request in put(cut, piece)]
-    assert found == expected
+    assert joined(found) == expected
     assert (cut.broken, cut.ended) == (whole.broken, whole.ended)
     for request in expected:
         _can_be_answered(request, flags, extended=receiving is ExtendedReceiver)
     if not whole.broken:
         assert sum(len(request[-1] or b"") for request in expected) <= len(data)
     assert len(cut.buffer()) > 0
+
+
+def _little_room(length: int, here: int) -> bytearray:
+    """Memory for a part of a payload."""
+    return bytearray(min(length, here + LONG_PIECE_BYTES))
+
+
+def joined(requests: list[Request]) -> list[Request]:
+    """WRITEs that came in pieces as what they are: one request each, without a hole. One whose end
+    has not come is left out, as any request is.
+    """
+    whole: list[Request] = []
+    begun, filled = None, bytearray()
+    for request in requests:
+        flags, command, cookie, offset, length, payload = request
+        assert (command == CMD_PIECE) == (begun is not None)
+        if command == CMD_LONG_WRITE:
+            begun, filled = request, bytearray()
+        elif begun is not None:
+            assert (flags, cookie, offset) == (begun[0], begun[2], begun[3] + len(filled))
+            assert payload is not None
+            assert len(payload) == length
+            filled += payload
+            if len(filled) == begun[4]:
+                whole.append((flags, c.CMD_WRITE, cookie, begun[3], begun[4], filled))
+                begun = None
+        else:
+            whole.append(request)
+    return whole
 
 
 def _can_be_answered(request: Request, export_flags: int, *, extended: bool) -> None:
@@ -135,6 +172,15 @@ def _can_be_answered(request: Request, export_flags: int, *, extended: bool) -> 
         assert payload is None
     if not error and command != c.CMD_FLUSH:
         assert offset + length <= EXPORT_BYTES
+
+
+def any_text_is_an_address_or_refused(text: str, parse: Callable[[str], NbdUri]) -> None:
+    """What is taken is written again as an address that means the same."""
+    try:
+        address = parse(text)
+    except ValueError:
+        return
+    assert parse(str(address)) == address
 
 
 def any_pieces_answer_a_client_the_same(data: bytes, sizes: Sequence[int]) -> None:

@@ -63,6 +63,11 @@ def test_nbdinfo_map_covers_the_volume(
     assert sum(extent["length"] for extent in extents) == VOLUMES["data"]
 
 
+def test_a_check_within_a_script_of_nbdsh_is_seen(client: Client) -> None:
+    """The negative control of the scripts below."""
+    assert "AssertionError" in client("nbdsh", "-c", "assert h.aio_is_ready()", status=1)
+
+
 SPARSE = """
 h.add_meta_context("base:allocation")
 h.connect_uri("{uri}")

@@ -30,7 +30,7 @@ def test_nbdkits_nbd_plugin_as_a_client(
         "nbd",
         f"uri={uri}",
         "--run",
-        f'nbdcopy --flush "{image}" "{uri}"; nbdcopy "{image}" "$uri"',
+        f'nbdcopy --flush "{image}" "{uri}" && nbdcopy "{image}" "$uri"',
     )
     client("nbdkit", "-U", "-", "nbd", f"uri={uri}", "shared=true", "--run", commands)
     assert digest(tmp_path / "out.raw") == digest(image)

@@ -16,7 +16,7 @@ from tests.support.prober.peers import DUPLEXD, PEERS, SERVERS
 if TYPE_CHECKING:
     from pathlib import Path
 
-INPUTS_MIN = 150
+INPUTS_MIN = 300
 
 
 def test_the_page_has_every_input() -> None:

@@ -230,7 +230,7 @@ class Running:
         return self.killed(cut)
 
     def secondary_lost(self, cut: str) -> str:
-        """The image fails after the promise: `Ledger._fail`."""
+        """The image fails after the promise: `_lose` of the ledger."""
         self.votes[cut] = cut_states.after(self.votes[cut], cut_states.LOSE) or cut_states.VOID
         return ""
 

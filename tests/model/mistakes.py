@@ -247,6 +247,11 @@ def undecided_cuts_can_be_agreed(table: dict[tuple[str, str], str]) -> None:
     table[cut_states.CUT, cut_states.AGREE] = cut_states.CONSISTENT
 
 
+def promises_are_lost(table: dict[tuple[str, str], str]) -> None:
+    """An image that fails after the promise takes it back."""
+    table[cut_states.READY, cut_states.LOSE] = cut_states.VOID
+
+
 def promises_are_aborted(table: dict[tuple[str, str], str]) -> None:
     """Who asks for an abort gets one, promise or not."""
     table[cut_states.READY, cut_states.ABORT] = cut_states.VOID

@@ -37,11 +37,9 @@ class Properties:
         checks: dict[str, Callable[[tuple[int, ...], Votes, Known, bool], str]] = {
             SEQUENCE_CONSISTENT: lambda _, shown, __, broken: _sequence_consistent(shown, broken),
             SETTLED: lambda members, *_: self._settled(members),
+            ONE_OUTCOME: lambda _, shown, *__: _one_outcome(shown),
+            KNOWN: lambda _, shown, known, __: _known(shown, known),
         }
-        # no promise outlives the image that it was made of: until that is settled, members differ
-        if not world.secondaries:
-            checks[ONE_OUTCOME] = lambda _, shown, *__: _one_outcome(shown)
-            checks[KNOWN] = lambda _, shown, known, __: _known(shown, known)
         self._checks = [check for name, check in checks.items() if only in {"", name}]
 
     def wrong(self, members: tuple[int, ...], known: Known, broken: bool) -> str:

@@ -154,6 +154,7 @@ def test_answers_before_the_journal_is_synced() -> None:
     [
         (mistakes.void_cuts_can_be_agreed, "agree made a void cut consistent"),
         (mistakes.undecided_cuts_can_be_agreed, "a hold that was lost can still become ready"),
+        (mistakes.promises_are_lost, "knows the outcome as consistent"),
         (mistakes.promises_are_aborted, "knows the outcome as consistent"),
     ],
 )
@@ -162,4 +163,4 @@ def test_a_wrong_line_in_the_table_of_votes(
 ) -> None:
     with mock.patch.dict(cut_states.TRANSITIONS):
         change(cut_states.TRANSITIONS)
-        found(Scenario(members=2), what)
+        found(Scenario(members=2, world=World(secondaries=True)), what)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from duplexd.core import pair_states as state
-from duplexd.core.ledger import CONSISTENT, UNCOMMITTED
+from duplexd.core.cut_states import CONSISTENT
+from duplexd.core.ledger import UNCOMMITTED
 from duplexd.images.absent import AbsentLeg
 from tests.sim.small import GRAIN_BYTES
 

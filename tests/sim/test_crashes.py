@@ -9,8 +9,8 @@ import pytest
 from tests.sim import repaired_disk, together
 from tests.sim.scenario import run
 
-SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 200, 10, 5000, 100
-REPAIRED_SEEDS = 60
+SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 80, 10, 5000, 100
+REPAIRED_SEEDS = 40
 FOUND = (709,)  # a sync failed during a copy, and grains were missing from the map
 
 
@@ -34,7 +34,7 @@ def test_a_disk_that_lost_writes_on_the_same_boot_makes_no_pair_current_wrongly(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
+@pytest.mark.parametrize("first", range(REPAIRED_SEEDS, LONG_SEEDS, LONG_CHUNK))
 def test_a_disk_that_lost_writes_on_the_same_boot_long(first: int) -> None:
     for seed in range(first, first + LONG_CHUNK):
         repaired_disk.run(seed)

@@ -6,7 +6,7 @@ streams are those of a daemon. Only what a test plants is not:
     member = await FakeMember("alpha", path, ("data",)).start()
     member.plant["cut"] = SILENT                    # no answer; the connection stays
     member.plant["open"] = HANG_UP                  # the connection is closed instead
-    member.plant["status"] = problem(404, 3, "...")     # or any (status, object or bytes)
+    member.plant["status"] = problem(404, 3, "...")     # or any (status, object or bytes, headers)
     member.plant["agree"] = after(act)              # an async function is called first; what it
                                                     # returns is planted, None answers as usual
     member.end("deadline")                          # ends the hold; HANG_UP drops its connection
@@ -175,9 +175,9 @@ class FakeMember:
             if planted == HANG_UP:
                 link.abort()
             return Slow(_never())
-        status, value = planted
+        status, value, *headers = planted
         blob = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return Answer(status, JSON_TYPE, blob)
+        return Answer(status, JSON_TYPE, blob, tuple(headers))
 
     def _as_named(self, found: AnyAnswer, what: str) -> AnyAnswer:
         """With what a test says of the controller, such as another name or an old version."""

@@ -14,6 +14,8 @@ from tests.support.daemon import PATIENCE_SECONDS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from duplexd.nbd.client import Reply
+
 
 def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Return once a connection to the Unix socket is accepted. Raises OSError if none is."""
@@ -31,13 +33,15 @@ def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:
 
 
 class Talk:
-    """A connection of a good client to an export, its handshake done. Close it."""
+    """A connection of a good client to an export, its handshake done: to a Unix socket, or to a TCP
+    port of this machine. Close it. Raises ConnectionError if the server hangs up.
+    """
 
-    def __init__(self, path: str | Path, export: str) -> None:
+    def __init__(self, place: str | Path | int, export: str) -> None:
         self._client = NbdClient(export)
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = socket.socket(socket.AF_INET if isinstance(place, int) else socket.AF_UNIX)
         try:
-            self._socket.connect(str(path))
+            self._socket.connect(("127.0.0.1", place) if isinstance(place, int) else str(place))
             self._socket.settimeout(PATIENCE_SECONDS)
             while not self._client.ready:
                 self._client.receive(self._received())
@@ -49,12 +53,20 @@ class Talk:
     def read(self, offset: int, length: int) -> bytes:
         """The bytes. Raises OSError if the server refuses."""
         self._client.read(offset, length)
+        return self._answered().data
+
+    def write(self, offset: int, payload: bytes) -> None:
+        """Return when it is answered. Raises OSError if the server refuses."""
+        self._client.write(offset, payload)
+        self._answered()
+
+    def _answered(self) -> Reply:
         self._socket.sendall(self._client.data_to_send())
         while not (replies := self._client.receive(self._received())):
             pass
         if replies[0].error:
             raise OSError(replies[0].error, "refused")
-        return replies[0].data
+        return replies[0]
 
     def write(self, offset: int, data: bytes) -> None:
         """Raises OSError if the server refuses."""

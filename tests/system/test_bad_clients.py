@@ -83,6 +83,11 @@ def resident(daemon: Daemon) -> int:
     return resident_bytes(daemon.pid)
 
 
+def connections(daemon: Daemon, volume: str) -> int:
+    volumes = daemon.request("GET", "/v1/status")[1]["volumes"]
+    return next(int(each["connections"]) for each in volumes if each["name"] == volume)
+
+
 def test_payloads_that_are_announced_and_not_sent(
     served: tuple[Daemon, Callable[[str], Client]],
 ) -> None:
@@ -98,6 +103,7 @@ def test_payloads_that_are_announced_and_not_sent(
 def test_payloads_that_stop_in_the_middle(
     served: tuple[Daemon, Callable[[str], Client]],
 ) -> None:
+    """As those of a copy that is stopped (SIGSTOP), or whose machine has lost its power."""
     daemon, connect = served
     before = resident(daemon)
     with many(connect, 40) as bad:
@@ -105,6 +111,7 @@ def test_payloads_that_stop_in_the_middle(
             client.send(m.request(0, c.CMD_WRITE, 1, 0, LONG) + bytes(3 * MIB // 2))
         assert connect("wal").write(0, b"x" * 4096) == 0
         assert connect("data").write(0, b"x" * MIB) == 0
+        assert connections(daemon, "data") == 41, "they were waited for until they were closed"
         assert resident(daemon) - before < 40 * 4 * MIB
 
 

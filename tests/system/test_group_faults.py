@@ -140,14 +140,22 @@ async def restart_all(cluster: Cluster) -> None:
         await asyncio.to_thread(daemon.start)
 
 
-@pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("to_its_end", "step"),
+    [
+        (False, 2),
+        pytest.param(False, 1, marks=pytest.mark.long),
+        pytest.param(True, 1, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("fate", FATES)
 async def test_the_coordinator_fails_between_any_two_messages(
-    cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool
+    cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool, step: int
 ) -> None:
     """A coordinator without connection would retry for long.
 
-    It is killed once all gates are open, or, with `to_its_end`, may report its outcome.
+    It is killed once all gates are open, or, with `to_its_end`, may report its outcome. With a
+    `step` of 2 two fates strike after each message, and the other two after the next one.
     """
     outcomes: Counter[str] = Counter()
     refused = 0
@@ -157,7 +165,7 @@ async def test_the_coordinator_fails_between_any_two_messages(
             messages = await undisturbed(lanes[0])
             for lane in lanes:
                 lane.hold_max_s = lanes[0].hold_max_s
-            points = iter(messages)
+            points = iter(messages[list(FATES).index(fate) % step :: step])
 
             async def once(lane: Lane, point: Message) -> None:
                 nonlocal refused

@@ -9,7 +9,7 @@ from duplexd.units import KIB, MIB
 
 PAIRS = 1000
 PLACEMENT = Placement(writers=4, volumes=16, slots=4)
-CUTS = 5
+CUTS = 3
 RECORDS = 500  # between two cuts, at least
 
 

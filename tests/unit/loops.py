@@ -40,7 +40,18 @@ class PatientLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._patient.now
 
+    def let_pass(self, seconds: float) -> None:
+        self._patient.now += seconds
+
 
 def now() -> float:
     """`time.monotonic` of code that runs in such a loop."""
     return asyncio.get_running_loop().time()
+
+
+def stall(seconds: float) -> None:
+    """Let so much time pass at once, as in a loop that was kept from running."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, PatientLoop):
+        raise TypeError(f"{loop!r} keeps the time of the machine")
+    loop.let_pass(seconds)

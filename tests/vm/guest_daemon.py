@@ -20,8 +20,8 @@ CONFIG = "/etc/duplexd.toml"
 SOCKET = "/run/duplexd/control.sock"
 NBD_SOCKET = "/run/duplexd/nbd.sock"
 LOG = "/run/daemon.log"
-WAIT_S = 240.0
-POLL_S = 0.2
+WAIT_S = 600.0
+POLL_S = 0.5  # each look costs the guest about as much
 
 Volume = dict[str, Any]
 
@@ -61,16 +61,22 @@ class GuestDaemon(NamedTuple):
     def start(self) -> None:
         """Start it; returns when it is ready."""
         self.machine.run(
-            f"mkdir -p /run/duplexd; rm -f /run/daemon.status; (setsid duplexd run --config "
-            f"{CONFIG} >>{LOG} 2>&1 & echo $! >/run/daemon.pid; wait $!; echo $? "
-            ">/run/daemon.status) >/dev/null 2>&1 &"
+            f"mkdir -p /run/duplexd; rm -f /run/daemon.status {SOCKET}; "
+            f"(setsid duplexd run --config {CONFIG} >>{LOG} 2>&1 & "
+            "echo $! >/run/daemon.pid; wait $!; echo $? >/run/daemon.status) >/dev/null 2>&1 &"
+        )
+        # to look costs a program that starts, and would make the daemon slower
+        self.machine.run(
+            f"until [ -S {SOCKET} ]; do [ ! -s /run/daemon.status ] || {{ tail {LOG}; exit 1; }}; "
+            "sleep 0.5; done",
+            WAIT_S,
         )
         self.wait("a ready daemon", self.ready)
 
     def stop(self) -> str:
         """End it; returns its exit status."""
         return self.machine.run(
-            "kill $(cat /run/daemon.pid); while [ ! -e /run/daemon.status ]; do sleep 0.1; done; "
+            "kill $(cat /run/daemon.pid); while [ ! -s /run/daemon.status ]; do sleep 0.1; done; "
             "cat /run/daemon.status"
         ).strip()
 

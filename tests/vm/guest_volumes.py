@@ -15,7 +15,7 @@ from tests.vm.tools import MachineError
 if TYPE_CHECKING:
     from tests.vm.machine import Machine
 
-PROGRESS_TIMEOUT_S = 240.0
+PROGRESS_TIMEOUT_S = 600.0
 POLL_INTERVAL_S = 0.1
 
 # What Linux logs when a block device or the file system on it is in trouble.
@@ -86,7 +86,7 @@ class GuestVolumes(NamedTuple):
         Raises MachineError if it had failed.
         """
         self.machine.run(
-            "touch /run/writer.stop; while [ ! -e /run/writer.status ]; do sleep 0.1; done"
+            "touch /run/writer.stop; while [ ! -s /run/writer.status ]; do sleep 0.1; done"
         )
         status = self.machine.run("cat /run/writer.status").strip()
         if status != "0":

@@ -17,6 +17,7 @@ from tests.support.daemon import PATIENCE_SECONDS, free_port, run_duplexctl
 from tests.vm.checker import check_cut, check_dependencies
 from tests.vm.guest_volumes import GuestVolumes
 from tests.vm.images import read_images
+from tests.vm.tools import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     Connect = Callable[[int], GuestVolumes]  # with so many connections a volume
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
 VOLUMES = ["tables", "log"]  # in the order in which the writer uses them
-SUSPENDS = 3
+SUSPENDS = 2
 JOURNAL_MIB = 16
 QUIESCE_SECONDS = 4  # of the ten that a hold may last
 QUIESCES_MAX = 6
@@ -156,6 +157,29 @@ def test_splitting_one_volume_after_the_other_is_found_inconsistent(
     volumes.stop_writer()
     assert volumes.trouble() == []
     assert findings, "no broken dependency was found: the checker proves nothing"
+
+
+# The machine itself, which they all rely on
+
+
+def test_a_command_in_the_guest_gives_its_output_and_status(machine: Machine) -> None:
+    assert machine.outcome("echo out; echo err >&2; printf '#end 1 0'; exit 3") == (
+        3,
+        "out\nerr\n#end 1 0",
+    )
+    with pytest.raises(MachineError, match="exit status 1"):
+        machine.run("false")
+
+
+def test_a_command_beyond_its_time_fails_and_the_next_one_is_answered(machine: Machine) -> None:
+    with pytest.raises(MachineError, match="time-out"):
+        machine.run("sleep 1; echo late", timeout_s=0.2)
+    assert machine.run("echo next") == "next"
+
+
+def test_the_guest_sees_the_devices_of_the_kernel_driver(machine: Machine) -> None:
+    assert machine.run("uname -s; ls /dev/nbd0") == "Linux\n/dev/nbd0"
+    assert "cloud" in machine.run("uname -r")
 
 
 def secondaries(daemon: Daemon) -> dict[str, Path]:

@@ -1,6 +1,6 @@
-"""The parts that the tests with the Linux kernel rely on: checker, image reader, machine.
+"""The parts that the tests with the Linux kernel rely on: checker, image reader, logs of writes.
 
-Each is shown to find what it is there for.
+Each is shown to find what it is there for; tests of the machine are beside those that boot it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ from tests.vm.tools import MachineError, run_tool, tool
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.vm.machine import Machine
-
-pytestmark = pytest.mark.timeout(900)  # the first use of the machine boots it
 
 VOLUMES = ["tables", "log"]
 BLOCK_BYTES = 1024
@@ -156,29 +152,6 @@ def test_a_damaged_package_in_the_cache_is_not_used(tmp_path: Path) -> None:
     package.write_bytes(b"as fetchet")
     assert kernel._cached_package(tmp_path) is None
     assert not package.exists()
-
-
-@pytest.mark.vm
-def test_a_command_in_the_guest_gives_its_output_and_status(machine: Machine) -> None:
-    assert machine.outcome("echo out; echo err >&2; printf '#end 1 0'; exit 3") == (
-        3,
-        "out\nerr\n#end 1 0",
-    )
-    with pytest.raises(MachineError, match="exit status 1"):
-        machine.run("false")
-
-
-@pytest.mark.vm
-def test_a_command_beyond_its_time_fails_and_the_next_one_is_answered(machine: Machine) -> None:
-    with pytest.raises(MachineError, match="time-out"):
-        machine.run("sleep 1; echo late", timeout_s=0.2)
-    assert machine.run("echo next") == "next"
-
-
-@pytest.mark.vm
-def test_the_guest_sees_the_devices_of_the_kernel_driver(machine: Machine) -> None:
-    assert machine.run("uname -s; ls /dev/nbd0") == "Linux\n/dev/nbd0"
-    assert "cloud" in machine.run("uname -r")
 
 
 def write_log(path: Path, entries: list[tuple[int, int, int, bytes]]) -> None:

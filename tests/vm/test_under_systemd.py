@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import ConfigurationError
-from tests.vm.machine import Machine, Root
+from tests.vm.machine import BOOT_TIMEOUT_S, Machine, Root
 from tests.vm.services import Services, commands_of, curl_target, uri
 from tests.vm.systemd_root import SOURCE, write_systemd_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
-LIFETIME_S = 1500
-ROOT = Root(write_systemd_root, memory_mib=1024, boot_timeout_s=180)
+ROOT = Root(write_systemd_root, memory_mib=1024, boot_timeout_s=BOOT_TIMEOUT_S)
 UNIT = "duplexd@db"
 UNKNOWN = "duplexd@unknown"  # which has no configuration
 WATCHDOG_S = 10  # in place of the unit's own half minute
@@ -68,7 +67,7 @@ hold_max = 10.0
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Installed and started by the commands of docs/operations.md."""
-    with Machine(tmp_path_factory.mktemp("systemd"), ROOT, LIFETIME_S) as machine:
+    with Machine(tmp_path_factory.mktemp("systemd"), ROOT) as machine:
         services = Services(machine)
         services.run(
             f'sed -i -E \'s/"[0-9]+[GT]iB"/"16MiB"/\' /{SOURCE}/configs/example-database.toml'

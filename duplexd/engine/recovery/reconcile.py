@@ -88,8 +88,8 @@ def reconcile(
     _suspend_new(recovered, volumes, failures)
     _announce_overwritten(recovered, volumes, emit)
     volumes.assign_groups(config.groups)
-    at_cuts = [record.cut.id for record in ledger.pairs.values() if record.cut is not None]
-    participant.restarted([*ledger.cuts, *at_cuts])
+    at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
+    participant.restarted([cut.id for cut in (*ledger.cuts.values(), *at_cuts) if cut.members])
     timeline.append(Open(boot_id))
     return interrupted
 

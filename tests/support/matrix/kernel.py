@@ -14,6 +14,6 @@ CELLS = {
     f.NAMES: MOUNTED,
     f.LIST: "tests/interop/test_nbd_tools.py",
     f.FLUSH: "tests/vm/test_power_cuts.py",
-    f.FOUR: "tests/vm/test_stale_write.py",
-    f.HOLD: "tests/vm/test_stale_write.py",
+    f.FOUR: "tests/vm/test_failing_disks.py",
+    f.HOLD: "tests/vm/test_failing_disks.py",
 }

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from tests.support.daemon import ROOT
 from tests.support.prober.haggling import all_of_haggling
-from tests.support.prober.peers import PEERS, SERVERS, serve, version
+from tests.support.prober.peers import LACKS, PEERS, SERVERS, client_context, serve, version
 from tests.support.prober.talk import GOES_ON, HAGGLE, Odd, converse
+from tests.support.prober.tls import LISTENERS, OddTls, all_of_tls, converse_tls
 from tests.support.prober.transmission import all_of_transmission
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ VERSIONS = "The other servers: "
 HEAD = ("where", "input", *SERVERS, "why")
 
 ENDS = "the server ends"
+TLS = ("off", "required", "optional")
 NOTHING_ODD = Odd("nothing", HAGGLE, b"")
 
 Key = tuple[str, str]  # where, input
@@ -32,21 +34,39 @@ Key = tuple[str, str]  # where, input
 
 def inputs() -> dict[Key, Odd]:
     """All of them, in the order of the page."""
-    odd = [*all_of_haggling(), *all_of_transmission()]
+    odd = [*all_of_haggling(), *all_of_tls(), *all_of_transmission()]
     found = {(each.beginning, each.name): each for each in odd}
     assert len(found) == len(odd), "two inputs have one name"
     return found
 
 
 def ask(server: str, directory: Path, odd: Iterable[Odd]) -> dict[Key, str]:
-    """What a server answers. One that ends is started again for the rest."""
+    """What a server answers."""
     answers: dict[Key, str] = {}
-    left = list(odd)
+    waiting = list(odd)
+    for tls in TLS:
+        its_own = [each for each in waiting if LISTENERS.get(each.beginning, "off") == tls]
+        if (server, tls) in LACKS:
+            answers |= {(each.beginning, each.name): LACKS[server, tls] for each in its_own}
+        elif its_own:
+            answers |= _ask(server, directory, its_own, tls)
+    return answers
+
+
+def _ask(server: str, directory: Path, left: list[Odd], tls: str) -> dict[Key, str]:
+    """One that ends is started again for the rest."""
+    answers: dict[Key, str] = {}
     while left:
-        with serve(server, directory / f"{server}{len(answers)}") as path:
+        place = directory / f"{server}-{tls}-{len(answers)}"
+        with serve(server, place, tls) as path:
+            client = client_context(place) if tls != "off" else None
             while left:
                 each = left.pop(0)
-                answers[each.beginning, each.name] = converse(path, each)
+                if client is not None and isinstance(each, OddTls):
+                    answer = converse_tls(path, each, client)
+                else:
+                    answer = converse(path, each)
+                answers[each.beginning, each.name] = answer
                 if not serves(path):
                     answers[each.beginning, each.name] = ENDS
                     break

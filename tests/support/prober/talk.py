@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXPORT = "data"
 EXPORT_BYTES = 256 << 20
 SECONDS_MAX = 20.0
-QUIET_SECONDS = 3.0  # a request that has no answer by then gets none
+QUIET_SECONDS = 8.0  # a request that has no answer by then gets none
 
 CONNECT, HAGGLE, HAGGLE_STRUCTURED = "connect", "haggle", "haggle, structured"
 SIMPLE, STRUCTURED, EXTENDED = "simple", "structured", "extended"
@@ -47,6 +47,7 @@ _OPTION, _OPTION_REPLY = Struct(">QII"), Struct(">QIII")
 _REQUEST, _EXTENDED_REQUEST = Struct(">IHHQQI"), Struct(">IHHQQQ")
 _SIMPLE, _CHUNK, _EXTENDED = Struct(">IIQ"), Struct(">IHHQI"), Struct(">IHHQQQ")
 _U16, _U32 = Struct(">H"), Struct(">I")
+OPTION_REPLY_BYTES = _OPTION_REPLY.size
 
 _REPLIES = {1: "ACK", 2: "SERVER", 3: "INFO", 4: "META_CONTEXT"}
 _ERRORS = ("UNSUP", "POLICY", "INVALID", "PLATFORM", "TLS_REQD", "UNKNOWN", "SHUTDOWN",
@@ -54,6 +55,7 @@ _ERRORS = ("UNSUP", "POLICY", "INVALID", "PLATFORM", "TLS_REQD", "UNKNOWN", "SHU
 _CHUNKS = {0: "NONE", 1: "DATA", 2: "HOLE", 5: "STATUS", 6: "STATUS_EXT"}
 _CHUNK_ERRORS = frozenset({(1 << 15) + 1, (1 << 15) + 2})
 CMD_READ, CMD_DISC = 0, 2
+TLS_ALERT = 21  # the type of a record
 
 CLOSES, GOES_ON, HANGS = "closes", "goes on", "hangs"
 
@@ -77,6 +79,9 @@ class Odd:
 def option(number: int, data: bytes = b"", length: int | None = None) -> bytes:
     """An option, of a `length` that may be a lie."""
     return _OPTION.pack(OPTION_MAGIC, number, len(data) if length is None else length) + data
+
+
+HARMLESS = option(NO_SUCH_OPTION)
 
 
 def request(
@@ -144,7 +149,7 @@ def converse(path: str, odd: Odd) -> str:
             if not odd.last:
                 sock.sendall(_harmless(odd.beginning))
             if not odd.last and not haggling:
-                _receive(sock, answers, QUIET_SECONDS)
+                receive(sock, answers, QUIET_SECONDS)
                 sock.sendall(_request_of(odd.beginning)(CMD_DISC))
             sock.shutdown(socket.SHUT_WR)
         except (BrokenPipeError, ConnectionResetError):
@@ -152,12 +157,12 @@ def converse(path: str, odd: Odd) -> str:
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 return HANGS
-        if not _receive(sock, answers, SECONDS_MAX):
+        if not receive(sock, answers, SECONDS_MAX):
             return HANGS
     return answers.in_words(odd.last)
 
 
-def _receive(sock: socket.socket, answers: Answers, seconds: float) -> bool:
+def receive(sock: socket.socket, answers: Answers, seconds: float) -> bool:
     """Read until the answers are complete, or the server has closed or is quiet; whether it has
     closed.
     """
@@ -177,27 +182,30 @@ def _receive(sock: socket.socket, answers: Answers, seconds: float) -> bool:
 
 
 def _begin(sock: socket.socket, beginning: str) -> None:
-    _exactly(sock, GREETING_BYTES)
+    exactly(sock, GREETING_BYTES)
     if beginning == CONNECT:
         return
     sock.sendall(FLAGS)
     if beginning in {HAGGLE_STRUCTURED, STRUCTURED}:
-        _negotiate(sock, 8, b"", "no structured replies")
+        negotiate(sock, 8, b"", "no structured replies")
     elif beginning == EXTENDED:
-        _negotiate(sock, 11, b"", "no extended headers")
+        negotiate(sock, 11, b"", "no extended headers")
     if beginning in {STRUCTURED, EXTENDED}:
-        _negotiate(sock, 10, contexts(EXPORT.encode(), b"base:allocation"), "no contexts")
+        negotiate(sock, 10, contexts(EXPORT.encode(), b"base:allocation"), "no contexts")
     if beginning in {SIMPLE, STRUCTURED, EXTENDED}:
-        _negotiate(sock, 7, named(EXPORT.encode()), "no GO")
+        negotiate(sock, 7, named(EXPORT.encode()), "no GO")
 
 
-def _negotiate(sock: socket.socket, number: int, data: bytes, otherwise: str) -> None:
-    sock.sendall(option(number, data))
+def negotiate(
+    sock: socket.socket, number: int, data: bytes, otherwise: str, before: bytes = b""
+) -> None:
+    """Send an option, behind others; return when it is acknowledged."""
+    sock.sendall(before + option(number, data))
     while True:
-        _magic, _option_number, reply, length = _OPTION_REPLY.unpack(
-            _exactly(sock, _OPTION_REPLY.size)
-        )
-        _exactly(sock, length)
+        _magic, answered, reply, length = _OPTION_REPLY.unpack(exactly(sock, _OPTION_REPLY.size))
+        exactly(sock, length)
+        if answered != number:
+            continue
         if reply == 1:
             return
         if reply >> 31:
@@ -206,7 +214,7 @@ def _negotiate(sock: socket.socket, number: int, data: bytes, otherwise: str) ->
 
 def _harmless(beginning: str) -> bytes:
     if beginning in {CONNECT, HAGGLE, HAGGLE_STRUCTURED}:
-        return option(NO_SUCH_OPTION)
+        return HARMLESS
     return _request_of(beginning)(CMD_READ, 0, 512, cookie=HARMLESS_COOKIE)
 
 
@@ -214,7 +222,7 @@ def _request_of(beginning: str) -> Callable[..., bytes]:
     return extended_request if beginning == EXTENDED else request
 
 
-def _exactly(sock: socket.socket, length: int) -> bytes:
+def exactly(sock: socket.socket, length: int) -> bytes:
     data = b""
     while len(data) < length:
         piece = sock.recv(length - len(data))
@@ -257,6 +265,8 @@ class Options:
     def in_words(self, last: bool) -> str:
         # the reply to EXPORT_NAME has no header
         rest = [f"{len(self._data)} bytes"] if self._data and not self.complete else []
+        if rest and self._data[0] == TLS_ALERT:
+            rest = ["TLS alert"]
         return _summary(_joined([*self._words, *rest]), self.complete, last)
 
 

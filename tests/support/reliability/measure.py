@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from duplexd.canary.nbd import NbdConnection
 from tests.support.commands import lines
+from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.reliability.clients import Load, check_ext4, make_ext4, probe
 from tests.support.reliability.rig import ANSWER_SECONDS_MAX, KEPT, KIB, MIB, SECTOR, rig
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from tests.support.reliability.rig import Rig
 
 KEPT_BYTES = 256 * KIB
-RETRY_SECONDS_MAX = 10.0
 # Metrics that move in good times too.
 _EVERYDAY = (
     "duplexd_nbd_requests", "duplexd_nbd_bytes", "duplexd_nbd_connections", "duplexd_journal",
@@ -221,7 +221,7 @@ async def resolve(case: Case, broken: Rig, load: Load | None) -> str:
 
 async def good_soon(broken: Rig) -> bool:
     """Nothing says that it takes a command, so it may only take a moment."""
-    deadline = time.monotonic() + RETRY_SECONDS_MAX
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not await good(broken):
         if time.monotonic() > deadline or not may_become_good(broken):
             return False

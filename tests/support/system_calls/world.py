@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 VOLUME_BYTES = 256 << 10
 NAMES = ("data", "wal", "late")  # the last is mirrored in `async` mode
-REQUEST_SECONDS_MAX = 20.0  # of whatever the daemon is asked: more than its own time-outs
-ENDING_LOOKS = 50
+REQUEST_SECONDS_MAX = 120.0  # of whatever the daemon is asked, however busy the machine is
+ENDING_LOOKS = 200
 QUIET_SECONDS = 0.02
 LATE = """
 [volumes.late]

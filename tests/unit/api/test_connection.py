@@ -228,6 +228,18 @@ async def test_an_answer_that_lasts_ends_with_its_client(wire: Wire, path: str) 
     assert len(wire.shared) == 0
 
 
+async def test_a_request_that_waits_for_its_turn_ends_with_its_client(wire: Wire) -> None:
+    turn = await wire.shared.lanes.enter(wire.connection.peer, "GET", "/v1/status")
+    assert turn is not None
+    await wire.send("/wait")
+    task = wire.connection.task
+    assert task is not None
+    wire.lose()
+    await wire.rest()
+    assert task.cancelled()
+    turn.leave()
+
+
 async def test_a_command_goes_on_without_its_client(wire: Wire) -> None:
     await wire.send("/wait")
     wire.lose()

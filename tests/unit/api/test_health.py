@@ -74,3 +74,11 @@ def test_a_controller_that_takes_no_changes_is_alive_and_not_ready(plane: Contro
     code, problem = plane.ask("GET", "/readyz")
     assert (code, "the journal could not be synced" in problem["detail"]) == (503, True)
     assert plane.ask("GET", "/healthz") == (200, {"status": "ok", "controller": "fake"})
+
+
+def test_a_daemon_that_stops_is_alive_and_not_ready(plane: ControlPlane) -> None:
+    plane.call(plane.server.actions.stop)
+    assert plane.ask("GET", "/healthz")[0] == 200
+    code, problem = plane.ask("GET", "/readyz")
+    assert (code, problem["exit_code"]) == (503, 7)
+    assert "starting or stopping" in problem["detail"]

@@ -6,6 +6,7 @@ processor, where nothing else is said.
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,19 @@ async def test_a_flood_gets_its_share_of_the_time_and_no_more() -> None:
     assert 100 * 0.02 / (max(done) - began) == pytest.approx(SHARE, rel=0.1)
 
 
+async def test_nobody_is_charged_when_another_thread_drives_on_meanwhile() -> None:
+    """Its processor's time is the larger one, and tells nothing of the turn."""
+    times_s = iter([0.0, 50.0, 50.0])
+    lane, began = Lane(SHARE, 0.1, 5.0, lambda: next(times_s)), loops.now()
+    turn = await lane.enter("a")
+    await asyncio.sleep(0.9)
+    other = threading.Thread(target=turn.leave)
+    other.start()
+    other.join()
+    await lane.enter("a")
+    assert loops.now() - began == pytest.approx(0.9, abs=1e-3)
+
+
 async def test_who_waits_for_the_processor_is_not_charged_for_it() -> None:
     lane = Lane(SHARE, 0.1, 5.0, lambda: 0.0)
     began = loops.now()
@@ -81,6 +95,16 @@ async def test_who_waits_too_long_is_told_when_to_come_again() -> None:
     await asyncio.sleep(30.0)
     began = loops.now()
     assert await take(lane, "a") - began == pytest.approx(0.02, abs=1e-3)
+
+
+async def test_a_turn_that_comes_late_because_the_loop_does_is_taken() -> None:
+    lane = Lane(SHARE, 0.0, 5.0, loops.now)
+    await take(lane, "a", 0.4)  # four seconds until the next turn
+    waiting = asyncio.ensure_future(lane.enter("b"))
+    await asyncio.sleep(0)
+    loops.stall(6.0)  # both the turn and the end of the waiting are due now
+    (await waiting).leave()
+    (await lane.enter("c")).leave()
 
 
 async def test_who_goes_away_while_it_waits_leaves_the_lane_free() -> None:

@@ -130,6 +130,16 @@ def test_a_slow_reader_of_a_long_answer_is_not_idle(serve: Serve) -> None:
     assert size == 1 << 20
 
 
+def test_a_reader_that_takes_nothing_of_its_answer_is_dropped(serve: Serve) -> None:
+    plane = serve(request_seconds_max=PERIOD_SECONDS)
+    plane.controller.cuts.states["0" * 16] = "ready"
+    with plane.connect() as sock:
+        path = f"/v1/cuts/{'0' * 16}/volumes/data?length={4 << 20}"
+        send(sock, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert sock.recv(1)
+        wait_for_connections(plane, 0)
+
+
 @pytest.mark.parametrize("size", [70_000, 1_000_000])
 def test_a_head_beyond_the_limit_is_refused(plane: ControlPlane, size: int) -> None:
     sent = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * size

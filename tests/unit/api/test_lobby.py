@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from structlog.testing import capture_logs
+
 from duplexd.api.lobby import Lobby
+from duplexd.api.remote import Remote
 from duplexd.limits import ApiLimits
+from duplexd.net import tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,3 +94,42 @@ async def test_who_leaves_before_it_says_anything_is_forgotten() -> None:
         here.far["crowd", 1].shutdown(socket.SHUT_RDWR)
         await asyncio.sleep(0.01)
         assert len(here.lobby) == 0
+
+
+class Unwatched(socket.socket):
+    """As where the system has no room to watch one more."""
+
+    def fileno(self) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Spoilt(socket.socket):
+    """Its first client is one that the loop cannot watch."""
+
+    spoilt = True
+
+    def accept(self) -> tuple[socket.socket, object]:
+        client, address = super().accept()
+        if self.spoilt:
+            self.spoilt = False
+            client = Unwatched(client.family, client.type, client.proto, client.detach())
+        return client, address
+
+
+async def test_a_client_that_cannot_be_watched_keeps_no_other_out() -> None:
+    with Spoilt() as sock, capture_logs() as logs:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        sock.setblocking(False)
+        remote = Remote([sock], tls.bare_context(), asyncio.Protocol, ApiLimits())
+        remote.start()
+        async with asyncio.timeout(60):
+            for answers in (False, True):
+                reader, writer = await asyncio.open_connection(*sock.getsockname())
+                writer.write(b"GET / HTTP/1.1\r\n\r\n" if answers else b"")
+                with contextlib.suppress(ConnectionError):
+                    while await reader.read(1 << 16):  # an alert, then the end
+                        pass
+                writer.close()
+        await remote.close()
+    assert "unexpected error of a new control connection" in logs[0]["event"]

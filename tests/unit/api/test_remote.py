@@ -31,6 +31,7 @@ BACKUP, MONITOR = "backup.example", "monitor.example"
 TCP_OPTIONS = ("NODELAY", "USER_TIMEOUT", "KEEPIDLE", "KEEPCNT", "KEEPINTVL")
 QUIESCE = ("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": 10.0})
 PATIENCE_SECONDS = 60.0
+NEVER_SECONDS = 1e6
 
 
 class Remote:
@@ -378,13 +379,24 @@ def test_a_renewed_certificate_is_shown_from_then_on(there: Remote) -> None:
     assert shown() != before
 
 
-def test_a_name_that_lost_its_role_loses_its_connection(there: Remote) -> None:
+def test_a_name_that_lost_its_role_loses_its_connection(serve: Callable[..., Remote]) -> None:
+    there = serve(request_seconds_max=NEVER_SECONDS)
     with there.keep_open() as client:
         client.request("GET", "/v1/status")
         assert client.getresponse().read()
         there.admit(operate=["else.example"])
         assert ended(client.sock)
     assert there.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 403
+
+
+def test_a_name_that_may_do_more_connects_anew(serve: Callable[..., Remote]) -> None:
+    there = serve(request_seconds_max=NEVER_SECONDS)
+    there.admit(operate=["else.example"], observe=[BACKUP])
+    with there.keep_open() as client:
+        client.request("GET", "/v1/status")
+        assert client.getresponse().read()
+        there.admit()
+        assert ended(client.sock)
 
 
 def test_a_name_that_lost_its_role_during_the_handshake_does_not_get_it(there: Remote) -> None:
@@ -413,6 +425,37 @@ def insist(step: Callable[[], Any], receive: Callable[[], None]) -> Any:
         with contextlib.suppress(ssl.SSLWantReadError):
             return step()
         receive()
+
+
+@pytest.mark.parametrize("trusted", ["another", "both"])
+def test_an_authority_that_is_removed_takes_the_connections_with_it(
+    serve: Callable[..., Remote], tmp_path: Path, trusted: str
+) -> None:
+    there = serve(request_seconds_max=NEVER_SECONDS)
+    path, other = tmp_path / "others.pem", trustme.CA().cert_pem.bytes()
+    both = there.certificates.client_ca.read_bytes() + other
+    path.write_bytes(both if trusted == "both" else other)
+    with there.keep_open() as client:
+        client.request("GET", "/v1/status")
+        assert client.getresponse().read()
+        there.admit(client_ca=path)
+        if trusted == "another":
+            assert ended(client.sock)
+        else:
+            client.request("GET", "/v1/status")
+            assert client.getresponse().status == 200
+
+
+def test_an_authority_that_is_removed_during_the_handshake_lets_nobody_in(there: Remote) -> None:
+    other = there.certificates.directory / "other.pem"
+    other.write_bytes(trustme.CA().cert_pem.bytes())
+    with there.connect() as sock:
+        sock.sendall(client_hello())
+        assert sock.recv(1)  # the server has begun
+        there.admit(client_ca=other)
+        while sock.recv(1 << 16):  # it ends, long before the time for a handshake does
+            pass
+    assert len(there.plane.server.connections) == 0
 
 
 def test_a_name_that_keeps_its_role_keeps_its_connection(there: Remote) -> None:

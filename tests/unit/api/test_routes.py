@@ -97,6 +97,15 @@ def test_resync_with_wait_streams_until_done(
     assert (done["event"], ResyncDone.model_validate(done).ok) == ("done", True)
 
 
+def test_a_resync_that_left_one_out_is_not_ok(plane: ControlPlane) -> None:
+    plane.controller.volumes |= {"data": "SUSPENDED", "wal": "SIMPLEX"}
+    body = {"targets": ["db"], "wait": True, "partial": True}
+    done = list(plane.lines("POST", "/v1/resync", body))[-1]
+    assert (done["event"], done["ok"]) == ("done", False)
+    assert [each["name"] for each in done["volumes"]] == ["data"]
+    assert [each["name"] for each in done["refused"]] == ["wal"]
+
+
 def test_a_resync_that_fails_ends_with_done_and_not_ok(plane: ControlPlane) -> None:
     plane.controller.broken = {"wal"}
     plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
@@ -245,3 +254,25 @@ def test_requests_may_follow_a_stream_on_the_same_connection_at_once(plane: Cont
                 more = sock.recv(65536)
                 assert more, data
                 data += more
+
+
+class Counted(dict[str, list[str]]):
+    """Groups that count how often one is looked up."""
+
+    looked_up = 0
+
+    def __getitem__(self, name: str) -> list[str]:
+        self.looked_up += 1
+        return super().__getitem__(name)
+
+
+def test_a_group_that_is_named_many_times_is_looked_up_once(plane: ControlPlane) -> None:
+    plane.controller.groups = groups = Counted(plane.controller.groups)
+    code, answer = plane.ask("GET", "/v1/status?" + "&".join(["target=db"] * 1000))
+    assert (code, len(answer["volumes"])) == (200, 2)
+    assert groups.looked_up < 10
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_a_number_that_nothing_can_be_is_a_mistake(plane: ControlPlane, digits: int) -> None:
+    check_problem(plane.ask("DELETE", f"/v1/leases/x?fence={'9' * digits}"), 400, 2, "fence")

@@ -41,6 +41,18 @@ def test_a_request_has_its_parts() -> None:
     assert (request.keep_alive, request.chunked, request.error) == (True, True, None)
 
 
+def test_bodies_of_requests_that_wait_are_bounded_together() -> None:
+    half = POST.replace(b"5", b"60").replace(b"hello", b"x" * 60)
+    reader = fed(half, half)
+    assert len(reader.requests) == 1
+    assert reader.error is not None
+    assert reader.error.status == 413
+    reader = fed(half)
+    reader.requests.clear()
+    reader.feed(half)
+    assert reader.error is None
+
+
 def test_a_slash_that_is_quoted_does_not_end_a_segment() -> None:
     (request,) = fed(b"GET /v1/leases/a%2Fb HTTP/1.1\r\nHost: x\r\n\r\n").requests
     assert request.segments == ("v1", "leases", "a/b")

@@ -13,6 +13,7 @@ from duplexd.errors import (
     DuplexdError,
     ForbiddenError,
     NotFoundError,
+    UnreachableError,
     WrongStateError,
 )
 from duplexd.nbd.uri import NbdUri
@@ -63,6 +64,9 @@ def test_unreachable_controller_is_an_error_that_says_what_to_add(
         address("beta", listen, host)
 
 
+BOTH = ["a b", "logs"]
+
+
 class _Status:
     name = "beta"
 
@@ -74,6 +78,7 @@ class _Status:
     ) -> None:
         self.path = self.read = ""
         self._reading = reading
+        self.volumes = [{"name": "a b", "state": "DUPLEX"}, {"name": "wal", "state": state}]
         self._status = {
             "controller": {
                 "name": "beta",
@@ -81,7 +86,8 @@ class _Status:
                 "group_protocol": protocol,
                 "nbd": [UNIX],
             },
-            "volumes": [{"name": "a b", "state": "DUPLEX"}, {"name": "wal", "state": state}],
+            "volumes": self.volumes,
+            "groups": [{"name": "logs", "volumes": ["wal"]}],
         }
 
     async def call(self, _method: str, path: str, **_: Any) -> dict[str, Any]:
@@ -95,7 +101,7 @@ class _Status:
 
 async def test_volumes_and_address_come_from_the_controller() -> None:
     control = _Status()
-    member = await find(cast("Control", control), ["a b", "logs"], None, None)
+    member = await find(cast("Control", control), BOTH, None, None)
     assert control.path == "/v1/status?target=a%20b&target=logs"
     assert (member.name, member.volumes) == ("beta", ("a b", "wal"))
     assert [(volume.title, str(volume.uri)) for volume in volumes_of([member])] == [
@@ -116,25 +122,42 @@ async def test_volumes_and_address_come_from_the_controller() -> None:
 async def test_address_in_the_groups_file_is_used_literally_for_a_tunnel_may_end_here(
     nbd: str, found: NbdUri
 ) -> None:
-    member = await find(cast("Control", _Status()), ["wal"], "beta.example", parse_address(nbd))
+    member = await find(cast("Control", _Status()), BOTH, "beta.example", parse_address(nbd))
     assert member.address == found
+
+
+@pytest.mark.parametrize("targets", [["a b"], ["logs"], ["other"]])
+async def test_volumes_that_nobody_asked_for_are_not_written_to(targets: list[str]) -> None:
+    with pytest.raises(UnreachableError, match=r"it answers with .*nothing is written there"):
+        await find(cast("Control", _Status()), targets, None, None)
+
+
+async def test_an_answer_without_a_volume_is_refused() -> None:
+    control = _Status()
+    control.volumes.clear()
+    with pytest.raises(UnreachableError, match=r"it answers with \[\]"):
+        await find(cast("Control", control), BOTH, None, None)
+
+
+def test_an_address_of_a_later_version_is_passed_over() -> None:
+    assert address("beta", ["vsock:3:10809", UNIX], None) == NbdUri(socket="/run/n.sock")
 
 
 @pytest.mark.parametrize("protocol", [None, 2])
 async def test_controller_of_another_version_is_refused(protocol: int | None) -> None:
     with pytest.raises(WrongStateError, match="run the same version"):
-        await find(cast("Control", _Status(protocol)), ["wal"], None, None)
+        await find(cast("Control", _Status(protocol)), BOTH, None, None)
 
 
 async def test_volume_without_a_secondary_is_refused() -> None:
     with pytest.raises(WrongStateError, match="beta:wal has no secondary"):
-        await find(cast("Control", _Status(state="SIMPLEX")), ["wal"], None, None)
+        await find(cast("Control", _Status(state="SIMPLEX")), BOTH, None, None)
 
 
 async def test_client_without_permission_to_read_is_refused_before_anything_is_written() -> None:
     control = _Status(reading=ForbiddenError)
     with pytest.raises(ForbiddenError):
-        await find(cast("Control", control), ["a b"], None, None)
+        await find(cast("Control", control), BOTH, None, None)
     assert re.fullmatch(r"/v1/cuts/[0-9a-f]{16}/volumes/a%20b", control.read)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 from duplexd.api.routes import ROUTES
 from duplexd.client import answers
 from duplexd.client.shapes import ShapeError
-from duplexd.errors import UndecidedError, UnreachableError
-from tests.unit.client.members import CUT, members, phases
+from duplexd.errors import DuplexdError, UndecidedError, UnreachableError
+from tests.support.fake_member import problem
+from tests.unit.client.members import CUT, after, members, phases
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from duplexd.client import Client
     from duplexd.json_object import Json
 
 EVIL_IDS = ["../leases/x", "c HTTP/1.1\r\nX: y", "", "c" * 17, 5, None, ["c" * 16]]
@@ -65,6 +68,118 @@ async def test_no_cut_is_released_that_a_lease_made_up(tmp_path: Path, cut_id: o
         assert "release" not in alpha.asked
 
 
+EVIL = "\x1b[2J\nduplexctl: all is well\u202e"
+
+
+async def refused(client: Client, command: str) -> str:
+    """The error that a command of the group ends with."""
+    with pytest.raises(DuplexdError) as raised:
+        await getattr(client, command)("db")
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("controller", "volume"),
+    [
+        ({"starting": {"text": EVIL, "fraction": 0.5}}, {}),
+        ({"version": EVIL, "group_protocol": 0}, {}),
+        ({"failed": EVIL}, {}),
+        ({"name": EVIL}, {}),
+        ({}, {"state": EVIL}),
+        ({}, {"state": "SUSPENDED", "reason": EVIL}),
+        ({}, {"failing": {EVIL: 5}}),
+        ({}, {"state": "SUSPENDED", "secondary": None}),
+    ],
+)
+async def test_no_text_of_a_member_writes_a_line_of_its_own_into_an_error(
+    tmp_path: Path, controller: Json, volume: Json
+) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_alpha, beta)):
+        beta.controller |= controller
+        status = beta.status()
+        status["volumes"][0] |= volume
+        beta.plant["status"] = 200, status
+        text = await refused(client, "suspend")
+        assert "beta" in text
+        assert text.isprintable()
+
+
+@pytest.mark.parametrize("request_of", ["quiesce", "open"])
+async def test_no_reason_of_a_member_does(tmp_path: Path, request_of: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_alpha, beta)):
+        if request_of == "quiesce":
+            lease = {"id": "1", "volumes": ["data"], "hold_s": 2.0, "fence": 7}
+            ended = {"event": "ended", "reason": EVIL, "verdict": "void"}
+            lines = [{"event": "held", "lease": lease}, ended]
+            beta.plant["quiesce"] = 200, b"".join(json.dumps(x).encode() + b"\n" for x in lines)
+        else:
+            beta.plant["open"] = after(lambda: beta.end("deadline"))
+            beta.plant["refuse"] = beta.plant["abort"] = problem(409, 5, EVIL)
+        try:
+            result = await client.suspend("db")
+            text = result.why
+        except DuplexdError as error:
+            text = str(error)
+        assert text
+        assert text.isprintable()
+
+
+async def test_a_cut_of_members_with_such_names_is_not_known_by_them(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_alpha, beta)):
+        status = at_a_cut(beta.engine.status(), CUT)
+        status["volumes"][0]["secondary"]["cut"]["members"] = ["beta", EVIL]
+        beta.plant["status"] = 200, status
+        text = await refused(client, "settle")
+        assert "which the groups file does not know" in text
+        assert text.isprintable()
+
+
+@pytest.mark.parametrize("missing", ["id", "volumes", "hold_s", "fence"])
+async def test_a_hold_that_cannot_be_named_is_no_hold(tmp_path: Path, missing: str) -> None:
+    lease = {"id": "1", "volumes": ["data"], "hold_s": 2.0, "fence": 7}
+    del lease[missing]
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        beta.plant["quiesce"] = 200, json.dumps({"event": "held", "lease": lease}).encode() + b"\n"
+        assert f"beta: {beta.path} gave an answer that cannot be used: lease.{missing}" in (
+            await refused(client, "suspend")
+        )
+        assert not alpha.held
+
+
+async def test_lines_that_a_later_version_has_are_left_alone(tmp_path: Path) -> None:
+    later: Json = {"event": "later"}
+    done = {"event": "done", "ok": True, "equal": True, "volumes": []}
+    started = {"event": "started", "job": "1", "volumes": []}
+    lines = b"".join(json.dumps(each).encode() + b"\n" for each in (started, later, done))
+    async with members(tmp_path, "alpha", "beta") as (client, both):
+        for member in both:
+            member.plant["resync"] = member.plant["verify"] = 200, lines
+        seen: list[Json] = []
+        await client.resync("db", wait=True, progress=lambda _name, line: seen.append(line))
+        assert {line["event"] for line in seen} == {"started", "done"}
+        assert (await client.verify("db", progress=lambda _n, line: seen.append(line))).equal
+
+
+async def test_a_progress_that_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    row = {"name": "data", "state": "PENDING"}
+    line = json.dumps({"event": "progress", "volumes": [row]}).encode() + b"\n"
+    async with members(tmp_path, "alpha", "beta") as (client, (_alpha, beta)):
+        beta.plant["resync"] = 200, line
+        with pytest.raises(UnreachableError, match=r"beta: .*volumes\.0\.done_bytes"):
+            await client.resync("db", wait=True)
+
+
+async def test_all_that_answer_release_although_one_does_not(tmp_path: Path) -> None:
+    leases = [
+        {"id": cut[0], "volumes": ["data"], "hold_s": 2.0, "cut": cut} for cut in (CUT, "d" * 16)
+    ]
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        alpha.plant["status"] = 200, alpha.status() | {"leases": leases}
+        beta.plant["release"] = problem(503, 7, "it is not there")
+        assert "it is not there" in await refused(client, "release")
+        assert alpha.asked.count("release") == len(leases)
+
+
 async def test_a_vote_for_another_cut_is_no_vote(tmp_path: Path) -> None:
     vote = {
         "id": CUT,
@@ -103,7 +218,15 @@ def test_one_wrong_value_in_a_status_is_found_or_used_by_nobody(data: st.DataObj
 
 
 STATUS: Json = {
-    "controller": {"name": "beta", "sequence": 1, "failed": "", "version": "1", "nbd": ["x"]},
+    "controller": {
+        "name": "beta",
+        "sequence": 1,
+        "failed": "",
+        "version": "1",
+        "nbd": ["x"],
+        "journal": {"used_bytes": 1, "size_bytes": 1, "oldest_sequence": 1},
+    },
+    "groups": [{"name": "g", "volumes": ["data"]}],
     "volumes": [
         {
             "name": "data",

@@ -101,6 +101,43 @@ async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> Non
         await link.call("POST", "/v1/resync", timeout_s=0.05)
 
 
+BUSY = (*problem(429, 1, "others ask so much"), ("retry-after", "1"))
+
+
+async def test_a_busy_controller_is_asked_again_within_the_time_of_the_request(
+    member: FakeMember, link: Http
+) -> None:
+    async def first() -> tuple[object, ...]:
+        member.plant.pop("status")
+        return (*problem(429, 1, "others ask so much"), ("retry-after", "0"))
+
+    member.plant["status"] = first
+    assert (await link.call("GET", "/v1/status", timeout_s=10.0))["controller"]["name"] == "alpha"
+    assert member.asked == ["status", "status"]
+
+
+@pytest.mark.parametrize("timeout_s", [0.4, None])
+async def test_a_controller_that_stays_busy_is_said_to_be(
+    member: FakeMember, link: Http, timeout_s: float | None
+) -> None:
+    link.limits = replace(link.limits, answer_seconds_max=0.4)
+    member.plant["status"] = BUSY
+    with pytest.raises(TimedOutError, match=r"^alpha: busy: .* no time .* within 0\.4 s"):
+        await link.call("GET", "/v1/status", timeout_s=timeout_s)
+    assert 2 <= member.asked.count("status") < 10
+    assert not link.silent
+
+
+async def test_a_command_that_met_a_limit_is_not_sent_again(member: FakeMember, link: Http) -> None:
+    member.plant["suspend"] = BUSY
+    with pytest.raises(DuplexdError, match="others ask so much"):
+        await link.call("POST", "/v1/suspend", {}, 5.0)
+    member.plant["status"] = problem(429, 1, "a limit of another kind")
+    with pytest.raises(DuplexdError, match="another kind"):
+        await link.call("GET", "/v1/status", timeout_s=5.0)
+    assert member.asked == ["suspend", "status"]
+
+
 async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
     member: FakeMember, link: Http
 ) -> None:

@@ -39,7 +39,8 @@ async def refused(
 
 async def test_mixed_versions_are_named(tmp_path: Path) -> None:
     def old(alpha: FakeMember, beta: FakeMember) -> None:
-        beta.controller = {"name": "beta"}
+        for key in ("version", "group_protocol"):
+            del beta.controller[key]
 
     match = (
         r"alpha: duplexd 0\.1\.0, group protocol 1, beta: duplexd of an old version, no"

@@ -44,8 +44,13 @@ def ill(beta: FakeMember) -> None:
     beta.plant["status"] = problem(500, 1, "a bug")
 
 
+def busy(beta: FakeMember) -> None:
+    beta.plant["status"] = (*problem(429, 1, "others ask so much"), ("retry-after", "5"))
+
+
 TROUBLE: dict[str, tuple[Callable[[FakeMember], None], int, str]] = {
     "hung": (hung, 7, "beta: no answer within 10 s"),
+    "busy": (busy, 8, "beta: busy: "),
     "broken": (broken, 7, "beta: broke off at "),
     "forbidden": (forbidden, 4, "beta: it needs the role observe"),
     "another": (

@@ -22,6 +22,11 @@ CASES = {
         "[nbd]\nlissten = []",
         "nbd.lissten: unknown key; did you mean 'listen'?",
     ),
+    "keys that are shared": (
+        "[nbd]",
+        '[nbd.tls]\npsk_file = "keys.psk"\n[nbd]',
+        "nbd.tls: pre-shared keys (psk) are not offered",
+    ),
     "unknown key of control": (
         "[control]",
         "[control]\ngrp = 1",

@@ -56,6 +56,10 @@ OPEN = {
         WITH_CA + table(FAR, 'tls = "optional"'),
         "lets in every machine",
     ),
+    "TLS with a list of all addresses": (
+        TLS + table(FAR, 'allow = ["user:1000", "address:0.0.0.0/0"]'),
+        "lets in every machine",
+    ),
     "TLS without certificates of clients": (
         TLS + table(FAR),
         "set client_ca in [nbd.tls], or allow for this listener",
@@ -131,6 +135,26 @@ def test_a_mode_is_octal(mode: str, tmp_path: Path) -> None:
 def test_what_is_not_a_mode_is_a_mistake(mode: str, tmp_path: Path) -> None:
     (line,) = mistakes(text(f"listen = [{UNIX}]\nmode = {mode}"), tmp_path)
     assert "is not a mode; expected three octal digits" in line
+
+
+@pytest.mark.parametrize("mode", ["0060", "0460", "0066", "0266"])
+def test_a_mode_that_keeps_the_daemon_out_is_a_mistake(mode: str, tmp_path: Path) -> None:
+    (line,) = mistakes(text(f'listen = [{UNIX}]\nmode = "{mode}"'), tmp_path)
+    assert "takes access from the daemon itself" in line
+
+
+@pytest.mark.parametrize(("mode", "count"), [("0666", 1), ("0642", 1), ("0644", 0), ("0660", 0)])
+def test_images_that_every_user_may_overwrite_are_a_mistake(
+    mode: str, count: int, tmp_path: Path
+) -> None:
+    written = text(f"listen = [{UNIX}]").replace(
+        "[controller]\n", f'[controller]\nimage_mode = "{mode}"\n', 1
+    )
+    assert "image_mode" in written
+    lines = mistakes(written, tmp_path) if count else []
+    assert [line.partition(":")[0] for line in lines] == ["controller.image_mode"] * count
+    if not count:
+        assert parse(written, tmp_path / "f.toml").controller.image_mode == int(mode, 8)
 
 
 OBSERVE = 'group_role = "observe"'

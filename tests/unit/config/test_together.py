@@ -49,9 +49,18 @@ CASES = {
     "image in the journal": (
         '"wal.img"',
         '"state/journal/0001.seg"',
-        "is part of the journal; put the image outside of controller.state_dir",
+        "is inside controller.state_dir, where only the journal and what belongs to it may be",
     ),
-    "image is the checkpoint": ('"wal.img"', '"state/checkpoint"', "is part of the journal"),
+    "image is the checkpoint": (
+        '"wal.img"',
+        '"state/checkpoint"',
+        "is inside controller.state_dir",
+    ),
+    "image beside the journal": (
+        '"wal.img"',
+        '"state/images/wal.img"',
+        "is inside controller.state_dir, where only the journal and what belongs to it may be",
+    ),
     "unknown member": (
         '["data", "wal"]',
         '["data", "wall"]',

@@ -1,4 +1,4 @@
-"""The states of a group's cut: every state with every event."""
+"""The states of a cut: every state with every event."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from duplexd.core import cut_states
 from duplexd.core.cut_states import (
     ABORT,
     AGREE,
+    ALONE,
     CONSISTENT,
     CUT,
     EVENTS,
+    LOSE,
     NONE,
     READY,
     STATES,
@@ -57,6 +59,15 @@ def test_only_a_prepared_cut_can_be_committed() -> None:
         READY,
         CONSISTENT,
     ]
+
+
+@pytest.mark.parametrize("state", [READY, CONSISTENT])
+def test_a_later_failure_changes_no_promise(state: str) -> None:
+    assert after(state, LOSE) == state
+
+
+def test_a_cut_of_one_controller_is_decided_when_it_is_durable() -> None:
+    assert after(CUT, ALONE) == CONSISTENT
 
 
 def test_a_prepared_cut_is_not_aborted_by_request() -> None:

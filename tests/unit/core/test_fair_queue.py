@@ -23,12 +23,15 @@ LIMITS = dataclasses.replace(
     EngineLimits(),
     batch_bytes_max=64 * KIB,
     shared_cost_max=24 * KIB,
+    shared_piece_bytes=8 * KIB,
+    shared_batches=3,
     turn_cost=8 * KIB,
     change_cost_bytes=1 * KIB,
     record_bytes_max=8 * KIB,
     zero_bytes_first=16 * KIB,
     zero_bytes_max=64 * KIB,
 )
+SHORT_PIECES = dataclasses.replace(LIMITS, shared_piece_bytes=2 * KIB)
 WITHOUT_END = 1 << 40
 SIZE = 1 << 20
 
@@ -54,10 +57,10 @@ VOLUMES = [volume(number) for number in range(1, 5)]
 class Day:
     """A queue, and what was put into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: EngineLimits = LIMITS) -> None:
         self.peer = Peer()
         self.done: list[PairChange] = []
-        self.queue = FairQueue(LIMITS, PieceSizes(LIMITS), self.done.extend)
+        self.queue = FairQueue(limits, PieceSizes(limits), self.done.extend)
 
     def change(
         self, number: int, length: int, kind: int = WRITE, peer: Peer | None = None
@@ -102,6 +105,38 @@ def test_a_change_that_comes_alone_is_in_the_next_batch() -> None:
     day.take()
     (alone,) = day.add(1, KIB)
     assert alone in day.take()
+
+
+def test_batches_stay_small_for_a_while_after_another_volume_came() -> None:
+    day = Day()
+    day.add(0, *[1 * KIB] * 256)
+    day.add(1, 1 * KIB)
+    costs = [cost(day.take()) for _ in range(4)]
+    assert costs == [LIMITS.shared_cost_max] * 3 + [LIMITS.batch_bytes_max]
+
+
+def test_a_write_beside_another_volume_is_taken_in_shorter_pieces() -> None:
+    day = Day(SHORT_PIECES)
+    first, second = day.add(0, 7 * KIB, 7 * KIB)
+    day.add(1, 1 * KIB)
+    pieces: list[PairChange] = []
+    while batch := day.take():
+        pieces += [change for change in batch if change.volume is VOLUMES[0]]
+    assert [piece.length // KIB for piece in pieces] == [2, 2, 2, 1] * 2
+    for piece in pieces:
+        piece.client.finished([piece])
+    assert day.done == [first, second]
+
+
+def test_a_write_that_is_in_pieces_already_goes_on_so_when_its_volume_is_alone() -> None:
+    day = Day(dataclasses.replace(SHORT_PIECES, shared_batches=1))
+    day.add(1, 1 * KIB)
+    day.add(0, 8 * KIB)
+    lengths: list[int] = []
+    while batch := day.queue.take(6 * KIB):
+        day.queue.began()
+        lengths += [change.length // KIB for change in batch if change.volume is VOLUMES[0]]
+    assert lengths == [2, 6]
 
 
 def test_what_exceeds_a_turn_is_paid_with_later_ones() -> None:

@@ -223,7 +223,7 @@ def test_an_image_of_a_later_start_shows_that_the_state_directory_is_older(
 ) -> None:
     judgement = judge(KNOWN, recorded, found(mark=mark(generation=8)), Facts())
     assert judgement.kind == "newer"
-    assert "in use at start 8 of this controller, and the state directory knows 7" in judgement.why
+    assert "start 8 of this controller, but the state directory ends at start 7" in judgement.why
 
 
 def test_an_image_that_was_found_to_be_newer_stays_so_however_often_the_daemon_starts() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from duplexd.core import invariants, pair_states
 from duplexd.core.cut import Cut
+from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.invariants import broken
-from duplexd.core.ledger import CONSISTENT, Ledger
+from duplexd.core.ledger import Ledger
 from duplexd.core.markers import (
     JOURNAL,
     MAP,

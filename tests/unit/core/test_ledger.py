@@ -10,8 +10,9 @@ import pytest
 
 import duplexd
 from duplexd.backend import TRIM, WRITE
+from duplexd.core.cut_states import CONSISTENT, CUT, VOID
 from duplexd.core.image_record import Image
-from duplexd.core.ledger import CONSISTENT, ONLY_THE_MAP, UNCOMMITTED, VOID, Ledger, Place
+from duplexd.core.ledger import ONLY_THE_MAP, UNCOMMITTED, Ledger, Place
 from duplexd.core.markers import (
     JOURNAL,
     KINDS,
@@ -174,7 +175,7 @@ def test_swap_of_a_suspended_pair_gives_up_what_follows_its_cut() -> None:
     assert grains(pair.changed) == list(range(SIZE // GRAIN)), "all of the new secondary is unknown"
     assert pair.primary_image == Image("s", "/b", "", 1, True, 1, after=sequence), "no older record"
     assert pair.secondary_image == Image("p", "/a", "", 1, True, 1, after=sequence)
-    assert (before.verdict, pair.cut is before) == (CONSISTENT, False)
+    assert (before.verdict, pair.cut is before) == (None, False)
 
 
 def test_regions_add_up() -> None:
@@ -195,7 +196,7 @@ def test_a_cut_suspends_all_pairs_at_one_number() -> None:
     assert data.cut is not None
     cut = data.cut
     assert (cut.id, cut.sequence, cut.time_us) == ("c1", sequence, sequence * 1000)
-    assert (cut.tag, cut.verdict, cut.members) == ("nightly", CONSISTENT, ())
+    assert (cut.tag, cut.state, cut.verdict, cut.members) == ("nightly", CUT, None, ())
     assert {(pair.state, pair.reason, pair.changed) for pair in (data, wal)} == {
         (SUSPENDED, "by command", None)
     }
@@ -243,7 +244,13 @@ def test_void_reaches_every_pair_of_the_cut_and_no_other() -> None:
     story.mark(MakeCut("c2", "", [3]))
     story.mark(Void("c1"))
     verdicts = [pair.cut.verdict for pair in story.ledger.pairs.values() if pair.cut]
-    assert verdicts == [VOID, VOID, CONSISTENT]
+    assert verdicts == [VOID, VOID, None]
+
+
+def test_a_cut_of_this_controller_alone_is_consistent_once_its_secondaries_are_durable() -> None:
+    story = suspended("data", "wal")
+    story.mark(Stood("c1"))
+    assert story.ledger.state_of("c1") == CONSISTENT
 
 
 def test_an_unknown_cut_that_was_aborted_is_remembered_as_void() -> None:
@@ -275,6 +282,8 @@ def test_a_grade_is_kept_with_its_cut() -> None:
 
 def cut_again(story: Story, cut_id: str, members: list[str]) -> None:
     story.mark(MakeCut(cut_id, "", [1], "db", members))
+    if not members:
+        story.mark(Stood(cut_id))
     story.mark(Resync("j", JOURNAL, [1]))
     story.mark(Equal([1]))
 
@@ -304,7 +313,7 @@ def test_a_forgotten_cut_that_a_secondary_is_at_is_found_by_its_pair() -> None:
     story.mark(MakeCut("c2", "", [2]))
     assert list(story.ledger.cuts) == ["c2"]
     assert story.ledger.cut("c1") is story.pair(1).cut
-    assert story.ledger.state_of("c1") == CONSISTENT
+    assert story.ledger.state_of("c1") == CUT
 
 
 # failures
@@ -320,7 +329,7 @@ def test_fail_suspends_the_group_at_an_earlier_number() -> None:
     assert (wal.state, wal.reason, grains(wal.changed)) == (SUSPENDED, "by group freeze", [1])
     assert data.cut is wal.cut
     assert data.cut is not None
-    assert (data.cut.sequence, data.cut.verdict, data.cut.why) == (2, CONSISTENT, "I/O error")
+    assert (data.cut.sequence, data.cut.state, data.cut.why) == (2, CUT, "I/O error")
     assert wal.tracked_bytes == GRAIN
     assert [pair.applied for pair in (data, wal)] == [2, 2]
 
@@ -355,6 +364,26 @@ def test_a_cut_that_loses_a_secondary_is_void_and_says_why() -> None:
     story.mark(Fail("f1", 2, [1], [1], [], "/b/data.img: I/O error", {}))
     assert (old.verdict, old.why) == (VOID, "/b/data.img: I/O error")
     assert story.pair(2).cut is old
+
+
+@pytest.mark.parametrize("promise", [Stood("c1"), Ready("c1")])
+def test_a_secondary_that_fails_later_changes_no_verdict(promise: Marker) -> None:
+    story = suspended("data", "wal", members=["alpha"] if isinstance(promise, Ready) else [])
+    story.mark(promise)
+    old = story.ledger.cuts["c1"]
+    before = old.state
+    story.mark(Fail("f1", 2, [1], [1], [1], "/b/data.img: I/O error", {}))
+    assert (old.state, old.why) == (before, "")
+    assert story.pair(2).cut is old
+    assert story.pair(1).cut is story.ledger.cuts["f1"]
+
+
+def test_a_cut_that_a_failure_made_has_no_verdict_until_it_is_durable() -> None:
+    story = duplex("data", "wal")
+    failed(story)
+    assert story.ledger.cuts["f1"].verdict is None
+    story.mark(Stood("f1"))
+    assert story.ledger.cuts["f1"].verdict == CONSISTENT
 
 
 # copies and resyncs

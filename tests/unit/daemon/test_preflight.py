@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.config import load
+from duplexd.config.load import parse
 from duplexd.daemon import checking, preflight
 from tests.unit.daemon.files import config, config_text
 
@@ -49,6 +51,30 @@ def test_what_was_never_an_image_is_a_mistake_at_any_time(tmp_path: Path) -> Non
     served_before(tmp_path)
     (tmp_path / "p").mkdir()
     assert short(preflight.look_at_images(config(tmp_path))) == [("volumes.v.primary", False)]
+
+
+@pytest.mark.parametrize("named", ["by number", "by name"])
+def test_observers_that_write_to_volumes_are_found_by_whatever_name(
+    tmp_path: Path, named: str
+) -> None:
+    own = os.getegid()
+    group = str(own) if named == "by number" else grp.getgrgid(own).gr_name
+    observers = f'group_role = "observe"\ngroup = "{group}"'
+    text = config_text().replace('socket = "c"', f'socket = "c"\n{observers}')
+    (problem,) = preflight.look(parse(text, tmp_path / "f.toml"))
+    assert problem.line.startswith(f'control.group_role: "observe" is for the group {group!r}')
+
+
+@pytest.mark.parametrize("path", ["/proc/w.img", "/sys/kernel/w.img", "/dev/w.img"])
+def test_no_image_is_created_where_no_disk_is(tmp_path: Path, path: str) -> None:
+    (problem,) = preflight.look_at_images(config(tmp_path, p=path))
+    assert "no image can be created; give the path of a block device, or of a file" in problem.line
+    assert not problem.forbidden
+
+
+def test_a_file_of_the_kernel_is_no_image(tmp_path: Path) -> None:
+    (problem,) = preflight.look_at_images(config(tmp_path, p="/proc/version"))
+    assert "is a file below /proc, where nothing is kept" in problem.line
 
 
 def test_a_reload_takes_no_image_that_cannot_be_used(tmp_path: Path) -> None:

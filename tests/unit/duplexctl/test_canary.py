@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
+from duplexd.canary.members import Member
 from duplexd.config.groups_file import Groups, parse
-from duplexd.duplexctl.canary import canary_targets, report_text
+from duplexd.duplexctl.canary import canary_targets, check_reserved, report_text
 from duplexd.duplexctl.cli import run
 from duplexd.duplexctl.texts import cut_text
 from duplexd.errors import ConfigurationError, NotFoundError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_MAX
+from duplexd.nbd.uri import NbdUri
+
+if TYPE_CHECKING:
+    from duplexd.client.http import Http
 
 CONTROLLERS = "".join(
     f'[controllers.{name}]\nsocket = "/run/{name}.sock"\n' for name in ("alpha", "beta")
@@ -52,6 +59,16 @@ def test_all_volumes_are_written_to_only_when_asked() -> None:
         "alpha": ["data", "canary"],
         "beta": ["wal", "more", "canary"],
     }
+
+
+def test_a_controller_does_not_say_what_is_reserved() -> None:
+    class Control:
+        name = "beta"
+
+    member = Member(cast("Http", Control()), NbdUri(socket="/n"), ("canary", "data"))
+    check_reserved([member], {"beta": ["canary", "data"]})
+    with pytest.raises(ConfigurationError, match=r"beta: data would be written to, and is not"):
+        check_reserved([member], {"beta": ["canary"]})
 
 
 def test_unknown_group_is_not_found() -> None:

@@ -22,6 +22,9 @@ GROUP = {
 }
 
 
+CUT_WITHOUT_VERDICT = {"id": "c" * 16, "sequence": 1, "time": 1.0}
+
+
 def status_of(count: int) -> dict[str, Any]:
     names = [f"vol{number:04}" for number in range(count)]
     return FakeController(
@@ -244,3 +247,32 @@ def test_a_name_in_a_coloured_status_moves_no_cursor() -> None:
     console.print(views.ControllerView(status, None).renderable())
     assert isinstance(console.file, io.StringIO)
     assert r"certificate \x1b[2J" in console.file.getvalue()
+
+
+def test_the_first_line_of_events_moves_no_cursor() -> None:
+    status = status_of(1)
+    status["controller"]["failed"] = "gone\n\x1b[2Jcontroller alpha is well"
+    text = texts.event_text({"event": "state"}, views.head_line(status))
+    assert r"gone\n\x1b[2Jcontroller" in text
+
+
+@pytest.mark.parametrize("moment", [1e15, -1e15, 2**63])
+def test_a_time_of_no_calendar_is_shown_as_a_number(moment: float) -> None:
+    event = {"event": "suspended", "time": moment}
+    assert texts.event_text(event) == f"{moment} suspended"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"state": ""},
+        {"state": "SUSPENDED", "secondary": None, "rebuild": {"possible": False}},
+        {"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT_WITHOUT_VERDICT}},
+    ],
+)
+def test_a_volume_that_no_daemon_of_ours_has_is_shown(strange: dict[str, Any]) -> None:
+    status = status_of(1)
+    status["volumes"][0] |= strange
+    shown = views.ControllerView(status, 24)
+    assert status["volumes"][0]["name"] in shown.text()
+    assert drawn(shown, 100, 24)

@@ -46,8 +46,12 @@ def ctl(
 
 def at_terminal(plane: ControlPlane, typed: str, *arguments: str) -> tuple[int, str]:
     """Run a command on a terminal where somebody types that: (exit code, what the screen shows)."""
+    return typed_at_terminal(typed, "--socket", str(plane.path), *arguments)
+
+
+def typed_at_terminal(typed: str, *arguments: str) -> tuple[int, str]:
     parent, child = pty.openpty()
-    command = [*MAIN, "--socket", str(plane.path), *arguments]
+    command = [*MAIN, *arguments]
     process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, cwd=ROOT)
     os.close(child)
     os.write(parent, typed.encode())
@@ -107,6 +111,21 @@ def test_a_terminal_is_asked_before_an_image_is_adopted(
     ended, seen = at_terminal(plane, typed, "adopt", "data")
     assert "data: /a/data.img: was emptied" in seen
     assert (ended, list(plane.controller.refused)) == (code, refused)
+
+
+def test_a_terminal_is_asked_where_a_controller_does_not_say_what_would_be_lost(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    groups = tmp_path / "groups.toml"
+    groups.write_text(
+        f'[controllers.fake]\nsocket = "{plane.path}"\n'
+        f'[controllers.beta]\nsocket = "{tmp_path}/nobody.sock"\n'
+        '[groups.all]\nmembers = ["fake:wal", "beta:wal"]\n'
+    )
+    arguments = ["--groups", str(groups), "swap", "all", "--lose-changes"]
+    ended, seen = typed_at_terminal("n\n", *arguments)
+    assert "beta: no answer, so this is not known there" in seen
+    assert (ended, plane.controller.swapped) == (1, set())
 
 
 def test_an_end_of_input_at_the_question_changes_nothing(plane: ControlPlane) -> None:

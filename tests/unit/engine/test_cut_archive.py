@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core import cut_states
-from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
+from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Stood, Void
 from duplexd.errors import NotFoundError
 from tests.unit.engine.cores import running
 from tests.unit.engine.parts import NAMES, SMALL, Parts
@@ -36,8 +36,9 @@ def after(parts: Parts, marker: Marker, cut_id: str = CUT) -> Cut:
 
 def test_a_cut_is_consistent_only_once_it_is_settled() -> None:
     parts = Parts()
-    cut = after(parts, MakeCut(CUT, "", [1, 2]))
+    after(parts, MakeCut(CUT, "", [1, 2]))
     parts.archive.unsettled.add(CUT)
+    cut = after(parts, Stood(CUT))
     assert (cut.verdict, parts.archive.verdict(cut)) == ("consistent", None)
     pair = parts.archive.of_pair(parts.pair())
     assert pair is not None

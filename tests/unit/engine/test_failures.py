@@ -197,6 +197,7 @@ async def test_a_torn_write_is_healed_and_the_secondary_stays_usable(error: int)
         assert (pair.state, pair.usable) == ("SUSPENDED", True)
         assert core.image("data", "b")[:8192] == b"a" * 8192
         assert pair.cut is not None
+        await core.controller.settling.wait(pair.cut)
         assert pair.cut.verdict == "consistent"
 
 

@@ -249,7 +249,7 @@ async def test_a_secondary_that_was_replaced_votes_void_and_the_vote_says_which(
         assert "/b/data.img" in vote["why"]
 
 
-async def test_a_consistent_cut_that_loses_a_secondary_later_is_announced_as_void() -> None:
+async def test_a_consistent_cut_that_loses_a_secondary_later_stays_consistent() -> None:
     async with running(TWO) as core:
         await ready(core)
         await core.controller.cuts.decide(CUT, cut_states.AGREE)
@@ -257,9 +257,21 @@ async def test_a_consistent_cut_that_loses_a_secondary_later_is_announced_as_voi
         pair = core.pair("wal")
         pair.secondary_dirty = True  # as after a start: it may hold what is not on the disk
         await core.controller.checkpointer.sync_secondaries([pair])
-        assert core.controller.cuts.show(CUT)["verdict"] == "void"
+        shown = core.controller.cuts.show(CUT)
+        assert (shown["verdict"], shown["volumes"]) == ("consistent", ["data"])
         events = [event for event in core.named("suspended") if event["cut"] == CUT]
-        assert [event["verdict"] for event in events] == ["consistent", "void"]
+        assert [event["verdict"] for event in events] == ["consistent"]
+
+
+async def test_a_promise_outlives_the_secondary_it_was_given_for() -> None:
+    """Others may have been told of it, and know the cut to be consistent."""
+    async with running(TWO) as core:
+        await ready(core)
+        core.secondary("wal").fail("sync")
+        core.pair("wal").secondary_dirty = True
+        await core.controller.checkpointer.sync_secondaries([core.pair("wal")])
+        answer = await core.controller.cuts.decide(CUT, cut_states.AGREE)
+        assert (answer["verdict"], answer["volumes"]) == ("consistent", ["data"])
 
 
 @pytest.mark.parametrize("reason", [ends.DEADLINE, ends.BY_OWNER])

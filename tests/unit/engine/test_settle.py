@@ -79,30 +79,94 @@ async def test_a_secondary_that_cannot_be_made_durable_makes_the_cut_void() -> N
         assert verdicts(core) == dict.fromkeys(BOTH, "void"), "a restart does not improve it"
 
 
-async def test_a_cut_that_its_pairs_leave_while_it_is_settled_is_void() -> None:
-    """A suspend that finds them at it, and a resync, at the same time: it may have no reader
-    now.
-    """
-    async with running(TWO) as core:
-        result = await core.controller.suspend(BOTH)
-        await core.controller.resync(BOTH)
-        cut = core.controller.archive.find(result["cut"])
-        await core.controller.settling.settle([core.pair(name) for name in BOTH], cut)
-        assert cut.verdict == "void"
-        timeline = core.controller.timeline
-        assert timeline.writer.synced == timeline.written
+async def frozen(core: Core) -> str:
+    """A write that fails suspends both pairs; the cut."""
+    await core.write("wal", 0, b"x" * 4096)
+    await core.write("data", 0, b"x" * 4096)
+    core.secondary("data").fail("write", times=1)
+    await core.write("data", 0, b"y" * 4096)
+    return str(core.named("suspended")[-1]["cut"])
 
 
 async def test_a_cut_that_a_freeze_made_is_durable_before_it_is_called_consistent() -> None:
     async with running(TWO, DB) as core:
-        await core.write("wal", 0, b"x" * 4096)
-        await core.write("data", 0, b"x" * 4096)
-        core.secondary("data").fail("write", times=1)
-        await core.write("data", 0, b"y" * 4096)
+        cut = await frozen(core)
+        assert verdicts(core) == dict.fromkeys(BOTH, None)
         assert core.disk.unsynced("/b/wal.img") > 0
         result = await core.controller.suspend(BOTH)
-        assert (result["verdict"], result["already"]) == ("consistent", True)
+        assert (result["verdict"], result["cut"], result["already"]) == ("consistent", cut, True)
         assert core.disk.unsynced("/b/wal.img") == 0
+
+
+async def test_a_cut_that_a_freeze_made_is_settled_without_being_asked_for() -> None:
+    async with running(TWO, DB) as core:
+        cut = core.controller.archive.find(await frozen(core))
+        await core.controller.settling.wait(cut)
+        assert verdicts(core) == dict.fromkeys(BOTH, "consistent")
+        assert core.disk.unsynced("/b/wal.img") == 0
+
+
+async def test_a_cut_that_a_freeze_made_is_void_if_one_of_its_secondaries_is_not_durable() -> None:
+    async with running(TWO, DB) as core:
+        core.secondary("wal").fail("sync")
+        cut = core.controller.archive.find(await frozen(core))
+        await core.controller.settling.wait(cut)
+        assert cut.verdict == "void"
+
+
+async def lose(core: Core, name: str) -> None:
+    """The secondary of a suspended pair fails."""
+    core.secondary(name).fail("sync")
+    core.pair(name).secondary_dirty = True  # as after a start: it may hold what is not on the disk
+    await core.controller.checkpointer.sync_secondaries([core.pair(name)])
+
+
+async def test_a_secondary_that_fails_later_changes_no_verdict_of_the_others() -> None:
+    async with running(TWO, DB) as core:
+        cut = (await core.controller.suspend(BOTH))["cut"]
+        await lose(core, "wal")
+        assert verdicts(core) == {"data": "consistent", "wal": "void"}
+        assert core.controller.cuts.show(cut)["volumes"] == ["data"]
+        disk = core.disk
+    async with running(TWO, DB, disk) as core:
+        assert core.controller.cuts.show(cut)["verdict"] == "consistent"
+
+
+async def test_one_that_was_asked_for_alone_stays_consistent_when_another_one_fails() -> None:
+    async with running(TWO, DB) as core:
+        cut = await frozen(core)
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+        await lose(core, "wal")
+        again = await core.controller.suspend(["data"])
+        assert (again["verdict"], again["cut"]) == ("consistent", cut)
+
+
+async def test_a_settled_cut_stays_consistent_when_its_pairs_leave_it() -> None:
+    async with running(TWO) as core:
+        cut = (await core.controller.suspend(BOTH))["cut"]
+        await core.controller.resync(["wal"])
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+        await core.controller.resync(["data"])
+        assert core.controller.cuts.show(cut)["verdict"] == "consistent"
+
+
+def test_a_cut_whose_daemon_dies_before_its_verdict_is_settled_by_the_next_start() -> None:
+    disk = new_disk()
+
+    async def unsettled() -> str:
+        core = await Core.begin(disk, settings(TWO, DB))
+        cut = await frozen(core)
+        assert verdicts(core) == dict.fromkeys(BOTH, None)
+        await core.crash(power=False)
+        return cut
+
+    async def again(cut: str) -> None:
+        async with running(TWO, DB, disk) as core:
+            assert verdicts(core) == dict.fromkeys(BOTH, None)
+            await core.controller.settling.wait(core.controller.archive.find(cut))
+            assert verdicts(core) == dict.fromkeys(BOTH, "consistent")
+
+    run(again(run(unsettled())))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -285,6 +285,7 @@ async def test_no_change_reaches_the_new_primary_before_the_swap_is_durable() ->
             if not core.pair().record.swapped:
                 await asyncio.sleep(0)
         assert core.pair().record.swapped
+        core.controller.leases.stop()  # as the deadline of a lease would, if it were one
         number = core.controller.timeline.writer.sequence
         assert await core.write("data", 0, b"x") == 0
         assert core.controller.timeline.writer.synced >= number

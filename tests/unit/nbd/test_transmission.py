@@ -160,7 +160,7 @@ def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> No
     assert (cut.broken, cut.ended) == (whole.broken, whole.ended)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(COMMANDS, max_size=12),
     st.lists(st.sampled_from([1, 27, 28, 29, 1000, 65536, 70_000]), max_size=40),

@@ -48,6 +48,8 @@ def test_addresses_are_parsed_and_written_alike(text: str, uri: NbdUri) -> None:
         "nbd://localhost/data#1",
         "nbd://localhost/%ff",
         "nbd+unix:///data?socket=/%ff",
+        "nbd://localhost/\udcff",  # as Python has an argument that is not UTF-8
+        "nbd+unix:///data?socket=/\udcff",
         "nbd+unix:///data?sokcet=/s",
         "nbd+unix:///data?socket=",
         "nbd+unix:///data?socket=/s&",

@@ -104,11 +104,12 @@ def put(receiver: Receiver, data: bytes) -> list[Request]:
     last.
     """
     requests: list[Request] = []
-    while data:
+    rest = memoryview(data)
+    while rest:
         buffer = receiver.buffer()
-        count = min(len(buffer), len(data))
-        buffer[:count] = data[:count]
-        data = data[count:]
+        count = min(len(buffer), len(rest))
+        buffer[:count] = rest[:count]
+        rest = rest[count:]
         for *fields, payload in receiver.received(count):
             kept = None if payload is None else bytearray(payload)
             requests.append((*fields, kept))  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ import pytest_asyncio
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.nbd_server.peer_places import Shares
+from duplexd.nbd_server.reach import Policy
 from duplexd.net.address import TcpAddress, UnixAddress
 from duplexd.runtime.turns import TurnLoop
 from tests.unit.nbd_server.memory_backend import MemoryBackend
@@ -40,12 +42,20 @@ def limits() -> NbdLimits:
     return NbdLimits(connection_share_bytes=0, request_bytes=0, connection_receive_bytes=16 << 10)
 
 
+@pytest.fixture
+def shares() -> Shares:
+    return Shares()
+
+
 @pytest_asyncio.fixture
 async def listeners(
-    backend: MemoryBackend, limits: NbdLimits, tmp_path: Path
+    backend: MemoryBackend, limits: NbdLimits, shares: Shares, tmp_path: Path
 ) -> AsyncIterator[Listeners]:
     listeners = Listeners(
-        backend, [UnixAddress(f"{tmp_path}/nbd.sock"), TcpAddress("127.0.0.1", 0)], limits
+        backend,
+        [UnixAddress(f"{tmp_path}/nbd.sock"), TcpAddress("127.0.0.1", 0)],
+        limits,
+        Policy(shares=shares),
     )
     await listeners.start()
     yield listeners

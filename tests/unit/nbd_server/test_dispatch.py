@@ -165,7 +165,7 @@ async def test_what_one_turn_of_the_loop_does_of_a_wake_up_is_bounded(
 async def test_reads_from_memory_fill_one_reply_buffer_in_a_turn(
     backend: MemoryBackend, negotiated: Negotiated
 ) -> None:
-    wire, limits = Written(), NbdLimits()
+    wire, limits = Written(), NbdLimits(turn_requests_max=256)
     server = Server(backend, asyncio.get_running_loop(), limits, NO_POLICY)
     asked: list[int] = []
     _, dispatch = begin(

@@ -228,7 +228,7 @@ async def test_reads_in_threads_are_bounded(
         for _ in range(8):
             peer.nbd.read(0, MIB)
         await peer.send()
-    await eventually(lambda: len(backend.reads) == 6)
+    await eventually(lambda: listeners.server.reading.used == 6 * MIB)
     await asyncio.sleep(0.05)
     assert listeners.server.reading.used == 6 * MIB
     backend.reads_wait = False

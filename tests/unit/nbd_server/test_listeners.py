@@ -14,6 +14,7 @@ from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.nbd_server.peer_places import Shares
 from duplexd.net.address import TcpAddress, UnixAddress
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 
@@ -138,10 +139,8 @@ async def test_handshake_has_a_time_limit_and_transmission_has_none(
     await listeners.stop()
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [NbdLimits(connections_max=2, connections_per_peer_max=2, connections_per_volume_max=2)],
-)
+@pytest.mark.parametrize("limits", [NbdLimits(connections_max=2)])
+@pytest.mark.parametrize("shares", [Shares(peer=2, volume=2)])
 async def test_connections_beyond_the_limit_are_closed(
     connect: Connect, listeners: Listeners
 ) -> None:

@@ -94,7 +94,7 @@ async def served(
 async def arrive(server: Server, ours: socket.socket, theirs: socket.socket) -> Guest:
     ours.setblocking(False)
     theirs.setblocking(False)
-    wire = Wire(server.loop, ours, Connection(server, LISTENER), server.reading)
+    wire = Wire(server.loop, ours, Connection(server, LISTENER), server.reading, server.sends)
     wire.start()
     client = Guest(server, wire, theirs)
     assert await client.read(18) == m.greeting(3)

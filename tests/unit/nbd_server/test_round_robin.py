@@ -97,3 +97,26 @@ def test_one_that_fails_does_not_keep_the_others_from_their_turns() -> None:
         loop.turn()
     loop.turn()
     assert log == ["b"]
+
+
+def test_those_with_little_to_do_share_a_turn_until_its_time_is_over() -> None:
+    loop, log = Loop(), list[str]()
+    now = iter(range(100))
+    turns = RoundRobin(loop.soon, seconds=2.5, clock=lambda: next(now))
+    for name in "abcde":
+        turns.ask(Worker(name, turns, log))
+    loop.turn()
+    assert "".join(log) == "abc"
+    loop.turn()
+    assert "".join(log) == "abcde"
+
+
+def test_nobody_has_two_turns_in_one_of_the_loop() -> None:
+    loop, log = Loop(), list[str]()
+    turns = RoundRobin(loop.soon, seconds=9, clock=lambda: 0)
+    turns.ask(Worker("a", turns, log, wants=2))
+    turns.ask(Worker("b", turns, log, wants=2))
+    loop.turn()
+    assert "".join(log) == "ab"
+    loop.turn()
+    assert "".join(log) == "abab"

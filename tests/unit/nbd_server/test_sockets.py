@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import pytest_asyncio
 
 from duplexd.nbd_server.budget import Budget
+from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.sockets import Acceptor, Wire
 from tests.unit.nbd_server.peer import eventually
 
@@ -21,6 +23,10 @@ LARGE = 4 << 20
 
 def no_limit() -> Budget:
     return Budget(1 << 40, asyncio.get_running_loop().call_soon)
+
+
+def turns() -> RoundRobin:
+    return RoundRobin(asyncio.get_running_loop().call_soon)
 
 
 class Seen:
@@ -70,7 +76,7 @@ async def wired() -> AsyncIterator[Wired]:
     ours.setblocking(False)
     client.setblocking(False)
     seen = Seen()
-    wire = Wire(asyncio.get_running_loop(), ours, seen, no_limit())
+    wire = Wire(asyncio.get_running_loop(), ours, seen, no_limit(), turns())
     wire.start()
     with client:
         yield Wired(wire, seen, client)
@@ -195,10 +201,32 @@ async def test_clients_wait_while_there_are_no_descriptors() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     seen = Seen()
     full = cast("socket.socket", Full(listening))
-    acceptor = Acceptor(asyncio.get_running_loop(), full, lambda: seen, no_limit())
+    acceptor = Acceptor(asyncio.get_running_loop(), full, lambda: seen, no_limit(), turns())
     with socket.create_connection(listening.getsockname()) as client:
         client.send(b"patient")
         await eventually(lambda: seen.received == b"patient")
         acceptor.close()
         assert seen.wire is not None
         seen.wire.abort()
+
+
+async def test_what_is_queued_is_sent_in_order_and_in_turns(wired: Wired) -> None:
+    parts = [bytes([number]) * (1 << 20) for number in range(4)]
+    wired.wire.write(b"first")
+    wired.wire.queue(parts)
+    received = bytearray()
+    await eventually(lambda: len(wired.client.recv(1, socket.MSG_PEEK)) > 0)
+    while len(received) < 5 + LARGE:
+        await asyncio.sleep(0)
+        with contextlib.suppress(BlockingIOError):
+            received += wired.client.recv(LARGE)
+    assert received == b"first" + b"".join(parts)
+    assert wired.wire.unsent_bytes == 0
+
+
+async def test_what_is_queued_is_forgotten_with_the_socket(wired: Wired) -> None:
+    wired.wire.queue([bytes(1 << 20)] * 4)
+    wired.wire.abort()
+    await eventually(lambda: wired.seen.events[-1:] == ["lost"])
+    assert wired.wire.unsent_bytes == 0
+    assert wired.wire.budget.used == 0

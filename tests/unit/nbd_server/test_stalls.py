@@ -9,8 +9,8 @@ import pytest
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd_server.peer_places import Places
-from duplexd.nbd_server.seldom import SeldomLog
+from duplexd.nbd_server.peer_places import Places, Shares
+from duplexd.nbd_server.reach import Policy
 from duplexd.nbd_server.stalls import Progress
 from tests.unit.nbd_server.peer import eventually
 
@@ -97,9 +97,7 @@ def test_time_without_a_request_does_not_count() -> None:
     assert not progress.stalled(40, 5, None)
 
 
-@pytest.mark.parametrize(
-    "limits", [NbdLimits(connections_per_peer_max=2, connections_per_volume_max=9)]
-)
+@pytest.mark.parametrize("shares", [Shares(peer=2)])
 async def test_a_peer_gets_no_more_places_than_its_own(
     connect: Connect, listeners: Listeners
 ) -> None:
@@ -112,14 +110,14 @@ async def test_a_peer_gets_no_more_places_than_its_own(
 
 
 def test_places_are_kept_for_other_peers() -> None:
-    places = Places(NbdLimits(connections_max=8))
+    places = Places(8, Shares())
     assert [bool(places.take(1000)) for _ in range(8)] == [False] * 6 + [True] * 2
     assert [bool(places.take(2000)) for _ in range(3)] == [False] * 2 + [True]
     places.leave(1000)
     assert not places.take(2000)
 
 
-@pytest.mark.parametrize("limits", [NbdLimits(connections_per_volume_max=1)])
+@pytest.mark.parametrize("shares", [Shares(volume=1)])
 async def test_a_volume_gets_no_more_connections_than_its_own(connect: Connect) -> None:
     await connect()
     with pytest.raises(Exception, match="has 1 connections"):
@@ -127,14 +125,31 @@ async def test_a_volume_gets_no_more_connections_than_its_own(connect: Connect) 
     await connect("wal")
 
 
-def test_lines_about_clients_are_seldom(capsys: pytest.CaptureFixture[str]) -> None:
-    now = 0.0
-    seldom = SeldomLog(lambda: now, NbdLimits(log_lines_burst=3, log_lines_per_second=1.0))
-    for _ in range(10):
-        seldom.info("it came")
-    seldom.info("something else")
-    now = 1.0
-    seldom.info("it came")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
-    assert "omitted=7" in lines[-1]
+@pytest.mark.parametrize("shares", [Shares(peer=1)])
+async def test_a_reload_changes_how_many_places_each_may_have(
+    connect: Connect, listeners: Listeners
+) -> None:
+    await connect()
+    assert await (await connect(None)).closed()
+    listeners.server.admit(Policy(shares=Shares(peer=4, volume=1)), {})
+    with pytest.raises(Exception, match="has 1 connections"):
+        await connect()
+    await connect("wal")
+
+
+@pytest.mark.parametrize("shares", [Shares(peer=2)])
+async def test_connections_keep_their_places_when_there_are_fewer(
+    connect: Connect, listeners: Listeners
+) -> None:
+    peers = [await connect(), await connect()]
+    listeners.server.admit(Policy(shares=Shares(peer=1)), {})
+    assert (await peers[1].reply(peers[1].nbd.read(0, 4))).data == bytes(4)
+
+
+@pytest.mark.parametrize("limits", [NbdLimits(log_lines_burst=3)])
+async def test_lines_about_clients_are_seldom(
+    connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(5):
+        await connect()
+    assert capsys.readouterr().out.count("NBD client connected") == 3

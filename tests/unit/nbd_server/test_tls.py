@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -342,22 +343,31 @@ def timers() -> Timers:
 def test_handshakes_take_turns(timers: Timers) -> None:
     turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[float]()
     for who in "abc":
-        turns.ask(who, lambda: begun.append(timers.now))
+        turns.ask(who, 1, lambda: begun.append(timers.now))
     while timers.due:
         timers.go_on()
     assert begun == pytest.approx([5.0, 5.1, 5.2])
     timers.now = 60.0
-    turns.ask("d", lambda: begun.append(timers.now))
+    turns.ask("d", 1, lambda: begun.append(timers.now))
     timers.go_on()
     assert begun[-1] == 60.0
+
+
+def test_handshakes_of_one_peer_do_not_come_before_those_of_others(timers: Timers) -> None:
+    turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[str]()
+    for who, peer in (("a", 1), ("b", 1), ("c", 1), ("d", 2), ("e", 2)):
+        turns.ask(who, peer, partial(begun.append, who))
+    while timers.due:
+        timers.go_on()
+    assert "".join(begun) == "adbec"
 
 
 def test_who_has_gone_takes_no_turn(timers: Timers) -> None:
     turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[str]()
     for who in range(1000):
-        turns.ask(who, lambda: begun.append("gone"))
-        turns.withdraw(who)
-    turns.ask("here", lambda: begun.append("here"))
+        turns.ask(who, 1, lambda: begun.append("gone"))
+        turns.withdraw(who, 1)
+    turns.ask("here", 2, lambda: begun.append("here"))
     while timers.due:
         timers.go_on()
     assert begun == ["here"]

@@ -13,6 +13,7 @@ from duplexd.runtime.turns import TurnLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 TURNS_MAX = 10_000
 
@@ -224,3 +225,49 @@ def test_it_also_runs_whole() -> None:
 
     with asyncio.Runner(loop_factory=TurnLoop) as runner:
         assert runner.run(work()) == b"hello"
+
+
+def test_what_was_due_before_an_event_comes_before_it(
+    loop: TurnLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    seen: list[int] = []
+    loop.add_reader(ours, seen.append, 1)
+    theirs.send(b"x")
+    loop.call_soon(loop.remove_reader, ours)
+    loop.turn(False)
+    loop.turn(False)
+    assert seen == []
+
+
+def test_clients_that_connect_at_once_are_all_accepted(loop: TurnLoop, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    accepted: list[socket.socket] = []
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    wrong: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: wrong.append(context))
+
+    def connect() -> None:
+        for client in clients:
+            client.connect(path)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        listener.bind(path)
+        listener.listen()
+
+        async def accept() -> None:
+            while True:
+                accepted.append((await loop.sock_accept(listener))[0])
+
+        task = loop.create_task(accept())
+        loop.turn(False)
+        loop.call_soon(connect)
+        loop.call_later(0, int)  # due, so that asyncio's own turn follows, and sees the clients
+        turns_until(loop, lambda: len(accepted) == len(clients) or wrong)
+        task.cancel()
+        turns_until(loop, task.done)
+    for each in (*clients, *accepted):
+        each.close()
+    assert not wrong
+    assert len(accepted) == len(clients)

@@ -1,0 +1,151 @@
+"""Long READs: which piece is read next, and what becomes of the whole."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import pytest
+
+from duplexd.limits import NbdLimits
+from duplexd.nbd_server.long_read import LongRead, ReadTurns
+from duplexd.units import KIB, MIB
+from tests.unit.nbd_server.memory_backend import MemoryVolume
+from tests.unit.nbd_server.peer import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.backend import Backend, Volume
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+    from tests.unit.nbd_server.peer import Peer
+
+    Connect = Callable[..., Awaitable[Peer]]
+
+
+class Call(NamedTuple):
+    volume: Volume
+    offset: int
+    length: int
+    done: Callable[[int, bytearray], None]
+
+    def answer(self, number: int = 0) -> None:
+        self.done(number, bytearray(0 if number else self.length))
+
+
+class Disk:
+    """A backend that reads when a test says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def read(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        _room: int,
+        done: Callable[[int, bytearray], None],
+    ) -> None:
+        self.calls.append(Call(volume, offset, length, done))
+
+
+class Owner:
+    dropped = False
+
+
+class Reader:
+    """Turns, and the outcome of what was asked."""
+
+    def __init__(self) -> None:
+        self.disk = Disk()
+        self.turns = ReadTurns(cast("Backend", self.disk), NbdLimits(volume_pieces_max=2))
+        self.outcomes: list[int] = []
+        self.data, self.wal = MemoryVolume("data", MIB), MemoryVolume("wal", MIB)
+
+    def ask(self, owner: Owner, volume: MemoryVolume, offset: int, length: int) -> None:
+        def done(number: int, _read: LongRead) -> None:
+            self.outcomes.append(number)
+
+        read = LongRead(owner, volume, offset, length, 0, 64 * KIB, False, done)
+        self.turns.ask(read)
+
+    def begun(self) -> list[int]:
+        """Offsets of the calls, in KiB."""
+        return [call.offset // KIB for call in self.disk.calls]
+
+
+def test_few_pieces_of_a_volume_are_read_at_once_and_those_of_others_do_not_wait() -> None:
+    reader = Reader()
+    reader.ask(Owner(), reader.data, 0, 512 * KIB)
+    assert reader.begun() == [0, 64]
+    reader.ask(Owner(), reader.wal, 0, 512 * KIB)
+    assert reader.begun() == [0, 64, 0, 64]
+    reader.disk.calls[0].answer()
+    assert reader.begun() == [0, 64, 0, 64, 128]
+
+
+def test_connections_take_turns_piece_by_piece() -> None:
+    reader, first, second = Reader(), Owner(), Owner()
+    reader.ask(first, reader.data, 0, 192 * KIB)
+    reader.ask(first, reader.data, 192 * KIB, 192 * KIB)
+    reader.ask(second, reader.data, 512 * KIB, 192 * KIB)
+    for at in range(9):
+        reader.disk.calls[at].answer()
+    assert reader.begun() == [0, 64, 128, 512, 192, 576, 256, 640, 320]
+    assert reader.outcomes == [0, 0, 0]
+
+
+def test_a_piece_that_fails_is_the_last_and_the_read_has_its_error() -> None:
+    reader = Reader()
+    reader.ask(Owner(), reader.data, 0, 512 * KIB)
+    reader.disk.calls[0].answer(errno.EIO)
+    assert reader.outcomes == []  # another one is being read
+    reader.disk.calls[1].answer()
+    assert reader.begun() == [0, 64]
+    assert reader.outcomes == [errno.EIO]
+
+
+def test_no_piece_is_begun_for_a_client_that_has_gone() -> None:
+    reader, owner = Reader(), Owner()
+    reader.ask(owner, reader.data, 0, 512 * KIB)
+    reader.ask(owner, reader.data, 0, 512 * KIB)
+    owner.dropped = True
+    reader.ask(Owner(), reader.data, 512 * KIB, 64 * KIB)
+    for at in range(3):
+        reader.disk.calls[at].answer()
+    assert reader.begun() == [0, 64, 512]
+    assert len(reader.outcomes) == 3
+
+
+@pytest.mark.parametrize("limits", [NbdLimits(piece_bytes_max=128 * KIB)])
+async def test_the_pieces_are_one_reply(connect: Connect, backend: MemoryBackend) -> None:
+    data = backend.volumes["data"].data
+    data[: 2 * MIB] = b"".join(number.to_bytes(4, "big") for number in range(MIB // 2))
+    peer = await connect()
+    cookie = peer.nbd.read(513, MIB + 3)
+    assert (await peer.replies(1))[cookie].data == bytes(data[513 : 516 + MIB])
+
+
+async def test_a_failed_read_leaves_the_connection_in_step(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    peer = await connect()
+    backend.volumes["data"].error = errno.EIO
+    assert (await peer.reply(peer.nbd.read(0, 4 * MIB))).error == errno.EIO
+    backend.volumes["data"].error = 0
+    assert len((await peer.reply(peer.nbd.read(0, 4 * MIB))).data) == 4 * MIB
+
+
+async def test_a_client_that_goes_in_the_middle_leaves_nothing(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    backend.reads_wait = True
+    peer = await connect()
+    peer.nbd.read(0, 8 * MIB)
+    await peer.send()
+    await eventually(lambda: len(backend.reads) == 2)
+    peer.close()
+    await eventually(lambda: backend.gone != [])
+    backend.finish_reads()
+    assert not backend.reads
