@@ -68,15 +68,6 @@ class Talk:
             raise OSError(replies[0].error, "refused")
         return replies[0]
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Raises OSError if the server refuses."""
-        self._client.write(offset, data)
-        self._socket.sendall(self._client.data_to_send())
-        while not (replies := self._client.receive(self._received())):
-            pass
-        if replies[0].error:
-            raise OSError(replies[0].error, "refused")
-
     def close(self) -> None:
         """Close the connection without a disconnect request."""
         self._socket.close()
