@@ -246,7 +246,7 @@ class Controller:
         live_changes = LiveChanges(volumes, self.leases, self.archive, followers)
         self.reloads = Reload(
             timeline, volumes, self.checkpointer, followers, self.leases, live_changes,
-            NewImages(timeline, volumes, opener), LeftImages(opener, emit),
+            NewImages(timeline, volumes, opener, live_changes), LeftImages(opener, emit),
         )  # fmt: skip
         reopening = Reopening(
             timeline, self.checkpointer, self.write_path, followers, failures, opener, workers,

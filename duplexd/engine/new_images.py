@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config, VolumeConfig
     from duplexd.core.image_record import Image
     from duplexd.core.pair import Pair
+    from duplexd.engine.live_changes import LiveChanges
     from duplexd.engine.opening import Opener, Place
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
@@ -55,10 +56,13 @@ class Prepared:
 class NewImages:
     """Of one controller."""
 
-    def __init__(self, timeline: Timeline, volumes: Volumes, opener: Opener) -> None:
+    def __init__(
+        self, timeline: Timeline, volumes: Volumes, opener: Opener, live_changes: LiveChanges
+    ) -> None:
         self._timeline = timeline
         self._volumes = volumes
         self._opener = opener
+        self._live_changes = live_changes
 
     def known(self, name: str) -> Pair | None:
         """The volume, if it is in the journal."""
@@ -75,24 +79,21 @@ class NewImages:
                 prepared.opened[name] = await to_its_end(self._open(name, volume))
                 self._refuse(name, prepared)
             else:
-                await to_its_end(self._legs(pair, old.volumes[name], volume, prepared, True))
+                await to_its_end(self._legs(pair, old, new, prepared, create=True))
 
-    async def look(self, old: Config, new: Config) -> list[Pair]:
-        """What `prepare` would raise; creates nothing, and leaves nothing open. The pairs that
-        would get another secondary.
-        """
+    async def look(self, old: Config, new: Config) -> None:
+        """Raises what `prepare` would; creates nothing, and leaves nothing open."""
         prepared = Prepared()
         try:
             for name, volume in new.volumes.items():
                 pair = self.known(name)
                 if pair is not None:
-                    await to_its_end(self._legs(pair, old.volumes[name], volume, prepared, False))
+                    await to_its_end(self._legs(pair, old, new, prepared, create=False))
                 elif name not in self._volumes.by_name:
                     await to_its_end(self._look_at_volume(name, volume))
         finally:
             for name in prepared.opened:
                 self.close(name, prepared.opened[name])
-        return [pair for name in prepared.opened if (pair := self.known(name)) is not None]
 
     # --------------------------------------------------------------------------- new volumes
 
@@ -127,17 +128,23 @@ class NewImages:
     # ------------------------------------------------------------------- volumes that are served
 
     async def _legs(
-        self, pair: Pair, old: VolumeConfig, new: VolumeConfig, prepared: Prepared, create: bool
+        self, pair: Pair, old: Config, new: Config, prepared: Prepared, create: bool
     ) -> None:
-        change = leg_change(pair, old, new)
+        change = leg_change(pair, old.volumes[pair.name], new.volumes[pair.name])
         if change.secondary_gone:
             prepared.gone.append(pair)
         if change.primary is not None:
             if not await self._is_at(pair.primary, change.primary, PRIMARY):
                 raise WrongStateError(not_the_same(pair, change.primary))
             prepared.paths[pair.primary] = change.primary.path
-        if change.secondary is not None:
-            await self._secondary(pair, change.secondary, prepared, create)
+        place, before = change.secondary, pair.secondary
+        if place is None:
+            return
+        if before is not None and await self._is_at(before, place, SECONDARY):
+            prepared.paths[before] = place.path
+            return
+        self._live_changes.check_replaced(new, [pair])  # before an image is created in vain
+        await self._secondary(pair, place, prepared, create)
 
     async def _is_at(self, leg: Leg, place: Place, role: str) -> bool:
         """Whether the image in use lies there. One that is absent is looked for there next time."""
@@ -152,9 +159,6 @@ class NewImages:
         the holes.
         """
         before, path = pair.secondary, place.path
-        if before is not None and await self._is_at(before, place, SECONDARY):
-            prepared.paths[before] = path
-            return
         if not create and not await self._opener.is_there(path, SECONDARY):
             return
         leg, new = await self._opener.leg(path, pair.size, SECONDARY, create)

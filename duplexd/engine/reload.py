@@ -74,8 +74,7 @@ class Reload:
         anything.
         """
         self._live_changes.check(old, new)
-        replaced = await self._images.look(old, new)
-        self._live_changes.check_replaced(new, replaced)
+        await self._images.look(old, new)
 
     async def reload(self, old: Config, new: Config) -> list[str]:
         """Apply `new`; returns what changed.

@@ -104,9 +104,10 @@ async def test_a_secondary_is_not_replaced_while_it_is_being_copied_to() -> None
         await core.controller.reload(slowly(settings()))
         assert core.states() == {"data": PENDING}
         for new in (with_legs(secondary=NEW), settings({"data": ""})):
-            with pytest.raises(WrongStateError, match="while it is being written"):
-                await core.controller.reload(new)
-        assert not core.disk.in_use(NEW)
+            for attempt in (core.controller.check_reload, core.controller.reload):
+                with pytest.raises(WrongStateError, match="while it is being written"):
+                    await attempt(new)
+        assert not core.disk.exists(NEW)
 
 
 async def test_a_new_secondary_that_cannot_be_used_leaves_the_pair_as_it_was() -> None:
