@@ -61,8 +61,8 @@ def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
     for each in (*UNITS, *SOCKETS):  # those that a socket names, too
         (tmp_path / each.name).write_text(
             re.sub(
-                "^ExecStart=(duplexd|duplexctl)\\b",
-                f"ExecStart={sys.executable}",
+                "^(ExecStart|ExecReload)=(duplexd|duplexctl)\\b",
+                rf"\1={sys.executable}",
                 each.read_text(),
                 flags=re.MULTILINE,
             )
