@@ -27,13 +27,13 @@ def named(seeds: range) -> str:
     return str(seeds.start)
 
 
-@pytest.mark.parametrize("seeds", chunks(80, 6700), ids=named)
+@pytest.mark.parametrize("seeds", chunks(200, 6700), ids=named)
 def test_whatever_fails_costs_only_itself(seeds: range) -> None:
     for seed in seeds:
         run(seed)
 
 
-@pytest.mark.parametrize("seeds", chunks(40, 3400), ids=named)
+@pytest.mark.parametrize("seeds", chunks(100, 3400), ids=named)
 def test_what_hangs_hangs_alone(seeds: range) -> None:
     for seed in seeds:
         run_hanging(seed)

@@ -50,7 +50,7 @@ async def wait_until(
         assert time.monotonic() < deadline, (
             f"not within {seconds} s: {what}: {found}\n{daemon.log()[-4000:]}"
         )
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.03)
 
 
 async def wait_state(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.support.cluster import Cluster
 
-PAUSE_SECONDS = 0.02  # what must not be seen would stay so
+PAUSE_SECONDS = 0.1  # what must not be seen would stay so; each look costs all controllers
 
 
 class Sights:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.vm.machine import Machine
 
 PROGRESS_TIMEOUT_S = 600.0
-POLL_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.3
 
 # What Linux logs when a block device or the file system on it is in trouble.
 TROUBLE = re.compile(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.vm.machine import Machine
 
 COMMAND_TIMEOUT_S = 300.0  # more than what the unit has for its start
-POLL_INTERVAL_S = 0.5
+POLL_INTERVAL_S = 1.0  # each look costs the guest about half of that
 UNPACKED_ALREADY = "python3 -m venv"  # the one line of the page that needs a network
 
 
