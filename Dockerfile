@@ -18,6 +18,7 @@ ENV PATH=/opt/duplexd/bin:$PATH PYTHONDONTWRITEBYTECODE=1 DUPLEXD_SOCKET=/run/du
 USER duplexd
 VOLUME ["/var/lib/duplexd", "/data"]
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=2m CMD ["duplexctl", "status"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=2m \
+    CMD ["duplexctl", "health", "--service"]
 ENTRYPOINT ["duplexd"]
 CMD ["run", "--config", "/etc/duplexd/duplexd.toml"]

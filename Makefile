@@ -23,7 +23,7 @@ ARGS :=
 # a file system for it. The last three compile a client that Python's index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs systemd passwd login \
-	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev
+	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 

@@ -25,6 +25,8 @@ SECONDARY_TIMEOUT_SECONDS_DEFAULT = 5.0
 PRIMARY_TIMEOUT_SECONDS_DEFAULT = 30.0
 DISK_TIMEOUT_SECONDS_MIN = 0.5
 DISK_TIMEOUT_SECONDS_MAX = 3600.0
+SUSPENDED_SECONDS_DEFAULT = 24 * 3600.0  # longer than a backup takes
+EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 MEMBERS_MAX = 256  # controllers that take a cut together
@@ -174,6 +176,7 @@ class ApiLimits:
     owner_connections_min: int = 16  # of these, those kept for root and the daemon's user
     observers_max: int = 64  # connections of all who may only look
     observer_connections_max: int = 16  # of one of them: a user, or the name of a certificate
+    exporter_connections_max: int = 16  # of [metrics] listen, beside the others
     roleless_max: int = 16  # connections of all certificates without a role
     roleless_connections_max: int = 4
     look_share: float = 0.05  # of the event loop, for requests that look: of each kind of peer
@@ -193,6 +196,7 @@ class ApiLimits:
     handshake_seconds_min: float = 1.0  # that none is broken off for others who want its place
     peer_silent_seconds_max: int = 10  # a TLS peer that acknowledges nothing for so long is gone
     events_queued_max: int = 1024  # for one listener; beyond it the listener is disconnected
+    threads_answer_seconds_max: float = 3.0  # for /healthz to hear of the disk threads
     heartbeat_seconds: float = 0.25  # a hold's stream has a line at least this often
     progress_seconds: float = 0.25
 
@@ -259,6 +263,9 @@ class DaemonLimits:
     reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large
     reserve_retry_seconds: float = 30.0  # while there is no room for it
     reserve_check_seconds: float = 600.0  # whether it is large enough still
+    health_look_seconds: float = 10.0  # between two looks at what is not well, for the log
+    room_look_seconds: float = 30.0  # between two looks at what room the images have
+    room_answer_seconds_max: float = 5.0  # for a disk to say that
     descriptors_reserve: int = 64  # for what is opened now and then: segments, checkpoints, logs
     connections_min: int = 8  # of NBD clients; with fewer descriptors than that takes, no start
 

@@ -1,4 +1,4 @@
-"""Sizes as people write them: binary units, exact, no floats.
+"""Sizes and times as people write them: binary units, exact, no floats.
 
 A size that is rounded is a volume of another size, so a fraction is accepted only where it comes
 out as whole bytes. Decimal units (MB) are refused rather than guessed at. Pure.
@@ -57,3 +57,30 @@ def format_size(size_bytes: int) -> str:
         if abs(round(value, 1)) < 1024:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} TiB"
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)\s*")
+
+
+def parse_duration(text: object) -> float:
+    """Seconds of `"90s"`, `"30m"`, `"8h"`, `"7d"`, `"2w"` or a number. Raises ValueError."""
+    match = None
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        match = _DURATION.fullmatch(f"{text:f}" if isinstance(text, float) else str(text))
+    elif isinstance(text, str):
+        match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f'{text!r} is not a time; write for example "90m", "8h", "7d" or a number of seconds'
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """`2 h`, `36 h`, `3 days`: one unit, rounded down, for display."""
+    whole = max(0, int(seconds))
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if whole >= 2 * size:
+            return f"{whole // size} {name}"
+    return f"{whole} s"

@@ -18,7 +18,7 @@ from duplexd.api.event_hub import EventHub
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from duplexd.api.access import Peer
     from duplexd.api.models.request_model import (
@@ -79,6 +79,11 @@ class Controller(Protocol):
     @property
     def failed(self) -> str:
         """Why changes are refused; empty while they are accepted."""
+        ...
+
+    @property
+    def sequence(self) -> int:
+        """The last number given out."""
         ...
 
     @property
@@ -146,6 +151,7 @@ class Actions:
         self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
         self.holds: dict[str, Lease] = {}
+        self.differing: dict[str, str] = {}  # what the last verify found, by volume
         self.stopping = False
         self._log = structlog.get_logger("duplexd.api")
         controller.listeners.append(self.hub.publish)
@@ -183,6 +189,10 @@ class Actions:
                 lease for lease in status["leases"] if names.intersection(lease.get("volumes", ()))
             ],
         }
+
+    def resolve(self, targets: list[str]) -> list[str]:
+        """The volumes that targets mean; none for none. Raises NotFoundError."""
+        return self._resolve(targets) if targets else []
 
     async def quiesce(
         self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = ""
@@ -314,7 +324,18 @@ class Actions:
 
         Legal for DUPLEX and SUSPENDED. A cancellation stops it.
         """
-        return await self.controller.verify(self._resolve(targets), progress)
+        result = await self.controller.verify(self._resolve(targets), progress)
+        self._compared(result["volumes"])
+        return result
+
+    def _compared(self, rows: Iterable[Json]) -> None:
+        """Health shows what was not equal, until it is compared again."""
+        for row in rows:
+            self.differing.pop(row["name"], None)
+            if not row["equal"]:
+                place = f"the legs differ, first at byte {row.get('first_difference')}"
+                why = row.get("why") or place
+                self.differing[row["name"]] = f"the last verify found that {why}"
 
     async def swap(self, peer: Peer, request: SwapRequest) -> Json:
         """Let the two images of each pair change roles.

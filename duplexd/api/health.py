@@ -1,34 +1,31 @@
-"""What /readyz says: whether the controller takes changes, and which volumes have a fault.
+"""What the API says of health: alive, ready, well. Each is another question.
 
-Ready is about the controller, because who asks it decides about all of it: a balancer that takes a
-daemon out of use for one dead secondary would turn a lost mirror into an outage. So a volume with a
-fault is listed in an answer that is still 200. A pair that somebody suspended, or that is being
-copied, is not listed: nothing is wrong with it. Pure.
+/healthz      Does the daemon answer: its event loop, and its disk threads? One that does not
+              answer here should be restarted. A disk that hangs is no reason for that.
+/readyz       Does the controller take changes? Not about single volumes, because who asks it
+              decides about all of it: a balancer that takes a daemon out of use for one dead
+              secondary would turn a lost mirror into an outage. They are listed in the answer.
+/v1/health    Is anything not well? Everything that costs service or redundancy, as findings
+              (`core/findings.py`). `duplexctl health` asks this, and metrics count them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
+from duplexd.core.findings import Around, Expected, Finding, find, of_controller
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from duplexd.json_object import Json
 
 
 def unready(controller: Json) -> str:
-    """Why the controller of a status takes no changes at present; empty if it takes them.
-
-    What is final, a controller that failed, is not in it: see `Controller.failed`.
-    """
-    if refused := controller.get("refused"):
-        return f"the controller refuses changes for now: {refused}"
-    waiting_s = controller["journal"].get("waiting_s") or 0.0
-    if waiting_s < JOURNAL_SILENT_SECONDS_MAX:
-        return ""
-    return f"changes wait: the disk of the journal has not answered for {waiting_s:.0f} s"
+    """Why the controller of a status takes no changes; empty if it takes them."""
+    return next((f"the controller {each.text}" for each in of_controller(controller)), "")
 
 
 def degraded(volumes: Iterable[Json]) -> list[Json]:
@@ -56,3 +53,60 @@ def fault(volume: Json) -> str:
         if leg.get("error"):
             return f"{role}: {leg['error']}"
     return ""
+
+
+async def _at_once() -> None:
+    """There are no threads to ask."""
+
+
+class Outlook(NamedTuple):
+    """What health knows beside the controller: its disks, what is expected, its threads."""
+
+    around: Callable[[], Around] = Around
+    expected: Callable[[], Expected] = Expected
+    threads: Callable[[], Awaitable[None]] = _at_once
+
+
+class HealthOf:
+    """The health of one controller. `differing`: see `Around`."""
+
+    def __init__(
+        self, status: Callable[[], Json], differing: Mapping[str, str], outlook: Outlook
+    ) -> None:
+        self._status = status
+        self._differing = differing
+        self._outlook = outlook
+
+    def findings(self, status: Json) -> list[Finding]:
+        """All that is not well, by this status."""
+        around = self._outlook.around()._replace(differing=self._differing)
+        return find(status, around, self._outlook.expected(), time.time())
+
+    def all(self) -> list[Finding]:
+        """All that is not well now."""
+        return self.findings(self._status())
+
+    def around(self) -> Around:
+        """What is known of the disks."""
+        return self._outlook.around()
+
+    def show(self, names: Iterable[str]) -> Json:
+        """The findings of these volumes, if any are named, and of the controller."""
+        status, wanted = self._status(), {*names, ""}
+        found = self.findings(status)
+        if len(wanted) > 1:
+            found = [each for each in found if each.volume in wanted]
+        return {
+            "controller": status["controller"]["name"],
+            "well": not found,
+            "volumes": len(status["volumes"]) if len(wanted) == 1 else len(wanted) - 1,
+            "findings": [{**each._asdict(), "severity": each.severity} for each in found],
+        }
+
+    async def threads_silent(self, seconds: float) -> bool:
+        """Whether no disk thread answers in this time."""
+        try:
+            await asyncio.wait_for(self._outlook.threads(), seconds)
+        except TimeoutError:
+            return True
+        return False

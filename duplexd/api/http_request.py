@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions
+    from duplexd.api.health import HealthOf
     from duplexd.api.wire import Request
     from duplexd.limits import ApiLimits
 
@@ -25,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 class Context:
     """What the endpoints work with."""
 
-    __slots__ = ("actions", "limits", "ready", "scrape", "whole_status")
+    __slots__ = ("actions", "health", "limits", "ready", "scrape", "whole_status")
 
     def __init__(
         self,
@@ -33,11 +34,13 @@ class Context:
         limits: ApiLimits,
         scrape: Callable[[], Callable[[], bytes]],
         ready: Callable[[], bool],
+        health: HealthOf,
     ) -> None:
         self.actions = actions
         self.limits = limits
         self.scrape = scrape  # see `scrape.Scrape.prepare`
         self.ready = ready
+        self.health = health
         # of all volumes, for all who asked at that time; see `lanes.once_a_turn`
         self.whole_status = once_a_turn(lambda: encode(actions.status()))
 

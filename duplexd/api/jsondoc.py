@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from duplexd.api.models import base
 from duplexd.api.models import cut_model as cuts
+from duplexd.api.models import health_model as health
 from duplexd.api.models import line_model as lines
 from duplexd.api.models import request_model as requests
 from duplexd.api.models import roles_model as roles
@@ -106,7 +107,7 @@ def _link(model: type[BaseModel]) -> str:
 
 def _models() -> Iterator[type[BaseModel]]:
     """All of them, each where it is defined."""
-    for module in (requests, status, cuts, lines, roles, base):
+    for module in (requests, status, health, cuts, lines, roles, base):
         defined = (
             value
             for value in vars(module).values()

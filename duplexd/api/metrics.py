@@ -14,31 +14,20 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    SummaryMetricFamily,
 )
 
 import duplexd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
-    from duplexd.api.histogram import Histogram, LoopLag
+    from duplexd.api.loop_lag import LoopLag
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
+    from duplexd.runtime.histogram import Histogram
 
-STATES = ("SIMPLEX", "PENDING", "DUPLEX", "SUSPENDED")
-
-# Status fields of a volume that are a gauge each: field, name, help
-_VOLUME_GAUGES = (
-    ("held", "duplexd_volume_held", "1 while changes wait at the gate"),
-    ("connections", "duplexd_nbd_connections", "NBD connections"),
-    ("changed_bytes", "duplexd_changed_bytes", "what a resync by map would copy"),
-    ("served", "duplexd_volume_served", "0 while NBD clients are refused"),
-    ("swapped", "duplexd_volume_swapped", "1 while the configured secondary is the primary"),
-    ("size", "duplexd_volume_size_bytes", "size of the volume"),
-)
 _COUNTERS = (
     ("batches", "duplexd_batches_total", "batches written to the journal"),
     (
@@ -111,7 +100,6 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
         ("duplexd_cuts_undecided", "group cuts in doubt", len(status["cuts"])),
     ):
         yield GaugeMetricFamily(name, text, value)
-    yield from volume_metrics(status["volumes"])
 
 
 def _refuses(controller: Json, failed: str) -> bool:
@@ -119,46 +107,16 @@ def _refuses(controller: Json, failed: str) -> bool:
     return bool(failed or controller.get("refused"))
 
 
-def volume_metrics(volumes: Iterable[Json]) -> Iterator[Metric]:
-    """The rows of the status, one sample each."""
-    state = GaugeMetricFamily(
-        "duplexd_pair_state", "1 for the state that the pair is in", labels=("volume", "state")
-    )
-    legs = GaugeMetricFamily(
-        "duplexd_leg_failed", "1 if that image is not in use", labels=("volume", "role")
-    )
-    lag = GaugeMetricFamily(
-        "duplexd_secondary_lag_bytes",
-        "changes that the secondary has yet to apply",
-        labels=("volume",),
-    )
-    gauges = {
-        field: GaugeMetricFamily(name, text, labels=("volume",))
-        for field, name, text in _VOLUME_GAUGES
-    }
-    for volume in volumes:
-        name, secondary = volume["name"], volume["secondary"]
-        for each in STATES:
-            state.add_metric((name, each), volume["state"] == each)
-        for field, gauge in gauges.items():
-            gauge.add_metric((name,), volume[field])
-        lag.add_metric((name,), secondary["lag_bytes"] if secondary else 0)
-        for role in ("primary", "secondary"):
-            legs.add_metric((name, role), bool((volume[role] or {}).get("error")))
-    yield from (state, lag, legs, *gauges.values())
-
-
 def counter_metrics(counters: Counters) -> Iterator[Metric]:
     """What the controller has counted since its start."""
     values = counters._asdict()
     for field, name, text in _COUNTERS:
         yield CounterMetricFamily(name, text, values[field])
-    yield SummaryMetricFamily(
-        "duplexd_journal_fsync_duration_seconds",
-        "syncs of the journal",
-        counters.journal_syncs,
-        counters.journal_sync_seconds,
-    )
+    for name, text, histogram in (
+        ("duplexd_journal_append_duration_seconds", "appends of batches", counters.journal_appends),
+        ("duplexd_journal_fsync_duration_seconds", "syncs of the journal", counters.journal_syncs),
+    ):
+        yield histogram_family(name, text, histogram)
 
 
 def nbd_metrics(server: NbdServer) -> Iterator[Metric]:

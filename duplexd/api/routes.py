@@ -14,6 +14,7 @@ from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
 from duplexd.api.health import degraded, unready
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
+from duplexd.api.models.health_model import Health, Wellness
 from duplexd.api.models.line_model import (
     Event,
     Failed,
@@ -43,7 +44,7 @@ from duplexd.api.models.request_model import (
     VerifyRequest,
 )
 from duplexd.api.models.roles_model import Roles
-from duplexd.api.models.status_model import Health, LeaseStatus, Status
+from duplexd.api.models.status_model import LeaseStatus, Status
 from duplexd.api.openapi import document
 from duplexd.api.responses import JSON_TYPE, Lines, Slow, answer
 from duplexd.api.routing import RouteEntry
@@ -124,13 +125,19 @@ async def get_metrics(context: Context, _call: Call) -> Answer:
 
 
 async def get_healthz(context: Context, _call: Call) -> Answer:
+    """Alive is: the loop that runs this, and the disk threads. See `health.py`."""
+    seconds = context.limits.threads_answer_seconds_max
+    if await context.health.threads_silent(seconds):
+        return problems.respond(503, f"no disk thread has answered for {seconds:g} s")
     return answer({"status": "ok", "controller": context.actions.controller.name})
+
+
+async def get_health(context: Context, call: Call) -> Answer:
+    return answer(context.health.show(context.actions.resolve(call.query.get("target", []))))
 
 
 async def get_readyz(context: Context, _call: Call) -> Answer:
     """Ready is: started, not stopping, and the controller takes changes. See `health.py`."""
-    if failed := context.actions.controller.failed:
-        return problems.respond(503, f"the controller takes no changes until a restart: {failed}")
     if not context.ready():
         return problems.respond(503, "the daemon is starting or stopping; try again")
     status = context.actions.controller.status()
@@ -306,6 +313,9 @@ ROUTES: tuple[RouteEntry, ...] = (
         (),
         (Event, Failed),
         _FOLLOW_QUERY,
+    ),
+    RouteEntry(
+        "GET", "/v1/health", get_health, "What is not well", None, (Wellness,), (), _TARGET_QUERY
     ),
     RouteEntry("GET", "/metrics", get_metrics, "Figures for Prometheus", media_type="text/plain"),
     RouteEntry("GET", "/healthz", get_healthz, "The daemon answers", None, (Health,)),

@@ -6,13 +6,16 @@ write may wait. The copy is a list of families, which nothing changes afterwards
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily
 
-from duplexd.api import metrics
-from duplexd.api.histogram import Histogram
+from duplexd.api import metrics, pair_metrics
+from duplexd.api.loop_lag import WrittenBy
+from duplexd.core.pair_states import BY_ERROR
+from duplexd.runtime.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from duplexd.api.actions import Controller
-    from duplexd.api.histogram import LoopLag
+    from duplexd.api.health import HealthOf
+    from duplexd.api.loop_lag import LoopLag
     from duplexd.json_object import Json
 
     Source = Callable[[], Iterable[Metric]]
@@ -36,12 +40,15 @@ class EventFigures:
         self.void = 0
         self.grades = {"consistent": 0, "broken": 0}
         self.graded_records = 0
+        self.leg_errors: dict[tuple[str, str], int] = {}  # by volume and role
 
     def note(self, event: Json) -> None:
         """Count an event."""
         name = event["event"]
         self.events[name] = self.events.get(name, 0) + 1
         self.void += event.get("verdict") == "void"
+        if (leg := _failed_leg(event)) is not None:
+            self.leg_errors[leg] = self.leg_errors.get(leg, 0) + 1
         if "held_s" in event:
             self.hold_seconds.observe(event["held_s"])
         if name == "graded":
@@ -72,6 +79,15 @@ class EventFigures:
             yield metrics.histogram_family(name, text, histogram)
 
 
+def _failed_leg(event: Json) -> tuple[str, str] | None:
+    """Volume and role of the image that an event says has failed."""
+    if event["event"] in {"primary-error", "primary-failed"}:
+        return event["volume"], "primary"
+    if event["event"] == "suspended" and event.get("reason") == BY_ERROR and event.get("failed"):
+        return event["failed"], "secondary"
+    return None
+
+
 def counter_by(name: str, text: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:
     """A counter with one label."""
     family = CounterMetricFamily(name, text, labels=(label,))
@@ -94,23 +110,41 @@ class Scrape:
     """`prepare` copies the figures, in the loop; what it returns formats them, in any thread."""
 
     def __init__(
-        self, controller: Controller, lag: LoopLag, sources: Sequence[Source] = ()
+        self,
+        controller: Controller,
+        lag: LoopLag,
+        health: HealthOf,
+        sources: Sequence[Source] = (),
     ) -> None:
         self._controller = controller
         self._lag = lag
+        self._health = health
         self._sources = sources
+        self.written = WrittenBy()
         self.figures = EventFigures()
 
     def _collect(self) -> Iterator[Metric]:
+        controller, health = self._controller, self._health
+        status, now = controller.status(), time.time()
+        volumes = status["volumes"]
         yield from metrics.process_metrics(self._lag)
-        yield from metrics.status_metrics(self._controller.status(), self._controller.failed)
-        yield from metrics.counter_metrics(self._controller.counters())
+        yield from metrics.status_metrics(status, controller.failed)
+        yield from pair_metrics.volume_metrics(volumes, lambda volume: self._behind(volume, now))
+        yield from pair_metrics.leg_metrics(volumes, health.around(), self.figures.leg_errors)
+        yield from pair_metrics.finding_metrics(health.findings(status))
+        yield from metrics.counter_metrics(controller.counters())
         yield from self.figures.metrics()
         for source in self._sources:
             yield from source()
+
+    def _behind(self, volume: Json, now: float) -> float:
+        return pair_metrics.lag_of(
+            volume, now, lambda applied: self.written.lag_seconds(applied, time.monotonic())
+        )
 
     def prepare(self) -> Callable[[], bytes]:
         """The text in the Prometheus exposition format, once it is called."""
         registry = CollectorRegistry()
         registry.register(Collected(list(self._collect())))
+        ProcessCollector(registry=registry)
         return lambda: generate_latest(registry)

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.access import Access
 from duplexd.api.actions import NOT_RELOADED, Actions
 from duplexd.api.connections import Connections
-from duplexd.api.histogram import LoopLag
+from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.http_request import Context
 from duplexd.api.local import Local
+from duplexd.api.loop_lag import LoopLag
 from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
@@ -37,13 +39,17 @@ from duplexd.net.allow import group_id
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.api.actions import Controller, Reloads
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
+    from duplexd.core.findings import Finding
     from duplexd.limits import ApiLimits
+
+
+_NOTHING_BESIDE = Outlook()
 
 
 class Admission(NamedTuple):
@@ -83,6 +89,7 @@ class Serving(NamedTuple):
     controller: Controller
     actions: Actions
     scrape: Scrape
+    health: HealthOf
 
     def detach(self) -> None:
         """Stop listening to the controller."""
@@ -120,6 +127,14 @@ class ControlServer:
     def actions(self) -> Actions:
         """The door into the controller."""
         return known(self._serving, "serve comes first").actions
+
+    def findings(self) -> list[Finding]:
+        """All that is not well."""
+        return known(self._serving, "serve comes first").health.all()
+
+    def scrape(self) -> Callable[[], bytes]:
+        """See `Scrape.prepare`."""
+        return known(self._serving, "serve comes first").scrape.prepare()
 
     async def start(self) -> None:
         """Listen on the Unix socket.
@@ -159,16 +174,21 @@ class ControlServer:
         self,
         controller: Controller,
         sources: Sequence[Source] = (),
+        outlook: Outlook = _NOTHING_BESIDE,
         reloads: Reloads = NOT_RELOADED,
     ) -> None:
-        """Answer for this controller from now on. `sources` give further metrics; `reloads` reads
-        the configuration again.
+        """Answer for this controller from now on. `sources` give further metrics; `outlook` is what
+        health knows beside the controller; `reloads` reads the configuration again.
         """
         actions = Actions(controller, self._limits, reloads)
-        scrape = Scrape(controller, self._lag, sources)
+        health = HealthOf(controller.status, actions.differing, outlook)
+        scrape = Scrape(controller, self._lag, health, sources)
         controller.listeners.append(scrape.figures.note)
-        self._serving = Serving(controller, actions, scrape)
-        context = Context(actions, self._limits, scrape.prepare, lambda: not actions.stopping)
+        self._lag.on_tick = lambda: scrape.written.note(controller.sequence, time.monotonic())
+        self._serving = Serving(controller, actions, scrape, health)
+        context = Context(
+            actions, self._limits, scrape.prepare, lambda: not actions.stopping, health
+        )
         self.connections.application = application(context, ROUTES)
 
     def admit(self, admission: Admission) -> None:

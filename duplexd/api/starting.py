@@ -29,8 +29,8 @@ from duplexd.errors import UnreachableError
 from duplexd.limits import GROUP_PROTOCOL
 
 if TYPE_CHECKING:
-    from duplexd.api.histogram import LoopLag
     from duplexd.api.http_request import Call
+    from duplexd.api.loop_lag import LoopLag
     from duplexd.api.routing import Application, RouteEntry
     from duplexd.json_object import Json
 

@@ -222,6 +222,24 @@ VERIFIED = fields(
 )
 
 # By method and path: "*" is one segment. The lines of a stream are by their `event`, too.
+WELLNESS = fields(
+    {
+        "controller": text,
+        "well": flag,
+        "volumes": whole,
+        "findings": each(
+            fields(
+                {
+                    "kind": text,
+                    "severity": one_of("error", "warning"),
+                    "volume": text,
+                    "text": text,
+                },
+                {"since": maybe(number)},
+            )
+        ),
+    }
+)
 ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/healthz"): fields({}, {"controller": maybe(text)}),
     ("GET", "/readyz"): fields({}),
@@ -243,6 +261,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
+    ("GET", "/v1/health"): WELLNESS,
 }
 LINES: dict[tuple[str, str], dict[str, Check]] = {
     ("POST", "/v1/quiesce"): {

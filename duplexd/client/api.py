@@ -19,6 +19,7 @@ from duplexd.client.results import (
     Status,
     Suspended,
     Verified,
+    Wellness,
 )
 from duplexd.config.groups import OneDaemon
 from duplexd.errors import (
@@ -245,6 +246,13 @@ class Client:
             survey.raise_all(errors if group.alone else refused)
         groups = [self.groups.resolve([name]) for name in names if name in self.groups.groups]
         return status.together(group, groups, statuses, errors, codes)
+
+    async def health(self, *targets: str) -> Wellness:
+        """What is not well with the targets, by default with everything, and their controllers."""
+        from duplexd.client import unwell  # noqa: PLC0415 - its own command asks it, nobody else
+
+        group = self.groups.resolve(targets) if targets else self.groups.everything()
+        return await unwell.ask(group, self.links_to(group.members), not targets)
 
     async def events(self, *, follow: bool = False) -> AsyncGenerator[Json, None]:
         """The present state of one daemon, then `synced`; with `follow`, then every change."""

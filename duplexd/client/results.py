@@ -6,7 +6,7 @@ Times are seconds. docs/duplexctl-json.md lists the fields; a test compares them
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from duplexd.core.waits import together, unpack
@@ -34,6 +34,23 @@ def _plain(value: object) -> object:
     if isinstance(value, list):
         return [_plain(each) for each in value]
     return value.json() if isinstance(value, Result) else value
+
+
+@dataclass(frozen=True)
+class Wellness(Result):
+    """What is not well. `well` is false also if a controller did not answer."""
+
+    well: bool
+    volumes: int  # that were looked at
+    # {controller, volume, kind, severity, text, since}, errors first
+    findings: list[Json] = field(default_factory=list)
+    unreachable: dict[str, str] = field(default_factory=dict)  # why, by controller
+    exit_codes: dict[str, int] = field(default_factory=dict)  # of these
+
+    def only(self, severity: str) -> Wellness:
+        """Without the findings of another severity."""
+        left = [each for each in self.findings if each["severity"] == severity]
+        return replace(self, well=not left and not self.unreachable, findings=left)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ from duplexd.config.nbd_section import ALLOW_EXAMPLES, AllowList, GroupName, Mod
 from duplexd.config.values import (
     check_copy_rate,
     check_disk_timeout,
+    check_duration,
     check_hold_max,
     check_host_port,
     check_journal_size,
+    check_tcp,
     check_volume_size,
 )
 from duplexd.net.address import TcpAddress
@@ -83,6 +85,25 @@ class ControlConfig(Section):
     tls: TlsConfig | None = Field(default=None, examples=['{ listen = ["0.0.0.0:10810"], ... }'])
 
 
+class HealthConfig(Section):
+    """`[health]`: what `duplexctl health` expects, beside that nothing has failed."""
+
+    suspended_max: Annotated[float, BeforeValidator(check_duration)] | None = Field(
+        default=limits.SUSPENDED_SECONDS_DEFAULT, examples=['"8h"']
+    )
+    cut_age_max: Annotated[float, BeforeValidator(check_duration)] | None = Field(
+        default=None, examples=['"26h"']
+    )
+
+
+class MetricsConfig(Section):
+    """`[metrics]`: a listener that answers GET /metrics, and nothing else, to whoever asks."""
+
+    listen: Annotated[TcpAddress, BeforeValidator(check_tcp)] | None = Field(
+        default=None, examples=['"tcp:127.0.0.1:9809"']
+    )
+
+
 class VolumeConfig(Section):
     """`[volumes.NAME]`: a volume and its legs. Without a secondary it is SIMPLEX."""
 
@@ -107,5 +128,7 @@ class Config(Section):
     controller: ControllerConfig
     nbd: NbdConfig
     control: ControlConfig = ControlConfig()
+    health: HealthConfig = HealthConfig()
+    metrics: MetricsConfig = MetricsConfig()
     volumes: dict[Name, VolumeConfig] = Field(default_factory=dict)
     groups: dict[Name, GroupConfig] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from duplexd import limits
 from duplexd.net.address import Address, TcpAddress, UnixAddress, parse_address, parse_host_port
-from duplexd.units import format_size, parse_size
+from duplexd.units import format_size, parse_duration, parse_size
 
 _OWNER = 0o600  # the daemon reads and writes its own files
 _MODE = re.compile(r"0?[0-7]{3}")
@@ -86,6 +86,22 @@ def check_disk_timeout(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{value!r} is no such time; expected {low:g} to {high:g} seconds")
     return float(value)
+
+
+def check_duration(value: object) -> float:
+    """A time that is expected of what people or their scripts do."""
+    seconds = parse_duration(value)
+    if not limits.EXPECTED_SECONDS_MIN <= seconds <= limits.EXPECTED_SECONDS_MAX:
+        raise ValueError(f'{value!r} is not between 1 s and 10 years; write for example "8h"')
+    return seconds
+
+
+def check_tcp(value: object) -> TcpAddress:
+    """Where to listen; a Unix socket for the same is there already."""
+    address = parse_address(value)
+    if not isinstance(address, TcpAddress):
+        raise ValueError(f'{value!r} is not a TCP address; expected "tcp:HOST:PORT"')
+    return address
 
 
 def absolute_path(value: object, base: Path) -> Path:

@@ -40,6 +40,7 @@ and a failure do to a group:
     'void'
 
 `attempts` says when what failed is tried again, `patience` how long a call on a leg may take.
+`findings` says what is not well.
 `fair_queue` says whose changes are next, `long_change` makes pieces of those that are long.
 `admission` says whether batches may begin, and `waits` counts how long writes waited:
 

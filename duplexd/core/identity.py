@@ -67,11 +67,22 @@ class Facts(NamedTuple):
 class Known(NamedTuple):
     """What this state directory is: whose (the identity of its controller), how often that was
     started, and which volume and role each image has, by id: `("data", "primary")`.
+
+    `ahead`: where an earlier start found that it is an older copy than the images, after which
+    start it was copied, and which was the latest that an image was used at. It has counted starts
+    of its own since, so a mark with such a number says nothing any more of who is the newer one.
     """
 
     owner: str
     starts: int
     images: Mapping[str, tuple[str, str]]
+    ahead: tuple[int, int] = (0, 0)
+
+    def lacks(self, mark: Mark, recorded: Image | None) -> bool:
+        """Whether an earlier start did not know of the one that the image was used at."""
+        copied, latest = self.ahead
+        adopted = recorded is not None and recorded.generation > copied
+        return copied < mark.generation <= latest and not adopted
 
 
 class Judgement(NamedTuple):
@@ -132,11 +143,7 @@ def _judge(known: Known, side: Side) -> Judgement | None:
 def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> Judgement:
     """Judge one image for one role; `recorded` is None if the role has none yet."""
     if recorded is not None and recorded.generation == AHEAD:
-        return Judgement(
-            "newer",
-            f"{found.path}: an earlier start found that the state directory is an older copy than"
-            " the images: stop, and restore the one that belongs to them",
-        )
+        return _found_before(found.path)
     if found.mark is not None:
         wrong = _judge_mark(known, recorded, found.path, found.mark)
         if wrong is not None:
@@ -151,6 +158,23 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     if (found.path, found.place) != (recorded.path, recorded.place):
         return Judgement("moved", f"{found.path}: the image was moved here from {recorded.path}")
     return SAME
+
+
+def _found_before(path: str) -> Judgement:
+    return Judgement(
+        "newer",
+        f"{path}: an earlier start found that the state directory is an older copy than the"
+        " images: stop, and restore the one that belongs to them",
+    )
+
+
+def latest_start(known: Known, found: Found | None) -> int:
+    """The start that an image was last used at, if this state directory does not know it; else 0.
+    For `Known.ahead`.
+    """
+    mark = None if found is None else found.mark
+    ours = mark is not None and mark.owner == known.owner
+    return mark.generation if mark is not None and ours and mark.generation > known.starts else 0
 
 
 def is_of_others(known: Known, volume: str, found: Found) -> bool:
@@ -179,6 +203,8 @@ def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> 
             f" state directory ends at start {known.starts}: the state directory is an older copy,"
             " restore the one that belongs to the images",
         )
+    if known.lacks(mark, recorded):
+        return _found_before(path)
     if recorded is not None and mark.id == recorded.id:
         if mark.generation < recorded.generation:
             return Judgement(

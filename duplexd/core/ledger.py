@@ -58,7 +58,7 @@ class Ledger:
         self.pairs: dict[int, PairRecord] = {}
         self.boot = ""
         self.closed = False  # the daemon was shut down cleanly
-        self.starts = 0
+        self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
         self.cuts: dict[str, Cut] = {}  # the latest, oldest first; current ones, and many more
 
     def next_id(self) -> int:
@@ -139,6 +139,8 @@ class Ledger:
     def _(self, marker: markers.Open, _place: Place) -> None:
         self.boot = marker.boot
         self.closed = False
+        if marker.ahead:
+            self.ahead = (self.ahead[0] or self.starts, max(self.ahead[1], marker.ahead))
         self.starts += 1
 
     @_fold.register
@@ -207,7 +209,9 @@ class Ledger:
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-            pair.cut, pair.changed, pair.tracked_bytes = cut, None, 0
+            if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
+                pair.good_cut_us = last.time_us
+            pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:
@@ -425,6 +429,7 @@ class Ledger:
             "boot": self.boot,
             "closed": self.closed,
             "starts": self.starts,
+            "ahead": self.ahead,
             "cuts": [cut.pack() for cut in self.cuts.values()],
             "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
         }
@@ -438,11 +443,10 @@ class Ledger:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         found = snapshot.unpack_all(saved, self._limits)
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
-        self.cuts, self.pairs = found.cuts, found.pairs
+        self.cuts, self.pairs, self.ahead = found.cuts, found.pairs, found.ahead
 
 
 def _lose(cut: Cut, why: str) -> None:
     """A secondary failed at a cut: it is void, unless it was known to be durable there before."""
-    after = cut_states.after(cut.state, cut_states.LOSE)
-    if after == VOID and cut.state != VOID:
+    if cut_states.after(cut.state, cut_states.LOSE) == VOID != cut.state:
         cut.state, cut.why = VOID, why

@@ -2,12 +2,11 @@
 
 A marker is a record that changes the state of pairs and cuts, but no byte of a volume. It is
 written as a JSON object whose field `m` names its kind. Only `pack` and `unpack` know that form, so
-no field is written under one name and read under another. Maps of volumes have the volume's number
-as a decimal string for a key, since JSON has no other keys; change maps are base64 of
-`ChangeMap.to_bytes`.
+no field is written under one name and read under another. Maps of volumes have its number as a
+decimal string for a key, as JSON has no other keys; change maps are base64 of `ChangeMap.to_bytes`.
 
     m         fields                                 meaning
-    open      boot, version                          a daemon started, on this boot of the machine
+    open      boot, version, ahead                   a daemon started, on this boot of the machine
     close                                            clean shutdown: both legs hold everything
     volume    id, name, size                         a new volume, SIMPLEX
     remove    id                                     removed from the configuration
@@ -58,16 +57,18 @@ MAP, JOURNAL = "map", "journal"  # `Resync.how`
 
 
 class Open(NamedTuple):
-    """A daemon started on boot `boot` of the machine."""
+    """A daemon started on boot `boot` of the machine; `ahead`: see `identity.Known`."""
 
     boot: str
+    ahead: int = 0
 
     def pack(self) -> Json:
-        return {"m": "open", "boot": self.boot, "version": 1}
+        ahead = {"ahead": self.ahead} if self.ahead else {}
+        return {"m": "open", "boot": self.boot, "version": 1, **ahead}
 
     @classmethod
     def unpack(cls, fields: Json) -> Open:
-        return cls(str(fields["boot"]))
+        return cls(str(fields["boot"]), int(fields.get("ahead", 0)))
 
 
 class Close(NamedTuple):
@@ -306,9 +307,8 @@ class Abandon(NamedTuple):
 
     def pack(self) -> Json:
         own = {"m": "abandon", "job": self.job, "volumes": list(self.volumes)}
-        if not self.reasons:
-            return own
-        return {**own, "reasons": {str(number): text for number, text in self.reasons.items()}}
+        reasons = {str(number): text for number, text in self.reasons.items()}
+        return {**own, "reasons": reasons} if reasons else own
 
     @classmethod
     def unpack(cls, fields: Json) -> Abandon:

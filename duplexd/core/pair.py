@@ -56,10 +56,13 @@ class PairRecord:
     `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
     `swapped`: the image that the configuration calls `secondary` is the primary. `adopted`: another
     image has become the primary since the cut, so the journal does not lead from there to now.
+    `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
+    time of the latest before that one that is consistent.
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "cut", "id", "limits", "name", "primary_at",
+        "adopted", "applied", "changed", "cut", "good_cut_us", "id", "last_cut", "limits", "name",
+        "primary_at",
         "primary_image", "reason", "regions", "removed", "secondary_at", "secondary_image",
         "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps",
         "tracked_bytes", "usable",
@@ -80,6 +83,8 @@ class PairRecord:
         self.swapped = False
         self.swaps = 0  # that were folded, of this run
         self.cut: Cut | None = None
+        self.last_cut: Cut | None = None
+        self.good_cut_us = 0
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False

@@ -208,7 +208,7 @@ def known(ledger: Ledger, controller: str) -> Known:
         for role, image in (("primary", pair.primary_image), ("secondary", pair.secondary_image))
         if image is not None
     }
-    return Known(controller, ledger.starts, images)
+    return Known(controller, ledger.starts, images, ledger.ahead)
 
 
 def _saved(pair: PairRecord, sequence: int) -> _Saved:

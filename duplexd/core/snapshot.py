@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.cut import Cut
+from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
+from duplexd.core.pair_states import BY_COMMAND
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Unpacked(NamedTuple):
     boot: str
     closed: bool
     starts: int
+    ahead: tuple[int, int]
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
 
@@ -77,7 +80,30 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **_cuts_of(pair),
     }
+
+
+def _cuts_of(pair: PairRecord) -> Json:
+    """The latest cut by its id, because its verdict may change; and by its time, for when the cut
+    itself is forgotten. Left out of a pair that is at its only one, or had none.
+    """
+    last, good_us = pair.last_cut, pair.good_cut_us
+    if not good_us and (last is None or last is pair.cut):
+        return {}
+    if last is None:
+        return {"cuts": [good_us, "", 0]}
+    return {"cuts": [good_us, last.id, last.time_us if last.verdict == CONSISTENT else 0]}
+
+
+def _restore_cuts(pair: PairRecord, saved: Json, known: Mapping[str, Cut]) -> None:
+    if "cuts" not in saved:
+        pair.last_cut = pair.cut if pair.reason == BY_COMMAND else None
+        return
+    pair.good_cut_us, last, last_us = saved["cuts"]
+    pair.last_cut = known.get(last)
+    if pair.last_cut is None:
+        pair.good_cut_us = max(pair.good_cut_us, last_us)
 
 
 def pack(taken: Json) -> Json:
@@ -125,7 +151,7 @@ def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
 
 
 def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
-    # `starts` and `cuts` were not written before there were groups.
+    # `starts` and `cuts` were not written before there were groups, `ahead` since later.
     cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
     shared, pairs = dict(cuts), dict[int, PairRecord]()
     for packed in saved["pairs"]:
@@ -133,5 +159,7 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         if packed["cut"] is not None:
             cut = Cut(*packed["cut"])
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
+        _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
-    return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)
+    starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
+    return Unpacked(saved["boot"], saved["closed"], starts, (first, last), cuts, pairs)

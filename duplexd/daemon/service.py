@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import structlog
 
 from duplexd import __version__
+from duplexd.api.exporter import Exporter
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
@@ -45,11 +46,13 @@ from duplexd.daemon.reloading import Reloads
 from duplexd.daemon.retry import Patience
 from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
+from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
 from duplexd.engine.controller import Machine
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.net.activation import NOTHING_PASSED, Passed, passed_sockets
+from duplexd.runtime.allocator import few_arenas
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
@@ -78,7 +81,9 @@ class Running(NamedTuple):
 
     controller: Controller
     listeners: Listeners
+    control: ControlServer
     reloads: Reloads
+    around: Surroundings
 
 
 class Service:
@@ -254,13 +259,22 @@ class Service:
         await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
         await patience.until_possible(control.listen_remote)
+        around = Surroundings(
+            str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
+        )
+        outlook = outlook_on(controller, around, workers.disk)
+        exporter = Exporter(config.metrics.listen, control.scrape, limits.api)
+        undo.push_async_callback(exporter.stop)
+        with in_file(config):
+            await patience.until_possible(exporter.bind)
         reloads = Reloads(
             config, controller, listeners, control, workers.disk.of("reload"), rules,
             self._passed_addresses, self._announcements,
         )  # fmt: skip
-        control.serve(controller, [lambda: nbd_metrics(listeners.server)], reloads)
+        control.serve(controller, [lambda: nbd_metrics(listeners.server)], outlook, reloads)
+        exporter.start()
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
-        return Running(controller, listeners, reloads)
+        return Running(controller, listeners, control, reloads, around)
 
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
@@ -299,6 +313,9 @@ class Service:
         tasks = [
             asyncio.create_task(running.reloads.on_signals(self._reload), name="reload"),
             asyncio.create_task(watchdog(), name="watchdog"),
+            asyncio.create_task(
+                watch(running.around, running.control.findings, limits), name="surroundings"
+            ),
             asyncio.create_task(
                 keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
                 name="reserve",
@@ -398,6 +415,7 @@ def run(config: Config, adopt: bool = False) -> None:
     possible, or if the controller has failed meanwhile.
     """
     os.umask(UMASK)
+    few_arenas()
     limits = shared_out(Limits(), config, raise_limit())
     loop = TurnLoop()
     relay = Relay(loop)

@@ -90,8 +90,7 @@ def _fixed(config: Config) -> dict[str, object]:
         "control.socket": control.socket,
         "control.group": control.group,
         "control.tls.listen": listen,
-        "nbd.connections_per_peer": config.nbd.connections_per_peer,
-        "nbd.connections_per_volume": config.nbd.connections_per_volume,
+        "metrics.listen": config.metrics.listen,
     }
 
 

@@ -12,6 +12,7 @@ JSON.
     canary   client.links     canary.report_text   verify-cut  no client         proof
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
     reload   client.reload    what changed
+    health   client.health    wellness.text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -46,6 +47,7 @@ _MODULES = {
     "completion": "completion",
     "cuts": "looking",
     "events": "looking",
+    "health": "wellness",
     "quiesce": "hold",
     "release": "hold",
     "reload": "configuration",

@@ -8,9 +8,11 @@ that is what its operator has to know when the other image fails.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
-from duplexd.duplexctl.texts import listed
+from duplexd.duplexctl.texts import age_text, listed, moment_text
 from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.printable import printable
 from duplexd.units import format_size
@@ -56,6 +58,32 @@ def lines(volumes: Sequence[Json]) -> list[str]:
     return found + [
         f"can be rebuilt: {answer}: {listed(names, 'volumes')}" for answer, names in answers.items()
     ]
+
+
+def details(volume: Json) -> Iterator[str]:
+    """What is in no column: its images with the time and number of an error, and its cuts."""
+    name = volume["name"]
+    for role in _ROLES:
+        leg = volume.get(role) or {}
+        if not leg:
+            continue
+        why = leg_error(volume, role)
+        mode = f", {volume.get('mode')}" if role == "secondary" and volume.get("mode") else ""
+        yield printable(f"{name}: {role} {leg.get('path') or '-'}{mode}")
+        if why:
+            since = f", since {moment_text(at)}" if (at := leg.get("error_time")) else ""
+            yield printable(f"{name}:   {why}{errno_of(why)}{since}")
+    if volume.get("secondary"):
+        last = volume.get("consistent_cut_time")
+        age = f"{age_text(last)} ago, {moment_text(last)}" if last else "not known"
+        yield f"{name}: last consistent cut: {age}"
+
+
+def errno_of(why: str) -> str:
+    """` (EIO)` for a text that says so in the words of the C library; "" for others."""
+    found = [number for number in errno.errorcode if os.strerror(number) in why]
+    longest = max(found, key=lambda number: len(os.strerror(number)), default=None)
+    return "" if longest is None else f" ({errno.errorcode[longest]})"
 
 
 def _rebuilt(volume: Json) -> str:

@@ -26,10 +26,16 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="show it again and again, until interrupted")
 @click.option("--interval", type=Seconds(0.1), default=1.0, metavar="SECONDS", help="with --watch")
 @click.option("--all", "whole", is_flag=True, help="all volumes, also if they exceed the screen")
+@click.option("--details", is_flag=True, help="also paths, modes, ages, and since when errors are")
 @common()
 @click.pass_obj
 def status(
-    settings: Settings, targets: tuple[str, ...], watch: bool, interval: float, whole: bool
+    settings: Settings,
+    targets: tuple[str, ...],
+    watch: bool,
+    interval: float,
+    whole: bool,
+    details: bool,
 ) -> None:
     """State of the volumes, groups and holds."""
     of_groups = settings.of_groups(targets)
@@ -45,7 +51,8 @@ def status(
             settings.show(found, "")
         else:
             lines = None if whole else views.screen_lines()
-            views.show(views.StatusView(found, lines, of_groups))
+            width = views.screen_columns()
+            views.show(views.StatusView(found, lines, of_groups, width, details))
     _check(found)
 
 

@@ -5,11 +5,12 @@ Void is never called otherwise, and what others wrote (a tag, a group's name) mo
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from duplexd.printable import joined, printable
-from duplexd.units import format_size
+from duplexd.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,6 +72,16 @@ def cut_text(cut: Json | None) -> str:
     tag = f" ({printable(cut['tag'])})" if cut.get("tag") else ""
     graded = graded_text([cut["canary"]] if cut.get("canary") else [])
     return f"{verdict}cut {cut['id']}{tag}" + (f", canary: {graded}" if graded else "")
+
+
+def age_text(moment: float) -> str:
+    """`3 h`: how long ago that was, by the clock of this machine."""
+    return format_duration(time.time() - moment)
+
+
+def moment_text(moment: float) -> str:
+    """`2026-11-28T21:00:00Z`."""
+    return _clock(moment, "seconds")
 
 
 def suspended_text(result: Suspended) -> str:

@@ -13,8 +13,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.duplexctl import faults
+from duplexd.duplexctl.narrow import cut_cell, fitted
 from duplexd.duplexctl.output import put, writing
-from duplexd.duplexctl.texts import copy_text, cut_text, group_text, listed, table_text
+from duplexd.duplexctl.texts import age_text, copy_text, cut_text, group_text, listed, table_text
 from duplexd.errors import UnreachableError, error_of
 from duplexd.printable import joined, printable
 from duplexd.units import format_size
@@ -50,6 +51,11 @@ def screen_lines() -> int | None:
     return shutil.get_terminal_size((80, 40)).lines if sys.stdout.isatty() else None
 
 
+def screen_columns() -> int | None:
+    """The width of the reader's terminal; None: no limit, as it is none."""
+    return shutil.get_terminal_size((80, 40)).columns if sys.stdout.isatty() else None
+
+
 def console(stderr: bool = False) -> Console:
     """Where to draw. With NO_COLOR nothing is bold either."""
     from rich.console import Console
@@ -57,19 +63,26 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
-def secondary_text(volume: Json) -> str:
+def secondary_text(volume: Json, form: int | None = None) -> str:
+    """`form`: on a terminal, see `narrow`; it has the age of a cut, too."""
     secondary = volume.get("secondary")
     if not secondary:
         return "-"
     if not secondary.get("usable"):
         return "not usable"
+    cut, at = secondary.get("cut"), f"at {secondary.get('as_of_sequence')}"
     if volume["state"] == "SUSPENDED":
-        return cut_text(secondary.get("cut")) or f"at {secondary.get('as_of_sequence')}"
+        if form is None or not cut or cut.get("canary"):
+            return cut_text(cut) or at
+        verdict = cut_text({**cut, "tag": ""}).partition("cut ")[0]
+        return cut_cell(verdict, cut["id"], cut.get("tag") or "", age_text(cut["time"]), form)
+    if volume["state"] == "PENDING":  # a resync by map leaves its old point only at its end
+        return f"{at}, not current"
     lag = secondary.get("lag_bytes") or 0
     return f"{format_size(lag)} behind" if lag else "current"
 
 
-def volume_row(volume: Json) -> Row:
+def volume_row(volume: Json, form: int | None = None) -> Row:
     state = volume["state"] if faults.served(volume) else _NOT_SERVED
     state += " held" if volume.get("held") else ""
     changed = volume.get("changed_bytes") or 0
@@ -79,7 +92,7 @@ def volume_row(volume: Json) -> Row:
         state,
         volume.get("reason") or "-",
         str(volume.get("connections", 0)),
-        secondary_text(volume),
+        secondary_text(volume, form),
         format_size(changed) if changed else "-",
         copy_text(volume.get("copy")),
     )
@@ -166,7 +179,10 @@ class View(Protocol):
 class ControllerView:
     """The status of one controller cut down to a screen of `lines` lines (None: whole)."""
 
-    def __init__(self, status: Json, lines: int | None) -> None:
+    def __init__(
+        self, status: Json, lines: int | None, width: int | None = None, details: bool = False
+    ) -> None:
+        """`width`: of a terminal; `details`: two lines more of each volume."""
         whole = lines is None
         lines = lines or 0
         self.head = head_line(status)
@@ -175,12 +191,17 @@ class ControllerView:
         self.tail += lease_lines(status, 1 << 30 if whole else max(2, lines // 6))
         room = 1 << 30 if whole else max(1, lines - _RESERVED_LINES - len(self.tail))
         chosen, left_out = _choose(status["volumes"], room)
-        self.rows = [volume_row(volume) for volume in chosen]
-        self.tail = left_out + self.tail
+        self.columns, self.rows = COLUMNS, [volume_row(volume) for volume in chosen]
+        if width is not None and chosen:
+            self.columns, self.rows = fitted(
+                COLUMNS, lambda form: [volume_row(volume, form) for volume in chosen], width
+            )
+        more = [line for volume in chosen for line in faults.details(volume)] if details else []
+        self.tail = left_out + self.tail + more
 
     def text(self) -> str:
         return joined(
-            [self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail]
+            [self.head, *(table_text(self.columns, self.rows) if self.rows else []), *self.tail]
         )
 
     def renderable(self, watched: bool = False) -> RenderableType:
@@ -189,17 +210,20 @@ class ControllerView:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in COLUMNS:
+        for column in self.columns:
             table.add_column(
                 column,
                 justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left",
-                no_wrap=watched or column != "REASON",
+                no_wrap=watched or column != "SECONDARY",
             )
+        state = self.columns.index("STATE")
         for row in self.rows:
             table.add_row(
                 *(
                     line_of(
-                        cell, False, _STYLES.get(cell.partition(" ")[0], "") if index == 2 else ""
+                        cell,
+                        False,
+                        _STYLES.get(cell.partition(" ")[0], "") if index == state else "",
                     )
                     for index, cell in enumerate(row)
                 )
@@ -219,13 +243,22 @@ class StatusView:
     one daemon are in its own table.
     """
 
-    def __init__(self, status: Json, lines: int | None, of_groups: bool) -> None:
+    def __init__(
+        self,
+        status: Json,
+        lines: int | None,
+        of_groups: bool,
+        width: int | None = None,
+        details: bool = False,
+    ) -> None:
         count = max(1, len(status["controllers"]))
         groups = status["groups"] if of_groups else []
         room = lines
         if lines is not None and of_groups:
             room = max(_LINES_MIN, (lines - len(groups)) // count)
-        self.views = [ControllerView(each, room) for each in status["controllers"].values()]
+        self.views = [
+            ControllerView(each, room, width, details) for each in status["controllers"].values()
+        ]
         self.tail = [
             _absent_text(name, why, status["exit_codes"][name])
             for name, why in status["unreachable"].items()

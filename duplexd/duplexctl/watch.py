@@ -28,7 +28,8 @@ def watch_status(
     """Show what `ask` says every `interval_s`, in place on a terminal, until interrupted."""
 
     def view() -> views.StatusView:
-        return views.StatusView(ask(), None if whole else views.screen_lines(), of_groups)
+        lines = None if whole else views.screen_lines()
+        return views.StatusView(ask(), lines, of_groups, views.screen_columns())
 
     if as_json or not views.on_terminal():
         while True:

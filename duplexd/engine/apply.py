@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from bisect import bisect_left
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
@@ -33,6 +35,7 @@ from duplexd.core.patience import PRIMARY, SECONDARY, Patience
 from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
 from duplexd.engine.repair import heal, held
 from duplexd.journal.writer import NO_SPACE
+from duplexd.runtime.histogram import Histogram
 from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ class Executor:
         self.patience = Patience()
         self.swaps = True
         self.heavy_changes = 0
+        self.appends = Histogram()  # seconds that writing a batch to the journal took
         self._watch: Watch[Note] = Watch()
         self._batch: Batch | None = None  # that runs
         self._done: Done = _nobody
@@ -163,6 +167,7 @@ class Executor:
         watch = self._watch
         watch.calls += 1  # so that its notes differ from those of other batches
         watch.inside.append(JOURNAL)
+        began = monotonic()
         try:
             if batch.regions:
                 _journal_with_regions(batch, self._writer)
@@ -172,6 +177,10 @@ class Executor:
         except BaseException:
             watch.inside.pop()
             raise
+        # `observe`, in place: this is on the path of every write
+        took, appends = monotonic() - began, self.appends
+        appends.counts[bisect_left(appends.bounds, took)] += 1
+        appends.total += took
         self._apply(batch, watch, 0, False)
 
     def _go_on(self, batch: Batch, watch: Watch[Note], error: HungError) -> None:

@@ -400,6 +400,11 @@ class Controller:
         """Why changes are refused until a restart; "" for a controller that has not failed."""
         return self.timeline.failed
 
+    @property
+    def sequence(self) -> int:
+        """The last number given out."""
+        return self.timeline.written
+
     def volume_names(self) -> list[str]:
         """See `Backend`."""
         return list(self.volumes.by_name)
@@ -418,7 +423,6 @@ class Controller:
 
     def counters(self) -> Counters:
         """What the parts count."""
-        commit = self.timeline.group_commit
         return Counters(
             batches=self.write_path.batches,
             changes_by_threads=self.executor.heavy_changes,
@@ -426,6 +430,6 @@ class Controller:
             holds_lost=self.leases.lost,
             checkpoints=self.checkpointer.taken,
             copied_bytes=self.copying.copied_bytes,
-            journal_syncs=commit.syncs,
-            journal_sync_seconds=commit.sync_seconds,
+            journal_appends=self.executor.appends,
+            journal_syncs=self.timeline.group_commit.took,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from duplexd.runtime.histogram import Histogram
 
 
 class Counters(NamedTuple):
@@ -14,5 +17,5 @@ class Counters(NamedTuple):
     holds_lost: int  # leases that ended before their owner ended them
     checkpoints: int
     copied_bytes: int  # to secondaries
-    journal_syncs: int
-    journal_sync_seconds: float
+    journal_appends: Histogram  # seconds that writing a batch to the journal took
+    journal_syncs: Histogram

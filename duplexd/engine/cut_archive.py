@@ -127,6 +127,13 @@ class CutArchive:
         unsure = cut.verdict == CONSISTENT and cut.id in self.unsettled
         return None if unsure else cut.verdict
 
+    def consistent_cut_time(self, pair: Pair) -> float | None:
+        """When the pair was last cut consistently by a command; None if that is not known."""
+        last, time_us = pair.record.last_cut, pair.record.good_cut_us
+        if last is not None and self.verdict(last) == CONSISTENT:
+            time_us = last.time_us
+        return time_us / 1e6 if time_us else None
+
     def show(self, cut: Cut) -> Json:
         """One cut."""
         return self.show_all([cut])[0]

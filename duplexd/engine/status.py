@@ -59,6 +59,7 @@ class Status:
         self._followers = followers
         self._misplaced = misplaced
         self._clock = clock
+        self._errors: dict[tuple[str, str], float] = {}  # by volume and path
 
     def show(self, facts: Facts) -> Json:
         """Everything."""
@@ -110,19 +111,37 @@ class Status:
             "connections": pair.connections,
             "sequence": self._timeline.written,
             "secondary": self._secondary(pair),
+            "consistent_cut_time": self._archive.consistent_cut_time(pair),
             "changed_bytes": pair.changed.changed_bytes if pair.changed is not None else 0,
             "copy": self._copy(pair),
             "served": not pair.failed,
             "error": pair.failed,
             "failing": {what: os.strerror(number) for what, number in pair.failing.items()},
             "swapped": pair.record.swapped,
-            "primary": {
-                "path": pair.primary.path,
-                "error": _absence(pair.primary) or self._misplaced(pair.primary),
-                "repaired_bytes": pair.repaired_bytes,
-            },
+            "primary": self._primary(pair),
             "rebuild": self._rebuild(pair),
         }
+
+    def _primary(self, pair: Pair) -> Json:
+        error = _absence(pair.primary) or self._misplaced(pair.primary)
+        return {
+            "path": pair.primary.path,
+            "error": error,
+            "error_time": self._seen(pair, pair.primary, error),
+            "repaired_bytes": pair.repaired_bytes,
+        }
+
+    def _seen(self, pair: Pair, leg: Leg, error: str) -> float | None:
+        """Since when an error of this image is known: the cut that it made, which a restart knows
+        too, or the first status that has shown it.
+        """
+        key = pair.name, leg.path
+        if not error:
+            self._errors.pop(key, None)
+            return None
+        if leg is pair.secondary and pair.cut is not None and _failure(pair):
+            return pair.cut.time_us / 1e6
+        return self._errors.setdefault(key, self._clock.wall())
 
     def _secondary(self, pair: Pair) -> Json | None:
         if pair.secondary is None:
@@ -131,6 +150,7 @@ class Status:
         applied = self._timeline.written if pair.mirrors else pair.applied
         # Beside a primary that is not served, nothing is recorded of a secondary that is no good.
         usable = pair.usable and not (absence and pair.state == pair_states.DUPLEX)
+        error = absence or _failure(pair) or self._misplaced(pair.secondary)
         return {
             "usable": usable,
             "as_of_sequence": applied if usable else None,
@@ -138,7 +158,8 @@ class Status:
             "cut": self._archive.of_pair(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
             "path": pair.secondary.path,
-            "error": absence or _failure(pair) or self._misplaced(pair.secondary),
+            "error": error,
+            "error_time": self._seen(pair, pair.secondary, error),
         }
 
     def _rebuild(self, pair: Pair) -> Json | None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from duplexd.runtime.histogram import Histogram
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,8 +40,7 @@ class GroupCommit:
         self._running = False
         self._began = 0.0  # monotonic, of the sync that runs
         self.dead = False
-        self.syncs = 0
-        self.sync_seconds = 0.0
+        self.took = Histogram()  # seconds, of each sync that ended
 
     def wait(self, sequence: int, done: Callable[[int], None]) -> None:
         """Call `done(errno)` once record `sequence` is durable: at once if it is, else later from
@@ -69,8 +70,7 @@ class GroupCommit:
 
         def done(_result: None, error: BaseException | None) -> None:
             self._running = False
-            self.syncs += 1
-            self.sync_seconds += self._clock.monotonic() - began
+            self.took.observe(self._clock.monotonic() - began)
             if error is not None:
                 self.dead = True
                 self._failed(f"the journal could not be synced: {error}")

@@ -25,6 +25,7 @@ def test_nbdinfo_shows_what_is_offered(
     expected = {
         "export-name": "data",
         "export-size": VOLUMES["data"],
+        "description": "duplexd volume data",
         "is_rotational": False,
         "is_read_only": False,
         "can_cache": True,

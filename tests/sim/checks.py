@@ -19,14 +19,27 @@ if TYPE_CHECKING:
 
 
 class Cuts:
-    """Cuts that were reported as consistent and must stay so until a resync; and void ones."""
+    """Cuts that were reported as consistent and must stay so until a resync; and void ones.
+
+    `verdicts` are all that were shown, of any life: none may ever change.
+    """
 
     def __init__(self) -> None:
         self.promised: dict[str, tuple[str, int]] = {}  # by volume: id and number of the cut
         self.void: set[str] = set()
+        self.verdicts: dict[str, str] = {}  # by id
+
+    def shown(self, cuts: list[dict[str, Any]]) -> None:
+        """These are shown now."""
+        for cut in cuts:
+            verdict = cut["verdict"]
+            if verdict is not None:
+                before = self.verdicts.setdefault(cut["id"], verdict)
+                assert before == verdict, f"cut {cut['id']} was {before}, now it is {cut}"
 
     def returned(self, result: dict[str, Any]) -> None:
         """A suspend returned its verdict."""
+        self.shown([{"id": result["cut"], "verdict": result["verdict"]}])
         if result["verdict"] != CONSISTENT:
             self.void.add(result["cut"])
             return
@@ -99,6 +112,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
     """
     controller = machine.controller
     by_cut: dict[str, set[int]] = {}
+    cuts.shown(controller.cuts.all()["cuts"])
     for status in controller.status()["volumes"]:
         name, secondary, pair = (
             status["name"],

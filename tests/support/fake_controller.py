@@ -70,6 +70,7 @@ from duplexd.api.models.status_model import (
 from duplexd.core import cut_states as votes
 from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
+from duplexd.runtime.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 SIZE_BYTES = 1 << 20
-NO_COUNTS = Counters(0, 0, 0, 0, 0, 0, 0, 0.0)
+NO_COUNTS = Counters(0, 0, 0, 0, 0, 0, Histogram(), Histogram())
 KEPT = {"released", "suspended"}  # reasons with which a hold ends that was not lost
 
 

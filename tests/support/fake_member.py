@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from duplexd.api.access import Access
 from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
+from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.http_request import Context
 from duplexd.api.responses import JSON_TYPE, Slow
 from duplexd.api.routes import ROUTES
@@ -82,7 +83,8 @@ class FakeMember:
         self.connections = 0
         self._holder: Link | None = None
         self._server: asyncio.AbstractServer | None = None
-        context = Context(Actions(self.engine, LIMITS), LIMITS, lambda: bytes, lambda: True)
+        health = HealthOf(self.engine.status, {}, Outlook())
+        context = Context(Actions(self.engine, LIMITS), LIMITS, lambda: bytes, lambda: True, health)
         self._answer = application(context, ROUTES)
         self._open = Connections(self._respond, access or Access(os.geteuid()), LIMITS)
 

@@ -23,6 +23,8 @@ from duplexd.config.daemon_file import (
     ControlConfig,
     ControllerConfig,
     GroupConfig,
+    HealthConfig,
+    MetricsConfig,
     TlsConfig,
     VolumeConfig,
 )
@@ -238,6 +240,8 @@ def test_every_key_of_the_configuration_is_documented_in_its_section() -> None:
         "nbd.listeners": ListenerConfig,
         "control": ControlConfig,
         "control.tls": TlsConfig,
+        "health": HealthConfig,
+        "metrics": MetricsConfig,
         "volumes.NAME": VolumeConfig,
         "groups.NAME": GroupConfig,
     }

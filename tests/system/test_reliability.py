@@ -19,21 +19,25 @@ from tests.support.reliability.measure import (
     prepare,
     resync,
 )
-from tests.support.reliability.page import PAGE, documented
+from tests.support.reliability.page import HEALTH_PAGE, PAGE, documented, documented_health
 from tests.support.reliability.rig import rig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+AGAIN = "run `python -m tests.support.reliability.page`, and read the difference"
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_the_page_says_what_a_failing_part_does(case: Case, tmp_path: Path) -> None:
-    measured = await measure(case, tmp_path)
+    measured, health = await measure(case, tmp_path)
     print(" | ".join(measured))
+    print(" | ".join(health))
     row = documented(PAGE.read_text()).get((case.part, case.fault))
-    assert row == measured, (
-        "run `python -m tests.support.reliability.page`, and read the difference"
-    )
+    assert row == measured, AGAIN
+    well = documented_health(HEALTH_PAGE.read_text()).get((case.part, case.fault))
+    assert well == health, AGAIN
 
 
 def test_the_page_has_no_other_rows() -> None:

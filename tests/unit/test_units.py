@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duplexd.units import GIB, KIB, MIB, TIB, format_size, parse_size
+from duplexd.units import (
+    GIB,
+    KIB,
+    MIB,
+    TIB,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +96,40 @@ def test_what_is_written_can_be_read_and_is_near(size: int) -> None:
     text = format_size(size)
     unit = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}[text.split()[1]]
     assert abs(float(text.split()[0]) * unit - size) <= 0.06 * unit + size * 1e-12
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("8h", 28800),
+        ("7d", 604800),
+        ("1.5h", 5400),
+        (60, 60),
+        (0.5, 0.5),
+    ],
+)
+def test_a_time_has_a_unit_or_is_seconds(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1h", "8 hours", True, None, "1e3", float("nan")])
+def test_what_is_not_a_time_is_refused_with_an_example(text: object) -> None:
+    with pytest.raises(ValueError, match='write for example "90m"'):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (172800, "2 days"),
+    ],
+)
+def test_a_time_is_shown_in_one_unit(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

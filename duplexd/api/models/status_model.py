@@ -59,6 +59,7 @@ class ControllerStatus(Answer):
 class Primary(Answer):
     path: str = Field(description="of the image that clients read and write")
     error: str = Field("", description="what is wrong with it; empty if nothing is known")
+    error_time: float | None = Field(None, description="since when that is known")
     repaired_bytes: Bytes = Field(
         0, description="unreadable ranges that were rewritten from the secondary, since the start"
     )
@@ -88,6 +89,7 @@ class Secondary(Answer):
     lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
     path: str = Field("", description="of the image")
     error: str = Field("", description="what is wrong with it; empty if nothing is known")
+    error_time: float | None = Field(None, description="since when that is known")
 
 
 class Copy(Answer):
@@ -106,6 +108,9 @@ class VolumeStatus(Answer):
     connections: int = Field(0, description="NBD connections")
     sequence: int = Field(0, description="number of its last change")
     secondary: Secondary | None = Field(None, description="null for SIMPLEX")
+    consistent_cut_time: float | None = Field(
+        None, description="when it was last cut consistently by a command; null if not known"
+    )
     changed_bytes: Bytes = Field(
         0, description="what a resync would have to copy, rounded up to whole grains"
     )
@@ -153,22 +158,3 @@ class Status(Answer):
     cuts: list[CutStatus] = Field(
         default_factory=list, description="cuts of groups of controllers that are in doubt"
     )
-
-
-class Degraded(Answer):
-    """A volume that lacks an image it should have, and why."""
-
-    name: str
-    served: bool = Field(description="false: NBD clients are refused")
-    why: str
-
-
-class Health(Answer):
-    """GET /healthz and /readyz."""
-
-    status: str
-    controller: str | None = Field(None, description="its name; of /healthz")
-    degraded: list[Degraded] | None = Field(
-        None, description="of /readyz: volumes with a fault; empty if there is none"
-    )
-    starting: StartProgress | None = Field(None, description="of /healthz, while it starts")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core.identity import Facts, Side, judge, judge_pair
+from duplexd.core.identity import Facts, Side, judge, judge_pair, latest_start
 from duplexd.core.since import known
 from duplexd.images.probe import probe
 
@@ -53,6 +53,10 @@ class Evidence:
             Side(record.primary_image, primary, of_primary),
             Side(record.secondary_image, secondary, of_secondary),
         )
+
+    def latest_start(self, found: Found | None) -> int:
+        """See `identity.latest_start`."""
+        return latest_start(self._known, found)
 
     def judge_new(self, found: Found) -> Judgement:
         """Judge an image of a volume, or of a role, that is new to the journal."""

@@ -44,13 +44,16 @@ class Judged(NamedTuple):
 
 
 class Judging:
-    """`adopt`: images are taken as they are."""
+    """`adopt`: images are taken as they are. `ahead`: the latest start that an image was used at,
+    if the state directory does not know it.
+    """
 
     def __init__(self, journal: ReadJournal, opener: Opener, adopt: bool = False) -> None:
         self._ledger = journal.ledger
         self._opener = opener
         self._adopt = adopt
         self._evidence = Evidence(journal)
+        self.ahead = 0
 
     async def all(
         self,
@@ -72,6 +75,7 @@ class Judging:
             self._look(record, images.primary, PRIMARY, mode),
             self._look(record, images.secondary, SECONDARY, mode),
         )
+        self.ahead = max(self.ahead, *map(self._evidence.latest_start, (ours, theirs)))
         primary = known(primary, "a leg that was looked at, or one that is absent")
         images = images._replace(primary=primary, secondary=secondary)
         if record is None:

@@ -41,7 +41,8 @@ class Recovered(NamedTuple):
     """`pairs`: volumes that the journal knows, by name. `images`: of all volumes, in the order of
     the configuration; the pairs have the legs. `faults`: images that are not what the journal says
     of them. `uncompared`: pairs whose legs may differ in their open regions. `adopted`: those whose
-    primaries were taken as they are, with the changes that are given up so.
+    primaries were taken as they are, with the changes that are given up so. `ahead`: for the marker
+    of this start, see `identity.Known`.
     """
 
     journal: ReadJournal
@@ -51,6 +52,7 @@ class Recovered(NamedTuple):
     uncompared: set[Pair]
     judged: dict[str, Judged]
     adopted: dict[Pair, Lacks | None]
+    ahead: int
 
     def close(self) -> None:
         """Close the images and the journal."""
@@ -87,6 +89,7 @@ class _Work:
         self.opened: dict[str, Images] = {}
         self.pairs: dict[str, Pair] = {}
         self.judged: dict[str, Judged] = {}
+        self.ahead = 0
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
         self._holds: dict[Pair, int] = {}  # durably, their secondaries, before the replay
@@ -103,6 +106,7 @@ class _Work:
         modes = {name: volume.mode for name, volume in volumes.items()}
         judging = Judging(journal, self._opener, self._adopt)
         self.judged = await judging.all(self.opened, known, modes)
+        self.ahead = judging.ahead
         for name, judged in self.judged.items():
             images = self.opened[name] = judged.images
             if name in known:
@@ -226,8 +230,9 @@ async def recover(
         raise
     uncompared = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
     return Recovered(
-        journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted
-    )
+        journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted,
+        work.ahead,
+    )  # fmt: skip
 
 
 def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:

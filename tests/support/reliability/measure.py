@@ -14,6 +14,7 @@ from duplexd.canary.nbd import NbdConnection
 from tests.support.commands import lines
 from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.reliability.clients import Load, check_ext4, make_ext4, probe
+from tests.support.reliability.health_row import HealthRow, health_row, metrics_text, worst_level
 from tests.support.reliability.rig import ANSWER_SECONDS_MAX, KEPT, KIB, MIB, SECTOR, rig
 
 if TYPE_CHECKING:
@@ -29,10 +30,14 @@ _EVERYDAY = (
     "duplexd_sequence", "duplexd_batches", "duplexd_changes_by", "duplexd_checkpoints",
     "duplexd_event_loop", "duplexd_nbd_request_duration", "duplexd_changed_bytes",
     "duplexd_events", "duplexd_secondary_lag", "duplexd_copied_bytes", "duplexd_cut",
+    "duplexd_findings", "duplexd_leg_free", "duplexd_state_dir_free", "duplexd_last_consistent",
+    "process_",
 )  # fmt: skip
 # Log lines of good times, and those that depend on what was under way when the fault came.
 _ROUTINE = frozenset(
     {
+        # said of each finding some seconds after its own event, and not at once
+        "not well", "well again",
         "NBD client connected", "NBD client disconnected", "command", "copied", "starting",
         "recovery", "listening for NBD clients", "no longer listening", "ready", "stopping",
         "stopped", "checkpoint-failed", "requests of the volume succeed again",
@@ -53,13 +58,21 @@ class Row(NamedTuple):
     resolved: str
 
 
-async def measure(case: Case, directory: Path) -> Row:
+class Measured(NamedTuple):
+    """A row of each page."""
+
+    row: Row
+    health: HealthRow
+
+
+async def measure(case: Case, directory: Path) -> Measured:
     """Run it. Asserts what holds in every case: nothing acknowledged is lost, volumes on other
     disks do not notice a failing image, both legs are equal at the end.
     """
     with rig(directory) as broken, ExitStack() as stack:
         kept = await prepare(broken)
         logged, metrics = len(broken.daemon.lines()), scrape(broken)
+        text = metrics_text(broken.daemon)
         if case.trigger == "start":
             await asyncio.to_thread(broken.daemon.stop)
         fault = case.breaks(broken.disks[case.part], broken.pattern(case.part))
@@ -73,9 +86,11 @@ async def measure(case: Case, directory: Path) -> Row:
         assert (client, state) == (case.client, case.state), f"{client}; {state}"
         health = what_health_says(broken)
         log, moved = what_was_logged(broken, logged), what_moved(broken, metrics)
+        unwell = await health_row(case.part, case.fault, broken, "data", text, worst_level(log))
         resolved = await resolve(case, broken, load if case.waits else None)
         await check_content(broken, kept)
-        return Row(case.part, case.fault, client, state, health, log, moved, resolved)
+        row = Row(case.part, case.fault, client, state, health, log, moved, resolved)
+        return Measured(row, unwell)
 
 
 async def prepare(broken: Rig) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from duplexd.api.models.base import PairState
-from duplexd.api.models.status_model import Health
+from duplexd.api.models.health_model import Health
 
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.api.histogram import Histogram, LoopLag
+from duplexd.api.health import HealthOf, Outlook
+from duplexd.api.loop_lag import LoopLag
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.scrape import Scrape
 from duplexd.nbd_server.traffic import Traffic
+from duplexd.runtime.histogram import Histogram
 from tests.support.fake_controller import NO_COUNTS, FakeController
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.api.scrape import Source
     from tests.support.control_plane import ControlPlane
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -36,6 +41,10 @@ def samples(text: str) -> Samples:
         for metric in text_string_to_metric_families(text)
         for sample in metric.samples
     }
+
+
+def scrape_of(controller: FakeController, sources: Sequence[Source] = ()) -> Scrape:
+    return Scrape(controller, LoopLag(), HealthOf(controller.status, {}, Outlook()), sources)
 
 
 def scraped(scrape: Scrape) -> Samples:
@@ -63,15 +72,18 @@ def test_a_histogram_counts_by_upper_bound() -> None:
 
 async def test_counters_of_the_controller_are_exported() -> None:
     controller = FakeController(["data"], {})
-    controller.counted = NO_COUNTS._replace(cuts=3, journal_syncs=4, journal_sync_seconds=0.5)
-    found = scraped(Scrape(controller, LoopLag()))
+    syncs = Histogram()
+    for seconds in (0.1, 0.4):
+        syncs.observe(seconds)
+    controller.counted = NO_COUNTS._replace(cuts=3, journal_syncs=syncs)
+    found = scraped(scrape_of(controller))
     assert found["duplexd_cuts_total", ()] == 3
-    assert found["duplexd_journal_fsync_duration_seconds_count", ()] == 4
+    assert found["duplexd_journal_fsync_duration_seconds_count", ()] == 2
     assert found["duplexd_journal_fsync_duration_seconds_sum", ()] == 0.5
 
 
 async def test_counters_of_the_nbd_server_are_exported() -> None:
-    scrape = Scrape(FakeController(["data"], {}), LoopLag(), [lambda: nbd_metrics(Counted())])
+    scrape = scrape_of(FakeController(["data"], {}), [lambda: nbd_metrics(Counted())])
     found = scraped(scrape)
     assert found["duplexd_nbd_requests_total", (("op", "write"), ("volume", "data"))] == 5
     assert found["duplexd_nbd_bytes_total", (("op", "write"), ("volume", "data"))] == 4096
@@ -81,23 +93,23 @@ async def test_counters_of_the_nbd_server_are_exported() -> None:
 
 async def test_a_failed_controller_shows() -> None:
     controller = FakeController(["data"], {})
-    assert scraped(Scrape(controller, LoopLag()))["duplexd_failed", ()] == 0
+    assert scraped(scrape_of(controller))["duplexd_failed", ()] == 0
     controller.failed = "the journal could not be synced"
-    assert scraped(Scrape(controller, LoopLag()))["duplexd_failed", ()] == 1
+    assert scraped(scrape_of(controller))["duplexd_failed", ()] == 1
 
 
 async def test_a_controller_that_refuses_changes_shows_whether_for_good_or_for_now() -> None:
     controller = FakeController(["data"], {})
     seen = []
     for controller.failed, controller.refusal in (("", ""), ("", "no room"), ("no sync", "")):
-        seen.append(scraped(Scrape(controller, LoopLag()))["duplexd_refusing", ()])
+        seen.append(scraped(scrape_of(controller))["duplexd_refusing", ()])
     assert seen == [0, 1, 1]
 
 
 async def test_a_journal_that_does_not_answer_shows() -> None:
     controller = FakeController(["data"], {})
     controller.journal_waits_s = 4.5
-    found = scraped(Scrape(controller, LoopLag()))
+    found = scraped(scrape_of(controller))
     assert found["duplexd_journal_waiting_seconds", ()] == 4.5
 
 
@@ -106,7 +118,7 @@ async def test_a_volume_shows_whether_it_is_served_swapped_and_whole() -> None:
     controller.refused["data"] = "/a/data.img: no such file"
     controller.leg_errors["data", "primary"] = "no such file"
     controller.swapped.add("wal")
-    found = scraped(Scrape(controller, LoopLag()))
+    found = scraped(scrape_of(controller))
     for name, label, expected in (
         ("duplexd_volume_served", (), (0, 1)),
         ("duplexd_volume_swapped", (), (0, 1)),
@@ -118,7 +130,7 @@ async def test_a_volume_shows_whether_it_is_served_swapped_and_whole() -> None:
 
 
 async def test_events_add_up() -> None:
-    scrape = Scrape(FakeController(["data"], {}), LoopLag())
+    scrape = scrape_of(FakeController(["data"], {}))
     waited = {"seconds_max": 0.002, "writes_held": 1}
     scrape.figures.note({"event": "released", "held_s": 0.3, "verdict": "void"})
     scrape.figures.note({"event": "suspended", "hold": waited, "verdict": "consistent"})
@@ -132,7 +144,7 @@ async def test_events_add_up() -> None:
 
 
 async def test_grades_of_canaries_add_up() -> None:
-    scrape = Scrape(FakeController(["data"], {}), LoopLag())
+    scrape = scrape_of(FakeController(["data"], {}))
     scrape.figures.note({"event": "graded", "consistent": True, "records": 7})
     scrape.figures.note({"event": "graded", "consistent": False, "records": 2})
     found = scraped(scrape)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.api.models.status_model import Health, Status
+from duplexd.api.models.health_model import Health
+from duplexd.api.models.status_model import Status
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
 from duplexd.config.daemon_file import ControlConfig

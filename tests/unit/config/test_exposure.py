@@ -60,6 +60,10 @@ OPEN = {
         TLS + table(FAR, 'allow = ["user:1000", "address:0.0.0.0/0"]'),
         "lets in every machine",
     ),
+    "TLS that asks clients for certificates and does without": (
+        WITH_CA + 'clients = "optional"\n' + table(FAR),
+        "lets in every machine",
+    ),
     "TLS without certificates of clients": (
         TLS + table(FAR),
         "set client_ca in [nbd.tls], or allow for this listener",
@@ -131,7 +135,7 @@ def test_a_mode_is_octal(mode: str, tmp_path: Path) -> None:
     assert read(tmp_path, f'listen = [{UNIX}]\nmode = "{mode}"').nbd.mode == 0o660
 
 
-@pytest.mark.parametrize("mode", ["660", '"rw"', '"888"', '"07777"'])
+@pytest.mark.parametrize("mode", ["660", '"rw"', '"888"', '"07777"', '"1660"'])
 def test_what_is_not_a_mode_is_a_mistake(mode: str, tmp_path: Path) -> None:
     (line,) = mistakes(text(f"listen = [{UNIX}]\nmode = {mode}"), tmp_path)
     assert "is not a mode; expected three octal digits" in line

@@ -117,3 +117,14 @@ def test_too_many_volumes(tmp_path: Path) -> None:
 
 def test_modes_of_volumes_without_secondary_do_not_matter(tmp_path: Path) -> None:
     assert parse(GOOD, tmp_path / "f.toml").volumes["wal"].mode != "async"
+
+
+@pytest.mark.parametrize("table", ["nbd.tls", "control.tls"])
+@pytest.mark.parametrize("key", ["certificate", "key", "client_ca"])
+def test_a_file_of_tls_is_no_image(tmp_path: Path, table: str, key: str) -> None:
+    files = {"certificate": "s.pem", "key": "s.key", "client_ca": "c.pem", key: "wal.img"}
+    written = "".join(f'{name} = "{path}"\n' for name, path in files.items())
+    if table == "control.tls":
+        written += 'listen = ["127.0.0.1:10810"]\noperate = ["backup"]\n'
+    (line,) = mistakes(f"{GOOD}\n[{table}]\n{written}", tmp_path)
+    assert f"'{tmp_path}/wal.img' is used twice, also by {table}.{key};" in line

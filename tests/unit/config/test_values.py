@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd import limits
+from duplexd.config import values
 from tests.unit.config.files import check_mistake
 
 if TYPE_CHECKING:
@@ -172,3 +173,10 @@ def test_the_limit_of_socket_paths_is_that_of_the_kernel(tmp_path: Path) -> None
         sock.bind(path)
     with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError, match="too long"):
         sock.bind(path + "x")
+
+
+@pytest.mark.parametrize("value", [True, False, "2", None])
+def test_a_time_is_a_number_and_true_is_none(value: object) -> None:
+    for check in (values.check_hold_max, values.check_disk_timeout):
+        with pytest.raises(ValueError, match="seconds"):
+            check(value)

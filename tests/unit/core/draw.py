@@ -66,8 +66,9 @@ A pair that is PENDING by resync has an unusable secondary only if it had one be
 a failed sync.
 
 A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or
-still undecided is the cut's own state. Those of a cut over several controllers are in
-[groups.md](groups.md).
+still undecided is the cut's own state. It is undecided until its secondaries are durable, also if
+a failure made it, and a verdict never changes because a secondary fails later: that pair leaves the
+cut. Those of a cut over several controllers are in [groups.md](groups.md).
 
 ## Roles, and volumes that are not served
 

@@ -76,6 +76,7 @@ def everything(ledger: Ledger) -> Json:
         "boot": ledger.boot,
         "closed": ledger.closed,
         "starts": ledger.starts,
+        "ahead": ledger.ahead,
         "cuts": [cut.pack() for cut in ledger.cuts.values()],
         "pairs": [known(pair) for pair in ledger.pairs.values()],
     }

@@ -18,6 +18,7 @@ from duplexd.core.identity import (
     away,
     judge,
     judge_pair,
+    latest_start,
 )
 from duplexd.core.image_record import Image
 from duplexd.images.probe import Found, Mark
@@ -231,6 +232,26 @@ def test_an_image_that_was_found_to_be_newer_stays_so_however_often_the_daemon_s
     judgement = judge(KNOWN._replace(starts=99), left, found(mark=mark(generation=8)), Facts())
     assert judgement.kind == "newer"
     assert judge(KNOWN, left, found(mark=None), Facts()).kind == "newer"
+
+
+@pytest.mark.parametrize("recorded", [None, IMAGE])
+def test_an_image_of_a_start_that_an_older_state_directory_lacked_is_newer(
+    recorded: Image | None,
+) -> None:
+    """It has counted two starts of its own since, so the number alone says nothing any more."""
+    known = KNOWN._replace(starts=9, ahead=(7, 8))
+    unknown = mark("p" if recorded else "unknown", generation=8)
+    assert judge(known, recorded, found(mark=unknown), Facts()).kind == "newer"
+    later = IMAGE._replace(generation=8)
+    assert judge(known, later, found(mark=mark(generation=8)), Facts()).current, "adopted since"
+    assert judge(known, None, found(mark=mark("new", generation=9)), Facts()).kind == "new"
+
+
+def test_the_latest_start_that_a_state_directory_lacks_is_that_of_an_image_of_its_own() -> None:
+    assert latest_start(KNOWN, found(mark=mark(generation=8))) == 8
+    assert latest_start(KNOWN, found(mark=mark(generation=7))) == 0
+    assert latest_start(KNOWN, found(mark=mark(controller="theirs", generation=8))) == 0
+    assert latest_start(KNOWN, None) == 0
 
 
 def test_where_one_image_is_newer_than_the_state_the_other_is_not_called_current() -> None:

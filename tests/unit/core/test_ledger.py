@@ -112,6 +112,16 @@ def test_open_and_close() -> None:
     assert (story.ledger.boot, story.ledger.closed, story.ledger.starts) == ("boot-2", False, 2)
 
 
+def test_an_older_state_directory_keeps_which_starts_it_lacks() -> None:
+    story = Story()
+    story.mark(Open("boot"))
+    assert story.ledger.ahead == (0, 0)
+    story.mark(Open("boot", ahead=5))
+    story.mark(Open("boot"))
+    story.mark(Open("boot", ahead=7))
+    assert (story.ledger.ahead, story.ledger.starts) == ((1, 7), 4)
+
+
 def test_volume_and_remove() -> None:
     story = Story("data", "wal")
     assert [

@@ -53,7 +53,7 @@ MAP = "eAFLSc41FGAAAQjJCGYzMHBC6VFqNARGQ2DkhQAAYkIBkA=="
 
 # Every kind with every field, in the order in which the fields have always been written
 WRITTEN: list[tuple[Marker, Json]] = [
-    (Open("boot-1"), {"m": "open", "boot": "boot-1", "version": 1}),
+    (Open("boot-1", 7), {"m": "open", "boot": "boot-1", "version": 1, "ahead": 7}),
     (Close(), {"m": "close"}),
     (NewVolume(3, "data", 4096), {"m": "volume", "id": 3, "name": "data", "size": 4096}),
     (Remove(3), {"m": "remove", "id": 3}),
@@ -171,8 +171,12 @@ def test_what_older_versions_left_out_has_its_default(fields: Json, marker: Mark
 
 @pytest.mark.parametrize(
     ("marker", "left_out"),
-    [(MakeCut("c1", "", [1]), {"group", "members"}), (Abandon("j", [1], {}), {"reasons"})],
-    ids=["cut of one controller", "abandon"],
+    [
+        (MakeCut("c1", "", [1]), {"group", "members"}),
+        (Abandon("j", [1], {}), {"reasons"}),
+        (Open("boot"), {"ahead"}),
+    ],
+    ids=["cut of one controller", "abandon", "open"],
 )
 def test_what_says_nothing_is_left_out(marker: Marker, left_out: set[str]) -> None:
     whole = next(fields for other, fields in WRITTEN if type(other) is type(marker))

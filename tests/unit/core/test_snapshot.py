@@ -38,7 +38,7 @@ from tests.unit.core.ledgers import (
 def many() -> Story:
     """Pairs in every state."""
     story = Story("simplex", "pending", "duplex", "suspended", "removed", "failed", "staged")
-    story.mark(Open("boot-3"))
+    story.mark(Open("boot-3", ahead=4))
     story.mark(Copy({2: changed(1, 2)}, "first copy"))
     story.mark(Attach([3, 4, 6, 7]))
     story.mark(MakeCut("c1", "tägliche", [4, 7], "db", ["alpha", "beta"]))
@@ -160,6 +160,8 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     """A new field of a record must be saved."""
     apart = {
         "adopted",
+        "good_cut_us",
+        "last_cut",
         "regions",
         "secondary_path",
         "primary_at",

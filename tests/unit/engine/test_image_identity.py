@@ -375,3 +375,36 @@ async def test_a_reload_says_what_it_overwrites() -> None:
         assert changes == [
             "volume data: secondary added; the first copy overwrites the data in /b/data.img"
         ]
+
+
+def test_a_volume_that_an_older_state_directory_does_not_know_is_refused_at_every_start() -> None:
+    disk = new_disk()
+
+    async def life(names: dict[str, str], text: bytes = b"") -> None:
+        async with running(names, disk=disk) as core:
+            for name in names if text else ():
+                await core.write(name, 0, text)
+
+    async def refused() -> str:
+        async with running(BOTH, disk=disk) as core:
+            return core.pair("wal").failed
+
+    run(life({"data": "sync"}))
+    older = {path: disk.read_file(path) for path in state_files(disk)}
+    run(life(BOTH, DATA))
+    for path in state_files(disk):
+        disk.remove(path)
+    for path, content in older.items():
+        disk.replace_file(path, content)
+    for _ in range(3):
+        assert "the state directory" in run(refused())
+    assert disk.content("/a/wal.img")[:4096] == DATA
+
+
+def state_files(disk: SimDisk) -> list[str]:
+    return [
+        directory + name
+        for directory in ("/state/", "/state/journal/")
+        for name in disk.list(directory)
+        if name != "journal"
+    ]

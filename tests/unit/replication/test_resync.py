@@ -624,6 +624,24 @@ async def test_all_but_the_bad_sectors_of_a_primary_is_copied() -> None:
     await replication.followers.stop()
 
 
+async def test_a_secondary_that_leaves_a_copy_lacks_what_it_had_applied_and_not_synced() -> None:
+    """No record is applied to it again, so a power cut takes what no sync has covered."""
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    legs, bad = world.legs[pair], 3 * GRAIN
+    pair.set_legs(BadSectors(legs.primary, bad), legs.faults, pair.mode)
+    replication = Replication(world)
+    replication.followers.start([pair])
+    await until(lambda: pair.copy_done >= 2 * GRAIN)
+    world.timeline.write(pair, 0, b"while it copies")
+    await replication.wait(pair)
+    assert legs.secondary.data[:15] == b"while it copies", "it was applied"
+    assert pair.changed is not None
+    lacking = [at for at in range(0, SIZE, GRAIN) if pair.changed.next_run(at, SIZE) == (at, GRAIN)]
+    assert lacking == [0, bad]
+    await replication.followers.stop()
+
+
 async def test_a_bad_sector_that_was_written_to_is_copied_by_the_next_resync() -> None:
     world = World()
     pair = world.to_copy(content=b"content" * (SIZE // 7))

@@ -58,8 +58,7 @@ def test_a_secondary_that_failed_later_has_left_a_cut_that_is_not_void(
 ) -> None:
     world.mark({"m": "stood", "cut": CUT})
     world.mark(FAIL)
-    report = verify(tmp_path, world)
-    assert (report.is_void, report.outcome == CONFIRMED) == (False, False)
+    assert not verify(tmp_path, world).is_void
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
-"""A histogram with exact upper bounds, and how late the event loop is, which is kept in one.
+"""A histogram with exact upper bounds, for what is counted as it happens and shown when scraped.
 
 Why not `core.waits.Waits`, which is a histogram too: that one is merged over controllers and asked
 for quantiles, so it has steps of 4.4 % over any range and keeps no sum. Prometheus wants the sum,
 and counts that are exact at the bounds that alerts are set to: a write that waited 10.1 ms must not
 be counted as one of at most 10 ms. Neither can be had from the other.
+
+Where a call for each value would cost too much, its user does the two additions of `observe` in
+place.
 """
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
@@ -39,29 +41,3 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-
-
-class LoopLag:
-    """How late the event loop runs a timer: what a request may wait besides its own work."""
-
-    def __init__(self, interval_seconds: float = 0.5) -> None:
-        self.histogram = Histogram()
-        self.last_seconds = 0.0
-        self._interval_seconds = interval_seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Measure from now on, until `stop`."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._interval_seconds
-        self._timer = loop.call_at(due, self._tick, due)
-
-    def _tick(self, due: float) -> None:
-        self.last_seconds = max(0.0, asyncio.get_running_loop().time() - due)
-        self.histogram.observe(self.last_seconds)
-        self.start()
-
-    def stop(self) -> None:
-        """Stop measuring."""
-        if self._timer is not None:
-            self._timer.cancel()

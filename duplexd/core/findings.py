@@ -1,0 +1,222 @@
+"""What is not well with a controller: findings, made of its status and of what is known around it.
+
+There were as many opinions of health as there are interfaces: a line of status, /readyz, the line
+of the service manager, metrics, each with its own list of what counts. Whoever asked the wrong one
+was told that all is well. So there is one function here, pure, and every interface shows what it
+returns. Nothing that it does not know is taken for good: what could not be looked at is a finding.
+
+`KINDS` is the table of all kinds, with what each costs:
+
+    error      service: clients get errors or wait, or soon will
+    warning    redundancy or a backup: the next fault would be an error, or loses data
+
+A pair that somebody suspended is well until that has lasted longer than `suspended_max`: it is what
+the program is for. A first copy is not: until it is done there is one image of the volume.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
+from duplexd.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from duplexd.json_object import Json
+
+ERROR, WARNING = "error", "warning"
+KINDS = {
+    "controller-failed": ERROR,
+    "changes-refused": ERROR,
+    "journal-silent": ERROR,
+    "volume-not-served": ERROR,
+    "requests-fail": ERROR,
+    "primary-error": WARNING,
+    "secondary-error": WARNING,
+    "legs-differ": WARNING,
+    "primary-repaired": WARNING,
+    "secondary-unusable": WARNING,
+    "suspended-too-long": WARNING,
+    "cut-too-old": WARNING,
+    "cut-in-doubt": WARNING,
+    "one-file-system": WARNING,
+    "no-room": WARNING,
+    "disk-silent": WARNING,
+}
+IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
+_ROLES = ("primary", "secondary")
+
+
+class Finding(NamedTuple):
+    """One thing that is not well. `volume` is empty where it is of the controller or of a disk;
+    `since` is seconds since 1970, None if that is not known.
+    """
+
+    kind: str
+    volume: str
+    text: str
+    since: float | None = None
+
+    @property
+    def severity(self) -> str:
+        """What it costs; see `KINDS`."""
+        return KINDS[self.kind]
+
+
+class Expected(NamedTuple):
+    """What the configuration expects of `[health]`, in seconds; None: nothing."""
+
+    suspended_s_max: float | None = None
+    cut_age_s_max: float | None = None
+
+
+class ImageRoom(NamedTuple):
+    """One image on its file system. `device` 0: a block device, which has all of its room.
+    `missing_bytes`: what it would take if all of it were written.
+    """
+
+    device: int
+    missing_bytes: int
+    free_bytes: int
+
+
+class Around(NamedTuple):
+    """What is known of the disks: room by path, and why there is none of the others. `differing`:
+    volumes whose legs the last `verify` could not find equal, and why.
+    """
+
+    images: Mapping[str, ImageRoom] = {}
+    silent: Mapping[str, str] = {}
+    state_free_bytes: int | None = None
+    differing: Mapping[str, str] = {}
+
+
+def find(status: Json, around: Around, expected: Expected, now: float) -> list[Finding]:
+    """All that is not well, errors first. `now`: seconds since 1970."""
+    found = [
+        *of_controller(status["controller"]),
+        *(each for volume in status["volumes"] for each in _of_volume(volume, now, expected)),
+        *_in_doubt(status.get("cuts", ()), now),
+        *_of_disks(status["volumes"], around),
+    ]
+    return sorted(found, key=lambda finding: finding.severity)
+
+
+def of_controller(controller: Json) -> Iterator[Finding]:
+    """Why it takes no changes; nothing if it does."""
+    if failed := controller.get("failed"):
+        yield Finding("controller-failed", "", f"takes no changes until a restart: {failed}")
+    elif refused := controller.get("refused"):
+        yield Finding("changes-refused", "", f"refuses changes for now: {refused}")
+    elif (waits_s := controller["journal"].get("waiting_s") or 0.0) >= JOURNAL_SILENT_SECONDS_MAX:
+        text = f"waits: the disk of the journal has not answered for {waits_s:.0f} s"
+        yield Finding("journal-silent", "", text)
+
+
+def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding]:
+    name = volume["name"]
+    if not volume.get("served", True):
+        yield Finding("volume-not-served", name, f"not served: {volume.get('error') or 'see log'}")
+    for what, why in (volume.get("failing") or {}).items():
+        yield Finding("requests-fail", name, f"the last {what} of a client failed: {why}")
+    for role in _ROLES:
+        yield from _of_leg(name, role, volume.get(role) or {}, str(volume.get("error") or ""))
+    if volume["state"] == "PENDING" and not (volume.get("secondary") or {}).get("usable"):
+        yield Finding("secondary-unusable", name, _copying(volume))
+    yield from _suspended(volume, now, expected.suspended_s_max)
+    yield from _uncut(volume, now, expected.cut_age_s_max)
+
+
+def _of_leg(name: str, role: str, leg: Json, said: str) -> Iterator[Finding]:
+    """`said`: why the volume is not served, which need not be said twice."""
+    path = leg.get("path") or ""
+    if (why := leg.get("error")) and why not in said:
+        text = why if path in why else f"{path}: {why}"
+        yield Finding(f"{role}-error", name, f"{role} {text}", leg.get("error_time"))
+    if size := leg.get("repaired_bytes"):
+        text = f"{role} {path}: {format_size(size)} were unreadable, and rewritten"
+        yield Finding("primary-repaired", name, f"{text}; its disk may be failing")
+
+
+def _copying(volume: Json) -> str:
+    copy = volume.get("copy") or {}
+    total = copy.get("total_bytes") or 0
+    done = f"{100 * copy.get('done_bytes', 0) // total} % done" if total else "not begun"
+    return f"one good image: the secondary is being copied, {done}"
+
+
+def _suspended(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
+    cut = (volume.get("secondary") or {}).get("cut")
+    if most_s is None or volume["state"] != "SUSPENDED" or not cut:
+        return
+    if (age_s := now - cut["time"]) > most_s:
+        text = f"suspended for {format_duration(age_s)}, more than suspended_max"
+        text = f"{text} ({format_duration(most_s)}); resync it"
+        yield Finding("suspended-too-long", volume["name"], text, cut["time"] + most_s)
+
+
+def _uncut(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
+    if most_s is None or volume.get("secondary") is None:
+        return
+    last = volume.get("consistent_cut_time")
+    if last is None:
+        text = f"no consistent cut is known; expected one every {format_duration(most_s)}"
+        yield Finding("cut-too-old", volume["name"], text)
+    elif (age_s := now - last) > most_s:
+        text = f"the last consistent cut is {format_duration(age_s)} old, more than cut_age_max"
+        text = f"{text} ({format_duration(most_s)})"
+        yield Finding("cut-too-old", volume["name"], text, last + most_s)
+
+
+def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
+    for cut in cuts:
+        if (age_s := now - cut["time"]) > IN_DOUBT_SECONDS_MAX:
+            text = f"cut {cut['id']} is in doubt for {format_duration(age_s)}"
+            group = cut.get("group") or "GROUP"
+            yield Finding("cut-in-doubt", "", f"{text}: run `duplexctl settle {group}`")
+
+
+# ------------------------------------------------------------------------------------------ disks
+
+
+def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
+    for volume in volumes:
+        yield from _of_one(volume, around)
+        if why := around.differing.get(volume["name"]):
+            yield Finding("legs-differ", volume["name"], why)
+    yield from _short_of_room(around.images)
+
+
+def _of_one(volume: Json, around: Around) -> Iterator[Finding]:
+    """What an image is already known to have is not said again of its path."""
+    legs = [(role, volume.get(role) or {}) for role in _ROLES]
+    rooms = [around.images.get(leg.get("path") or "") for _, leg in legs]
+    devices = [room.device for room in rooms if room is not None and room.device]
+    if len(devices) > len(set(devices)):
+        text = "both images lie on one file system: one disk that fails takes both"
+        yield Finding("one-file-system", volume["name"], text)
+    for role, leg in legs:
+        if (why := around.silent.get(leg.get("path") or "")) and not leg.get("error"):
+            text = f"{role} {leg['path']}: cannot be looked at: {why}"
+            yield Finding("disk-silent", volume["name"], text)
+
+
+def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
+    """Sparse images that could take more than their file system has."""
+    by_device: dict[int, list[str]] = {}
+    for path, room in images.items():
+        if room.device:
+            by_device.setdefault(room.device, []).append(path)
+    for paths in by_device.values():
+        missing = sum(images[path].missing_bytes for path in paths)
+        free = min(images[path].free_bytes for path in paths)
+        if missing > free:
+            others = f" and {len(paths) - 1} more images" if len(paths) > 1 else ""
+            yield Finding(
+                "no-room",
+                "",
+                f"{min(paths)}{others} may grow by {format_size(missing)},"
+                f" but their file system has {format_size(free)} free",
+            )

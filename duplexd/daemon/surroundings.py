@@ -1,0 +1,110 @@
+"""A look, every half minute, at the room that images and journal have: what health says of disks.
+
+It is a look from outside, by paths, which the engine does without. A path may hang, so each look is
+a call in a worker of its own with a time-out. A path that hung is not looked at again until that
+call has returned: a look each half minute would be a thread each half minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from duplexd.api.health import Outlook
+from duplexd.core.findings import Around, Expected, ImageRoom
+from duplexd.daemon.complaints import Complaints
+from duplexd.runtime.free_space import free_bytes, room_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from duplexd.core.findings import Finding
+    from duplexd.engine.controller import Controller
+    from duplexd.json_object import Json
+    from duplexd.limits import DaemonLimits
+    from duplexd.runtime.threads import Workers
+
+
+class Surroundings:
+    """`around` is what the last look found. `status` names the images."""
+
+    def __init__(
+        self, state_dir: str, status: Callable[[], Json], workers: Workers, limits: DaemonLimits
+    ) -> None:
+        self._state_dir = state_dir
+        self._status = status
+        self._workers = workers
+        self._limits = limits
+        self._looking: dict[str, asyncio.Task[ImageRoom]] = {}
+        self.around = Around()
+
+    async def look_forever(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._limits.room_look_seconds)
+
+    async def look(self) -> None:
+        """Once, at all of them at the same time."""
+        paths = [*image_paths(self._status()), self._state_dir]
+        looking = {path: self._look_at(path) for path in paths}
+        await asyncio.wait(looking.values(), timeout=self._limits.room_answer_seconds_max)
+        images, silent = dict[str, ImageRoom](), dict[str, str]()
+        for path, task in looking.items():
+            if not task.done():
+                seconds = self._limits.room_answer_seconds_max
+                silent[path] = f"the disk has not answered for {seconds:g} s"
+            elif error := task.exception():
+                silent[path] = getattr(error, "strerror", None) or str(error)
+            else:
+                images[path] = task.result()
+        state = images.pop(self._state_dir, None)
+        self.around = Around(images, silent, state and state.free_bytes)
+
+    def _look_at(self, path: str) -> asyncio.Task[ImageRoom]:
+        """A look at it, or the one that has not ended yet."""
+        running = self._looking.get(path)
+        if running is None or running.done():
+            work = self._workers.of(("room", path)).run(lambda: self._room(path))
+            running = self._looking[path] = asyncio.ensure_future(work)
+        return running
+
+    def _room(self, path: str) -> ImageRoom:
+        if path == self._state_dir:
+            return ImageRoom(0, 0, free_bytes(path))
+        return ImageRoom(*room_of(path))
+
+
+def image_paths(status: Json) -> Iterator[str]:
+    """Of all images of a status."""
+    for volume in status["volumes"]:
+        for role in ("primary", "secondary"):
+            if path := (volume.get(role) or {}).get("path"):
+                yield path
+
+
+async def watch(
+    around: Surroundings, findings: Callable[[], Iterable[Finding]], limits: DaemonLimits
+) -> None:
+    """Look at the disks, and log what is not well, until it is cancelled."""
+    await asyncio.gather(
+        around.look_forever(), Complaints(findings).look_forever(limits.health_look_seconds)
+    )
+
+
+def outlook_on(controller: Controller, around: Surroundings, workers: Workers) -> Outlook:
+    """What health knows beside the controller; of `[health]` what is in force at that time."""
+
+    def expected() -> Expected:
+        health = controller.config.health
+        return Expected(health.suspended_max, health.cut_age_max)
+
+    async def threads() -> None:
+        """A thread that nothing else may hold up: one of each pool would hang with its disk."""
+        await workers.of("health").run(_answer)
+
+    return Outlook(lambda: around.around, expected, threads)
+
+
+def _answer() -> None:
+    """What a worker has to do to show that there is one."""

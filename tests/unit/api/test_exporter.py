@@ -1,0 +1,67 @@
+"""The listener of metrics: one path, to read, without a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from duplexd.api.exporter import Exporter
+from duplexd.limits import ApiLimits
+from duplexd.net.address import TcpAddress
+from tests.support.daemon import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest_asyncio.fixture
+async def port() -> AsyncIterator[int]:
+    port = free_port()
+    limits = ApiLimits(exporter_connections_max=2)
+    exporter = Exporter(TcpAddress("127.0.0.1", port), lambda: lambda: b"duplexd_info 1\n", limits)
+    await exporter.bind()
+    exporter.start()
+    yield port
+    await exporter.stop()
+
+
+async def ask(port: int, method: str, path: str) -> tuple[int, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        return int(head.split()[1]), body
+    finally:
+        writer.close()
+
+
+async def test_who_can_connect_reads_the_metrics(port: int) -> None:
+    assert await ask(port, "GET", "/metrics") == (200, "duplexd_info 1\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/status", 404),
+        ("GET", "/", 404),
+        ("GET", "/metrics/x", 404),
+        ("POST", "/v1/suspend", 404),
+        ("POST", "/metrics", 405),
+        ("DELETE", "/metrics", 405),
+    ],
+)
+async def test_nothing_else_is_there(port: int, method: str, path: str, status: int) -> None:
+    assert (await ask(port, method, path))[0] == status
+
+
+async def test_its_connections_are_bounded(port: int) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        assert (await reader.readline()).split()[1] == b"503"  # nothing was asked
+    finally:
+        for _, each in [*idle, (reader, writer)]:
+            each.close()

@@ -1,0 +1,154 @@
+"""Each kind of finding: what status has to say for it, and what does not make one."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.core.findings import KINDS, Around, Expected, ImageRoom, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.json_object import Json
+
+NOW = 1_000_000.0
+GIB = 1 << 30
+WELL: Json = {
+    "controller": {"name": "alpha", "failed": None, "refused": None, "journal": {"waiting_s": 0.0}},
+    "volumes": [
+        {
+            "name": "data",
+            "state": "DUPLEX",
+            "served": True,
+            "error": "",
+            "failing": {},
+            "primary": {"path": "/a/data.img", "error": "", "repaired_bytes": 0},
+            "secondary": {"path": "/b/data.img", "error": "", "usable": True, "cut": None},
+            "copy": None,
+            "consistent_cut_time": NOW - 3600,
+        }
+    ],
+    "cuts": [],
+}
+ROOMY = {"/a/data.img": ImageRoom(1, GIB, 2 * GIB), "/b/data.img": ImageRoom(2, GIB, 2 * GIB)}
+AROUND = Around(ROOMY)
+EXPECTED = Expected(suspended_s_max=8 * 3600, cut_age_s_max=26 * 3600)
+
+
+def data(status: Json) -> Json:
+    volume: Json = status["volumes"][0]
+    return volume
+
+
+def kinds(status: Json, around: Around = AROUND, expected: Expected = EXPECTED) -> list[str]:
+    return [finding.kind for finding in find(status, around, expected, NOW)]
+
+
+def suspended(status: Json, age_s: float) -> None:
+    data(status)["state"] = "SUSPENDED"
+    data(status)["secondary"]["cut"] = {"id": "c7", "time": NOW - age_s}
+
+
+def copying(status: Json, usable: bool) -> None:
+    data(status)["state"] = "PENDING"
+    data(status)["secondary"]["usable"] = usable
+    data(status)["copy"] = {"done_bytes": 25, "total_bytes": 100}
+
+
+def in_doubt(status: Json, age_s: float) -> None:
+    status["cuts"] = [{"id": "c8", "time": NOW - age_s, "group": "db"}]
+
+
+# How a status becomes one with a finding of that kind
+UNWELL: dict[str, Callable[[Json], Any]] = {
+    "controller-failed": lambda it: it["controller"].update(failed="no sync"),
+    "changes-refused": lambda it: it["controller"].update(refused="No space left on device"),
+    "journal-silent": lambda it: it["controller"]["journal"].update(waiting_s=3.0),
+    "volume-not-served": lambda it: data(it).update(served=False, error="no good image"),
+    "requests-fail": lambda it: data(it).update(failing={"read": "Input/output error"}),
+    "primary-error": lambda it: data(it)["primary"].update(error="moved"),
+    "secondary-error": lambda it: data(it)["secondary"].update(error="Input/output error"),
+    "primary-repaired": lambda it: data(it)["primary"].update(repaired_bytes=4096),
+    "secondary-unusable": lambda it: copying(it, usable=False),
+    "suspended-too-long": lambda it: suspended(it, 8 * 3600 + 1),
+    "cut-too-old": lambda it: data(it).update(consistent_cut_time=NOW - 26 * 3600 - 1),
+    "cut-in-doubt": lambda it: in_doubt(it, 61),
+}
+
+
+def test_a_pair_that_mirrors_is_well() -> None:
+    assert kinds(WELL) == []
+
+
+@pytest.mark.parametrize("kind", UNWELL)
+def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
+    status = copy.deepcopy(WELL)
+    UNWELL[kind](status)
+    assert kinds(status) == [kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "around"),
+    [
+        (
+            "one-file-system",
+            Around(dict.fromkeys(ROOMY, ImageRoom(1, 0, GIB))),
+        ),
+        ("no-room", Around({**ROOMY, "/b/data.img": ImageRoom(2, 2 * GIB + 1, 2 * GIB)})),
+        ("disk-silent", Around(ROOMY, {"/b/data.img": "no answer"})),
+        ("legs-differ", Around(ROOMY, differing={"data": "the legs differ"})),
+    ],
+)
+def test_each_fault_of_the_disks_is_one_finding(kind: str, around: Around) -> None:
+    assert kinds(WELL, around) == [kind]
+
+
+def test_every_kind_is_tested_here() -> None:
+    assert {*UNWELL, "one-file-system", "no-room", "disk-silent", "legs-differ"} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: suspended(it, 8 * 3600),
+        lambda it: copying(it, usable=True),
+        lambda it: in_doubt(it, 60),
+        lambda it: it["controller"]["journal"].update(waiting_s=2.9),
+        lambda it: data(it).update(state="SIMPLEX", secondary=None, consistent_cut_time=None),
+    ],
+    ids=["suspended", "resync", "voting", "slow journal", "simplex"],
+)
+def test_what_passes_or_is_wanted_is_no_finding(change: Callable[[Json], Any]) -> None:
+    status = copy.deepcopy(WELL)
+    change(status)
+    assert kinds(status) == []
+
+
+def test_a_volume_that_was_never_cut_is_not_within_the_age() -> None:
+    status = copy.deepcopy(WELL)
+    data(status)["consistent_cut_time"] = None
+    assert kinds(status) == ["cut-too-old"]
+    assert kinds(status, expected=Expected()) == []
+
+
+def test_images_of_one_file_system_share_its_room() -> None:
+    images = {f"/a/{name}.img": ImageRoom(1, GIB, 3 * GIB // 2) for name in ("x", "y")}
+    (finding,) = find(WELL, Around(images), EXPECTED, NOW)
+    assert finding.text == (
+        "/a/x.img and 1 more images may grow by 2.0 GiB, but their file system has 1.5 GiB free"
+    )
+
+
+def test_block_devices_have_their_room_and_are_not_one_file_system() -> None:
+    assert kinds(WELL, Around(dict.fromkeys(ROOMY, ImageRoom(0, 0, 0)))) == []
+
+
+def test_errors_come_first_and_a_reason_is_said_once() -> None:
+    status = copy.deepcopy(WELL)
+    data(status)["primary"]["error"] = "/a/data.img: gone"
+    data(status)["secondary"]["error"] = "/b/data.img: full"
+    data(status).update(served=False, error="/a/data.img: gone")
+    assert kinds(status) == ["volume-not-served", "secondary-error"]

@@ -1,0 +1,37 @@
+"""The log of findings: each once when it comes, once when it is gone, at its level."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from duplexd.core.findings import Finding
+from duplexd.daemon.complaints import Complaints
+
+LATE = Finding("cut-too-old", "data", "no cut")
+FAILED = Finding("controller-failed", "", "no sync")
+
+
+def test_a_finding_is_logged_when_it_comes_and_when_it_is_gone() -> None:
+    found: list[Finding] = []
+    complaints = Complaints(lambda: found)
+    with capture_logs() as logged:
+        complaints.look()
+        found[:] = [LATE, FAILED]
+        complaints.look()
+        complaints.look()
+        found[:] = [FAILED]
+        complaints.look()
+    assert [(line["log_level"], line["event"], line["kind"]) for line in logged] == [
+        ("warning", "not well", "cut-too-old"),
+        ("error", "not well", "controller-failed"),
+        ("info", "well again", "cut-too-old"),
+    ]
+
+
+def test_a_text_that_changes_is_no_other_finding() -> None:
+    texts = iter(["1 h old", "2 h old"])
+    complaints = Complaints(lambda: [LATE._replace(text=next(texts))])
+    with capture_logs() as logged:
+        complaints.look()
+        complaints.look()
+    assert [line["finding"] for line in logged] == ["1 h old"]

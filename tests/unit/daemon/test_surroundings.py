@@ -1,0 +1,94 @@
+"""The room of images: looked at by paths, and without waiting for a path that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest_asyncio
+
+from duplexd.daemon.surroundings import Surroundings
+from duplexd.limits import WORKER_THREADS, DaemonLimits
+from duplexd.runtime.threads import ThreadWorkers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from duplexd.core.findings import ImageRoom
+    from duplexd.json_object import Json
+
+KIB = 1 << 10
+
+
+@pytest_asyncio.fixture
+async def workers() -> AsyncIterator[ThreadWorkers]:
+    made = ThreadWorkers(asyncio.get_running_loop(), "test", WORKER_THREADS)
+    yield made
+    made.close()
+
+
+def status(*paths: Path) -> Json:
+    return {"volumes": [{"primary": {"path": str(path)}, "secondary": None} for path in paths]}
+
+
+async def test_a_sparse_image_lacks_what_is_a_hole(tmp_path: Path, workers: ThreadWorkers) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(b"x" * 64 * KIB)
+    with image.open("r+b") as file:
+        file.truncate(1024 * KIB)
+    looked = Surroundings(str(tmp_path), lambda: status(image), workers, DaemonLimits())
+    await looked.look()
+    room = looked.around.images[str(image)]
+    assert room.missing_bytes == 1024 * KIB - image.stat().st_blocks * 512
+    assert room.device == image.stat().st_dev
+    assert room.free_bytes > 0
+    assert looked.around.state_free_bytes
+
+
+async def test_an_image_that_is_missing_has_no_room_and_says_why(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    """The engine says of it what it is."""
+    gone = tmp_path / "gone.img"
+    looked = Surroundings(str(tmp_path), lambda: status(gone), workers, DaemonLimits())
+    await looked.look()
+    assert str(gone) not in looked.around.images
+    assert looked.around.silent == {str(gone): "No such file or directory"}
+
+
+class Hanging(Surroundings):
+    """One path does not answer until `release` is set."""
+
+    hangs = ""
+    looks = 0
+
+    def _room(self, path: str) -> ImageRoom:
+        if path == self.hangs:
+            self.looks += 1
+            self.release.wait(60)
+        return super()._room(path)
+
+    release = threading.Event()
+
+
+async def test_a_path_that_hangs_is_said_and_takes_one_thread(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    good, stuck = tmp_path / "good.img", tmp_path / "stuck.img"
+    for path in (good, stuck):
+        path.write_bytes(b"x")
+    limits = DaemonLimits(room_answer_seconds_max=0.05)
+    looked = Hanging(str(tmp_path), lambda: status(good, stuck), workers, limits)
+    looked.hangs = str(stuck)
+    try:
+        for _ in range(3):
+            await looked.look()
+        assert looked.around.silent[str(stuck)] == "the disk has not answered for 0.05 s"
+        assert looked.looks == 1
+    finally:
+        looked.release.set()
+    while looked.around.silent:
+        await looked.look()
+    assert str(good) in looked.around.images
