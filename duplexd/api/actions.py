@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.api.access import Peer
-    from duplexd.api.models.request_model import CutRequest, GradeRequest, SwapRequest
+    from duplexd.api.models.request_model import (
+        CutRequest,
+        GradeRequest,
+        ReloadRequest,
+        SwapRequest,
+    )
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
@@ -113,14 +118,37 @@ class Controller(Protocol):
     async def adopt(self, names: list[str]) -> Json: ...
 
 
+class Reloads(Protocol):
+    """The configuration of the daemon, and how it is read again."""
+
+    async def reload(self) -> list[str]: ...
+    async def check(self, text: str | None, path: str | None) -> list[str]: ...
+
+
+class _NotReloaded:
+    """A controller whose configuration is in no file."""
+
+    async def reload(self) -> list[str]:
+        raise WrongStateError("this controller has no configuration file to read again")
+
+    async def check(self, text: str | None, path: str | None) -> list[str]:  # noqa: ARG002
+        return await self.reload()
+
+
+NOT_RELOADED: Reloads = _NotReloaded()
+
+
 class Actions:
     """The controller's commands. Errors are those of `errors.py`.
 
     `peer` is logged for each command that changes something.
     """
 
-    def __init__(self, controller: Controller, limits: ApiLimits) -> None:
+    def __init__(
+        self, controller: Controller, limits: ApiLimits, reloads: Reloads = NOT_RELOADED
+    ) -> None:
         self.controller = controller
+        self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
         self.holds: dict[str, Lease] = {}
         self.differing: dict[str, str] = {}  # what the last verify found, by volume
@@ -335,6 +363,17 @@ class Actions:
         return await self.controller.swap(
             names, request.roll_forward, request.keep_to, request.lose_changes
         )
+
+    async def reload(self, peer: Peer, body: ReloadRequest) -> Json:
+        """Read the configuration again, and apply it; all of it, or nothing. With `check` say what
+        that would change, or raise what it would raise.
+
+        Legal in any state.
+        """
+        if body.check:
+            return {"applied": False, "changes": await self._reloads.check(body.text, body.path)}
+        self._command(peer, "reload")
+        return {"applied": True, "changes": await self._reloads.reload()}
 
     async def adopt(self, peer: Peer, targets: list[str]) -> Json:
         """Take the primary images of volumes as they are, whatever the journal knows of them.

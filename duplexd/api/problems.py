@@ -41,7 +41,8 @@ def problem(
 def problem_of(error: Exception) -> Json:
     """The problem that an error is. One that is nobody's but ours is logged, with where it was."""
     if isinstance(error, DuplexdError):
-        return problem(error.http_status, str(error), error.title, error.exit_code)
+        detail = "; ".join(str(error).splitlines())  # those of a configuration have several
+        return problem(error.http_status, detail, error.title, error.exit_code)
     if isinstance(error, HttpError):
         return problem(error.status, error.detail)
     if isinstance(error, OSError) and error.errno:  # a disk's; what follows from it is in events

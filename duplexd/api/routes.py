@@ -28,6 +28,7 @@ from duplexd.api.models.line_model import (
     Verified,
     VerifyProgress,
 )
+from duplexd.api.models.reload_model import Reloaded
 from duplexd.api.models.request_model import (
     AdoptRequest,
     CutEmpty,
@@ -35,6 +36,7 @@ from duplexd.api.models.request_model import (
     GradeRequest,
     OpenRequest,
     QuiesceRequest,
+    ReloadRequest,
     RenewRequest,
     ResyncRequest,
     SuspendRequest,
@@ -107,6 +109,10 @@ async def post_swap(context: Context, call: Call) -> Answer:
 
 async def post_adopt(context: Context, call: Call) -> Answer:
     return answer(await context.actions.adopt(call.peer, call.parse(AdoptRequest).targets))
+
+
+async def post_reload(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.reload(call.peer, call.parse(ReloadRequest)))
 
 
 async def get_events(context: Context, call: Call) -> Lines:
@@ -289,6 +295,14 @@ ROUTES: tuple[RouteEntry, ...] = (
     RouteEntry("POST", "/v1/swap", post_swap, "Let images change roles", SwapRequest, (Roles,)),
     RouteEntry(
         "POST", "/v1/adopt", post_adopt, "Take primary images as they are", AdoptRequest, (Roles,)
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/reload",
+        post_reload,
+        "Read the configuration again",
+        ReloadRequest,
+        (Reloaded,),
     ),
     RouteEntry(
         "GET",

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.access import Access
-from duplexd.api.actions import Actions
+from duplexd.api.actions import NOT_RELOADED, Actions
 from duplexd.api.connections import Connections
 from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.http_request import Context
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from duplexd.api.actions import Controller
+    from duplexd.api.actions import Controller, Reloads
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
@@ -175,11 +175,12 @@ class ControlServer:
         controller: Controller,
         sources: Sequence[Source] = (),
         outlook: Outlook = _NOTHING_BESIDE,
+        reloads: Reloads = NOT_RELOADED,
     ) -> None:
         """Answer for this controller from now on. `sources` give further metrics; `outlook` is what
-        health knows beside the controller.
+        health knows beside the controller; `reloads` reads the configuration again.
         """
-        actions = Actions(controller, self._limits)
+        actions = Actions(controller, self._limits, reloads)
         health = HealthOf(controller.status, actions.differing, outlook)
         scrape = Scrape(controller, self._lag, health, sources)
         controller.listeners.append(scrape.figures.note)

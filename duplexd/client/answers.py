@@ -260,6 +260,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/verify"): VERIFIED,
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
+    ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
     ("GET", "/v1/health"): WELLNESS,
 }
 LINES: dict[tuple[str, str], dict[str, Check]] = {

@@ -12,6 +12,7 @@ from duplexd.client.http import Http
 from duplexd.client.results import (
     Cuts,
     Released,
+    Reloaded,
     Resynced,
     Roles,
     Settled,
@@ -383,6 +384,17 @@ class Client:
         """Take the primary images of volumes that are not served as they are."""
         group, _ = self._group(targets, None)
         return await roles.change(group, self.links_to(group.members), "/v1/adopt", {})
+
+    async def reload(
+        self, *, check: bool = False, text: str | None = None, path: str | None = None
+    ) -> Reloaded:
+        """Let one daemon read its configuration again. With `check` it only says what would change;
+        with `text` too, what that configuration, which lies at `path`, would change.
+        """
+        (link,) = self.links_to(self.groups.controllers).values()
+        body = {"check": check, "text": text, "path": path}
+        answer = await link.call_patiently("POST", "/v1/reload", body)
+        return Reloaded(answer["applied"], answer["changes"])
 
     # --------------------------------------------------------------------------------- inside
 

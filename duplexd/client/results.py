@@ -203,6 +203,14 @@ class Roles(Result):
 
 
 @dataclass(frozen=True)
+class Reloaded(Result):
+    """What a reload changed, or with `applied` false would change."""
+
+    applied: bool
+    changes: list[str]
+
+
+@dataclass(frozen=True)
 class Released(Result):
     """Holds that were ended: `lease` is what was named, `released` whether any was held still."""
 

@@ -31,6 +31,7 @@ EVENT_LEVELS = {
     "primary-error": "error",
     "primary-failed": "error",
     "range-repaired": "warning",
+    "reload-refused": "debug",  # the log has it in a line of its own
     "reloaded": "debug",
     "resync-failed": "error",
     "secondary-overwritten": "warning",
@@ -87,6 +88,7 @@ class Announcements:
 
     def __init__(self) -> None:
         self._status: Callable[[], Json] | None = None
+        self.reload_refused: Sequence[str] = ()  # why the last one was; empty if it was not
 
     def serve(self, status: Callable[[], Json]) -> str:
         """From now on events may change the line, which is made of this status; the line."""
@@ -95,7 +97,9 @@ class Announcements:
 
     def line(self) -> str:
         """What the service manager is to show now."""
-        return summary(self._status()) if self._status is not None else "starting"
+        if self._status is None:
+            return "starting"
+        return summary(self._status()) + _refused(self.reload_refused)
 
     def event(self, event: Json) -> None:
         """An event of the controller, in its loop."""
@@ -107,6 +111,13 @@ class Announcements:
         getattr(log, level(event))(event["event"], **fields)
         if self._status is not None and event["event"] in _STATUS_EVENTS:
             notify(f"STATUS={self.line()}")
+
+
+def _refused(problems: Sequence[str]) -> str:
+    if not problems:
+        return ""
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"; the last reload was refused: {problems[0]}{more}"
 
 
 def level(event: Json) -> str:

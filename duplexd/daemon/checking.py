@@ -1,8 +1,10 @@
 """`duplexd check`: whether `run` would accept a configuration, and what it means.
 
-Three outcomes, as `run` has them: 0, it starts; 5, it waits for an address and then ends; 6, only
-an edit helps. Warnings are about what it would start without, and change no exit code: they are
-true of a daemon that serves everything else.
+The outcomes are those of `run` and of a reload: 0, a start goes well, and a daemon that runs with
+that state directory would apply the file; 5, a start waits for an address and then ends, or that
+daemon would have to be restarted, or would apply the file only later; 6, only an edit helps.
+Warnings are about what a start would do without, and change no exit code: they are true of a daemon
+that serves everything else.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.config import load as config
 from duplexd.config.exposure import describe_exposure
 from duplexd.daemon import preflight
+from duplexd.daemon.beyond import beyond_the_file
 from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.limits import DaemonLimits
 from duplexd.runtime.in_time import Patience
@@ -30,12 +33,15 @@ _LIMITS = DaemonLimits()
 
 
 class Findings(NamedTuple):
-    """`settings`: None for a file that cannot be read as a configuration."""
+    """`settings`: None for a file that cannot be read as a configuration. `reload`: what a reload
+    would change; None if no daemon runs with this state directory.
+    """
 
     settings: Config | None
     problems: list[str]
     warnings: list[str]
     exit_code: int
+    reload: list[str] | None = None
 
     def as_json(self) -> Json:
         """For `--json`."""
@@ -43,6 +49,7 @@ class Findings(NamedTuple):
             "ok": not self.problems,
             "problems": self.problems,
             "warnings": self.warnings,
+            "reload": self.reload,
             "summary": _summary(self.settings) if self.settings else None,
         }
 
@@ -57,6 +64,14 @@ def load_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_
         return config.load(config_path, follow=False)
 
 
+def parse_in_time(text: str, path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
+    """The same of a text that lies, or would lie, at `path`."""
+    try:
+        return Patience(seconds).call(lambda: config.parse(text, path))
+    except OSError:
+        return config.parse(text, path, follow=False)
+
+
 def check(config_path: str) -> Findings:
     """Look at the file and at this machine; change nothing."""
     try:
@@ -64,6 +79,8 @@ def check(config_path: str) -> Findings:
     except ConfigurationError as error:
         return Findings(None, str(error).splitlines(), [], error.exit_code)
     found = preflight.look(settings) + preflight.look_at_images(settings)
+    beyond = beyond_the_file(settings)
+    found += beyond.found
     final = [problem.line for problem in found if not problem.degrades]
     passing = [problem.line for problem in preflight.addresses(settings)]
     warnings = [f"{problem.line}; the start goes on" for problem in found if problem.degrades]
@@ -75,10 +92,16 @@ def check(config_path: str) -> Findings:
     code = ConfigurationError.exit_code if final else WrongStateError.exit_code if passing else 0
     return Findings(
         settings,
-        [f"{config_path}: {line}" for line in final + passing],
-        [f"{config_path}: {line}" for line in warnings],
-        code,
+        [_in_file(settings, line) for line in [*final, *passing, *beyond.refused]],
+        [_in_file(settings, line) for line in warnings],
+        beyond.exit_code if beyond.exit_code and not final else code,
+        beyond.reload,
     )
+
+
+def _in_file(settings: Config, line: str) -> str:
+    prefix = f"{settings.source}: "
+    return line if line.startswith(prefix) else prefix + line
 
 
 def _mounts(settings: Config) -> list[str]:
@@ -112,8 +135,8 @@ def _summary(settings: Config) -> Json:
     }
 
 
-def describe(settings: Config) -> str:
-    """What a configuration means, in lines for a person."""
+def describe(settings: Config, reload: list[str] | None = None) -> str:
+    """What a configuration means, in lines for a person; and what a reload would change."""
     own, tls = settings.controller, settings.control.tls
     control = [
         str(settings.control.socket),
@@ -136,6 +159,8 @@ def describe(settings: Config) -> str:
     lines += [
         f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()
     ]
+    if reload is not None:
+        lines += [f"reload     {line}" for line in reload or ["would change nothing"]]
     return "\n".join([*lines, *_mounts(settings)])
 
 

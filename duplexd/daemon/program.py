@@ -97,18 +97,20 @@ def run(config_path: str, log_level: str, adopt: bool) -> None:
     service.run(settings, adopt)
 
 
-@cli.command(short_help="Check whether `run` would accept the configuration.")
+@cli.command(short_help="Check whether `run` and a reload would accept the configuration.")
 @_CONFIG_OPTION
 @_JSON_OPTION
 def check(config_path: str, as_json: bool) -> None:
-    """Check whether `run` would accept the configuration; change nothing."""
+    """Check whether `run`, and a reload if a daemon runs, would accept the configuration; change
+    nothing.
+    """
     from duplexd.daemon import checking
 
     found = checking.check(config_path)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
     elif found.settings and not found.problems:
-        click.echo(checking.describe(found.settings))
+        click.echo(checking.describe(found.settings, found.reload))
         for line in found.warnings:
             click.echo(f"duplexd: warning: {printable(line)}", err=True)
     if found.problems and not as_json:

@@ -26,7 +26,6 @@ import gc
 import os
 import signal
 import socket
-import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
@@ -83,7 +82,7 @@ class Running(NamedTuple):
     controller: Controller
     listeners: Listeners
     control: ControlServer
-    rules: Rules
+    reloads: Reloads
     around: Surroundings
 
 
@@ -268,10 +267,14 @@ class Service:
         undo.push_async_callback(exporter.stop)
         with in_file(config):
             await patience.until_possible(exporter.bind)
-        control.serve(controller, [lambda: nbd_metrics(listeners.server)], outlook)
+        reloads = Reloads(
+            config, controller, listeners, control, workers.disk.of("reload"), rules,
+            self._passed_addresses, self._announcements,
+        )  # fmt: skip
+        control.serve(controller, [lambda: nbd_metrics(listeners.server)], outlook, reloads)
         exporter.start()
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
-        return Running(controller, listeners, control, rules, around)
+        return Running(controller, listeners, control, reloads, around)
 
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
@@ -308,9 +311,7 @@ class Service:
     async def _until_stopped(self, running: Running, workers: Threads) -> None:
         limits = self.limits.daemon
         tasks = [
-            asyncio.create_task(
-                self._reload_forever(running, workers.disk.of("reload")), name="reload"
-            ),
+            asyncio.create_task(running.reloads.on_signals(self._reload), name="reload"),
             asyncio.create_task(watchdog(), name="watchdog"),
             asyncio.create_task(
                 watch(running.around, running.control.findings, limits), name="surroundings"
@@ -329,32 +330,6 @@ class Service:
             for task in (*tasks, stopped):
                 task.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
-
-    async def _reload_forever(self, running: Running, workers: Workers) -> None:
-        reloads = Reloads(
-            self.config,
-            running.controller,
-            running.listeners,
-            running.control,
-            workers,
-            running.rules,
-            self._passed_addresses,
-        )
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            notify(
-                f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
-                "\nSTATUS=reading the configuration again"
-            )
-            try:
-                changes = await reloads.once()
-            except (DuplexdError, OSError) as error:
-                self._log.error("reload refused, nothing changed", problems=str(error).splitlines())
-            else:
-                self._log.info("reloaded", changes=changes)
-            self.config = reloads.config
-            notify(f"READY=1\nSTATUS={self._announcements.line()}")
 
 
 class Threads:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from duplexd.daemon import preflight
+from duplexd.engine.live_settings import LIVE
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
 from duplexd.runtime import directory, owned
 
@@ -60,9 +61,7 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
-    """Raise ConfigurationError for every value of [controller], [control] and [metrics] that
-    differs and needs a restart.
-    """
+    """Raise WrongStateError for every value that differs and needs a restart."""
     before, after = _fixed(old), _fixed(new)
     changed = []
     for key, value in before.items():
@@ -72,18 +71,18 @@ def refuse_fixed(old: Config, new: Config) -> None:
                 " cannot change while the daemon runs; restart the daemon"
             )
     if changed:
-        raise ConfigurationError("\n".join(changed))
+        raise WrongStateError("\n".join(changed))
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """The values that are fixed while the daemon runs. Roles, certificates and copy_rate may
+    """The values that are fixed while the daemon runs. Roles, certificates and what is `LIVE` may
     change.
     """
     control = config.control
     fixed = {
         f"controller.{key}": getattr(config.controller, key)
         for key in type(config.controller).model_fields
-        if key != "copy_rate"
+        if key not in LIVE
     }
     listen = [address.authority for address in control.tls.listen] if control.tls else None
     return {

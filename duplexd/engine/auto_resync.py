@@ -56,9 +56,13 @@ class AutoResync:
         )
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Start the task."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="auto resync")
+    def enable(self, wanted: bool) -> None:
+        """Begin to do it, or cease. A resync that it has begun goes on."""
+        if wanted and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="auto resync")
+        elif not wanted and self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     async def stop(self) -> None:
         """End the task. A resync that it has begun goes on."""

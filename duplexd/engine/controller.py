@@ -30,7 +30,10 @@ from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
+from duplexd.engine.left_images import LeftImages
 from duplexd.engine.live_changes import LiveChanges
+from duplexd.engine.live_settings import settings_changes
+from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.progress import FINISHING, ignore
@@ -239,8 +242,12 @@ class Controller:
         disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
         opener = Opener(disk, workers, self.config.controller)
         failures.on_left = opener.close_later
-        live_changes = LiveChanges(volumes, self.leases, self.archive)
-        self.reloads = Reload(timeline, volumes, self.checkpointer, followers, live_changes, opener)
+        self.opener = opener
+        live_changes = LiveChanges(volumes, self.leases, self.archive, followers)
+        self.reloads = Reload(
+            timeline, volumes, self.checkpointer, followers, self.leases, live_changes,
+            NewImages(timeline, volumes, opener, live_changes), LeftImages(opener, emit),
+        )  # fmt: skip
         reopening = Reopening(
             timeline, self.checkpointer, self.write_path, followers, failures, opener, workers,
             lambda: self.config, emit, limits,
@@ -307,7 +314,7 @@ class Controller:
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
-        self.legs.patience = self.executor.patience = Patience(*seconds)
+        self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload
@@ -342,8 +349,7 @@ class Controller:
         self.settling.resume(self.volumes.all())
         self.failures.on_cut = self.settling.begin
         self.resyncs.resume(interrupted)
-        if self.config.controller.auto_resync:
-            self.auto_resync.start()
+        self.auto_resync.enable(self.config.controller.auto_resync)
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -377,8 +383,14 @@ class Controller:
         """See `Reload.reload`."""
         return await self.reloads.reload(self.config, config)
 
+    async def check_reload(self, config: Config) -> None:
+        """See `Reload.check`."""
+        await self.reloads.check(self.config, config)
+
     def _switched(self, config: Config, changes: list[str]) -> None:
+        changes += settings_changes(self.config.controller, config.controller)
         self._take_settings(config)
+        self.auto_resync.enable(config.controller.auto_resync)
         self.events.emit("reloaded", changes=changes)
 
     # ------------------------------------------------------------------------- the NBD server's

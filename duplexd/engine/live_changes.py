@@ -1,47 +1,89 @@
 """Which changes of the configuration a reload can apply, and which it refuses.
 
-A change is refused if it would remove something that a client, a lease, or a worker that writes to
-a secondary is using; or if it replaces an image that is in use, because the journal's record of
-that image would be wrong. The error names all such changes at once, by key, so that the file needs
-to be corrected only once.
+A change is refused if it would take something away that a client, a lease, or a worker that writes
+to a secondary is using: this passes, so it is WrongStateError, "try again". What no reload and no
+restart can do, a volume of another size, is ConfigurationError: only an edit helps. The error names
+all such changes at once, by key, so that the file needs to be corrected only once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.errors import ConfigurationError
+from duplexd.engine.opening import PRIMARY, SECONDARY, places
+from duplexd.errors import ConfigurationError, WrongStateError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.config.daemon_file import Config, VolumeConfig
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.leases import Leases
+    from duplexd.engine.opening import Place
     from duplexd.engine.volumes import Volumes
+    from duplexd.replication.followers import Followers
+
+
+class LegChange(NamedTuple):
+    """What a new configuration says of the images of a volume that is served, by role: where each
+    is from now on; None where that is as before. `secondary_gone`: there is to be none.
+    """
+
+    primary: Place | None = None
+    secondary: Place | None = None
+    secondary_gone: bool = False
+
+
+def leg_change(pair: Pair, old: VolumeConfig, new: VolumeConfig) -> LegChange:
+    """Compare two configurations of a volume."""
+    swapped = pair.record.swapped
+    before, other_before = places(old, swapped)
+    if swapped and new.secondary is None:  # refused: it names the image that is the primary now
+        return LegChange(secondary_gone=True)
+    after, other_after = places(new, swapped)
+    return LegChange(
+        after if after.path != before.path else None,
+        other_after if other_after is not None and other_after != other_before else None,
+        other_before is not None and other_after is None,
+    )
 
 
 class LiveChanges:
     """Decides, from the states as they are at the moment; changes nothing."""
 
-    def __init__(self, volumes: Volumes, leases: Leases, archive: CutArchive) -> None:
+    def __init__(
+        self, volumes: Volumes, leases: Leases, archive: CutArchive, followers: Followers
+    ) -> None:
         self._volumes = volumes
         self._leases = leases
         self._archive = archive
+        self._followers = followers
 
     def check(self, old: Config, new: Config) -> None:
-        """Raises ConfigurationError that names every change that can't be made while running."""
-        problems: list[str] = []
+        """Raises ConfigurationError or WrongStateError that names every change that can't be made.
+        Whether an image at another path is another image is looked up later.
+        """
+        final: list[str] = []
+        passing: list[str] = []
         for name, pair in self._volumes.by_name.items():
             volume = new.volumes.get(name)
             if pair.id < 0:  # not served since the start, and not recorded: it may become anything
                 continue
             if volume is None:
-                problems += self._why_not_removed(pair)
+                passing += self._why_not_removed(pair)
             else:
-                problems += _why_not_changed(name, old.volumes[name], volume)
-        if problems:
-            raise ConfigurationError("\n".join(f"{new.source}: {line}" for line in problems))
+                final += _why_never(pair, volume)
+                passing += self._why_not_now(pair, old.volumes[name], volume)
+        if final or passing:
+            error = ConfigurationError if final else WrongStateError
+            raise error(_lines(new, [*final, *passing]))
+
+    def check_replaced(self, new: Config, pairs: Sequence[Pair]) -> None:
+        """Raises WrongStateError for those of these pairs that cannot get another secondary now."""
+        if problems := [line for pair in pairs for line in self._why_secondary_stays(pair)]:
+            raise WrongStateError(_lines(new, problems))
 
     def _why_not_removed(self, pair: Pair) -> list[str]:
         problems = []
@@ -50,32 +92,66 @@ class LiveChanges:
                 f"volumes.{pair.name}: can't be removed while clients use it "
                 f"({pair.connections} connected); disconnect them first"
             )
-        unsettled = pair.cut is not None and pair.cut.id in self._archive.unsettled
-        if pair.state == pair_states.PENDING or unsettled:
+        if pair.state == pair_states.PENDING or self._is_unsettled(pair):
             problems.append(
                 f"volumes.{pair.name}: can't be removed while its secondary is being written; "
                 "wait until it is at its cut, or DUPLEX"
             )
         return problems
 
+    def _why_not_now(self, pair: Pair, old: VolumeConfig, new: VolumeConfig) -> list[str]:
+        change = leg_change(pair, old, new)
+        problems = self._why_secondary_stays(pair) if change.secondary_gone else []
+        if pair.mode == new.mode or pair.state == pair_states.SIMPLEX:
+            return problems
+        key = f"volumes.{pair.name}.mode"
+        if pair.failed:
+            problems.append(f"{key}: can't be changed: the volume is not served: {pair.failed}")
+        elif self._is_unsettled(pair):
+            problems.append(
+                f"{key}: can't be changed while the secondary is on its way to a cut; try again"
+            )
+        return problems
 
-def _why_not_changed(name: str, old: VolumeConfig, new: VolumeConfig) -> list[str]:
-    fixed = [
-        key
-        for key, before, after in (
-            ("size", old.size, new.size),
-            ("primary", old.primary, new.primary),
-            ("mode", old.mode, new.mode),
-        )
-        if before != after
-    ]
-    problems = [
-        f"volumes.{name}.{key}: can't be changed while running; stop the daemon first"
-        for key in fixed
-    ]
-    if new.secondary != old.secondary and old.secondary is not None:
+    def _why_secondary_stays(self, pair: Pair) -> list[str]:
+        key = f"volumes.{pair.name}.secondary"
+        if pair.failed:
+            return [f"{key}: can't be changed: the volume is not served: {pair.failed}"]
+        is_written = pair.state == pair_states.PENDING or self._followers.began(pair) is not None
+        if is_written or self._is_unsettled(pair):
+            while_written = f"can't be replaced or removed while it is being written ({pair.state})"
+            return [f"{key}: {while_written}; wait until it is at its cut, or DUPLEX"]
+        return []
+
+    def _is_unsettled(self, pair: Pair) -> bool:
+        unsettled = pair.cut is not None and pair.cut.id in self._archive.unsettled
+        return unsettled or self._followers.is_on_its_way(pair)
+
+
+def not_the_same(pair: Pair, place: Place) -> str:
+    """Why the primary cannot be the image at another path."""
+    return (
+        f"volumes.{pair.name}.{place.key}: {place.path} is not the image that the volume is served "
+        f"from, {pair.primary.path}; move that one there, or let the images change roles with "
+        f"`duplexctl swap {pair.name}` and replace the secondary"
+    )
+
+
+def _why_never(pair: Pair, new: VolumeConfig) -> list[str]:
+    problems = []
+    if new.size != pair.size:
         problems.append(
-            f"volumes.{name}.secondary: can't be changed or removed while running; "
-            "stop the daemon, start it without a secondary, then add the new one"
+            f"volumes.{pair.name}.size: the volume has {pair.size} bytes, not {new.size}; "
+            "a volume can't be resized"
+        )
+    if pair.record.swapped and new.secondary is None:
+        problems.append(
+            f"volumes.{pair.name}.{SECONDARY}: the image under this key is the primary since the "
+            f"images changed roles; put the key back, and `duplexctl swap {pair.name}` first, or "
+            f"stop the daemon and give that image as volumes.{pair.name}.{PRIMARY}"
         )
     return problems
+
+
+def _lines(new: Config, problems: Sequence[str]) -> str:
+    return "\n".join(f"{new.source}: {line}" for line in problems)

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import pair_states
+from duplexd.core.patience import Patience
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.open import open_leg
@@ -88,7 +89,9 @@ def absent(path: str, size: int, why: str) -> AbsentLeg:
 
 
 class Opener:
-    """Opens images. `seconds`: how long the image of a role may take for one system call."""
+    """Opens images. `patience`: how long an image may take for one system call; a reload replaces
+    it.
+    """
 
     def __init__(self, disk: Disk, workers: Workers, settings: ControllerConfig) -> None:
         self._disk = disk
@@ -96,11 +99,11 @@ class Opener:
         self._errors: dict[str, Exception] = {}  # by path: why an image cannot be used
         self._refuse = settings.on_start_error == "refuse"
         self._closing: set[asyncio.Task[None]] = set()
-        self._seconds = {PRIMARY: settings.primary_timeout, SECONDARY: settings.secondary_timeout}
+        self.patience = Patience(settings.secondary_timeout, settings.primary_timeout)
 
     def seconds(self, role: str) -> float:
         """How long one call on the image of a role may take."""
-        return self._seconds[role]
+        return self.patience.seconds(role)
 
     async def all(
         self,
@@ -139,13 +142,13 @@ class Opener:
 
     async def volume(self, name: str, volume: VolumeConfig, known: PairRecord | None) -> Images:
         """The images of a volume; raises for none of them."""
-        refused = _why_refused(name, volume, known)
+        refused = why_refused(name, volume, known)
         swapped = known is not None and known.swapped
         at, other = places(volume, swapped)
         if refused:
             return _nothing(volume, at, other, refused)
-        if known is None and other is not None and await self._is_alone(at.path, other.path):
-            return _nothing(volume, at, other, _would_overwrite(name, at, other))
+        if known is None and other is not None and await self.is_alone(at.path, other.path):
+            return _nothing(volume, at, other, would_overwrite(name, at, other))
         primary, primary_new = await self.leg(at.path, volume.size, PRIMARY, known is None)
         if other is None:
             return Images(primary, None, primary_new)
@@ -166,7 +169,7 @@ class Opener:
         that another program has is tried again for a moment: that passes.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._seconds[SECONDARY]
+        until = loop.time() + self.seconds(SECONDARY)
         while True:
             watch: Watch[str] = Watch()
             call = partial(_open, self._disk, path, size, create, watch)
@@ -211,7 +214,20 @@ class Opener:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    async def _is_alone(self, primary: str, secondary: str) -> bool:
+    async def is_there(self, path: str, role: str) -> bool:
+        """Whether anything is at a path. True where that cannot be said: opening it says why."""
+        watch: Watch[str] = Watch()
+
+        def look() -> bool:
+            with watch.at(path):
+                return self._disk.exists(path)
+
+        try:
+            return await self._patiently(path, watch, look, role)
+        except OSError:
+            return True
+
+    async def is_alone(self, primary: str, secondary: str) -> bool:
         """Whether the secondary is there, but the primary is not."""
         watch: Watch[str] = Watch()
 
@@ -255,7 +271,7 @@ class Opener:
         return images._replace(data=data)
 
     async def _patiently(self, path: str, watch: Watch[str], call: Callable[[], T], role: str) -> T:
-        seconds = self._seconds[role]
+        seconds = self.seconds(role)
         return await patiently(self._workers.of(path), watch, call, lambda _path: seconds)
 
 
@@ -291,7 +307,7 @@ def _nothing(volume: VolumeConfig, at: Place, other: Place | None, why: str) -> 
     return Images(absent(at.path, volume.size, why), secondary, refused=why)
 
 
-def _why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> str:
+def why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> str:
     """Why the configuration does not fit the volume that the journal knows."""
     if known is None:
         return ""
@@ -308,7 +324,8 @@ def _why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> s
     return ""
 
 
-def _would_overwrite(name: str, at: Place, other: Place) -> str:
+def would_overwrite(name: str, at: Place, other: Place) -> str:
+    """Why a volume is refused whose secondary alone is there."""
     return (
         f"volumes.{name}: the secondary {other.path} exists, but the primary {at.path} does not; "
         "a first copy would overwrite the secondary. Put the primary back, or move the secondary "

@@ -4,33 +4,42 @@ What can fail without side effects (checks, opening images) comes first; then ev
 in one step at rest: markers, volumes, groups, followers, settings. So no client sees half of a
 configuration, and no follower passes a change of a volume that it does not know yet. If that step
 fails, only some of its markers are in the journal, so the controller fails, and a restart recovers.
+
+    another secondary       DETACH, then COPY: the pair is PENDING. The image before is left at the
+                            number of that step, or at its cut (`left_images.py`)
+    no secondary            DETACH: the pair is SIMPLEX
+    another path, the same  noted in the next checkpoint; a start recognises images by what they
+    image                   are, and not by where they lie
+    sync to async           the follower takes the pair over at the tail
+    async to sync           the volume is held until its secondary has arrived at the tail
 """
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from duplexd.core.identity import Facts, judge
-from duplexd.core.markers import Remove
-from duplexd.core.since import known
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absent
+from duplexd.core import lease as ends
+from duplexd.core import pair_states
+from duplexd.core.markers import Detach, Remove
+from duplexd.engine.left_images import Left, left_by
+from duplexd.engine.new_images import Prepared
+from duplexd.engine.opening import Images
 from duplexd.engine.volumes import introduce
-from duplexd.errors import ConfigurationError
-from duplexd.images.probe import probe
-from duplexd.runtime.tasks import to_its_end
-from duplexd.units import format_size
+from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
-    from duplexd.config.daemon_file import Config, VolumeConfig
+    from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
+    from duplexd.engine.leases import Leases
+    from duplexd.engine.left_images import LeftImages
     from duplexd.engine.live_changes import LiveChanges
-    from duplexd.engine.opening import Opener
+    from duplexd.engine.new_images import NewImages
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
-    from duplexd.images.leg import Leg
     from duplexd.replication.followers import Followers
 
 
@@ -45,148 +54,220 @@ class Reload:
         volumes: Volumes,
         checkpointer: Checkpointer,
         followers: Followers,
+        leases: Leases,
         live_changes: LiveChanges,
-        opener: Opener,
+        images: NewImages,
+        left_images: LeftImages,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
         self._checkpointer = checkpointer
         self._followers = followers
+        self._leases = leases
         self._live_changes = live_changes
-        self._opener = opener
+        self._images = images
+        self._left_images = left_images
         self.on_switched: Callable[[Config, list[str]], None] = _nobody
+
+    async def check(self, old: Config, new: Config) -> None:
+        """Raise what `reload` would raise now, as far as that can be seen without changing
+        anything.
+        """
+        self._live_changes.check(old, new)
+        await self._images.look(old, new)
 
     async def reload(self, old: Config, new: Config) -> list[str]:
         """Apply `new`; returns what changed.
 
-        Raises ConfigurationError, with nothing changed. After OSError or DuplexdError `new` is in
-        force, but may not be durable yet.
+        Raises ConfigurationError, WrongStateError or LimitError, with nothing changed. After
+        OSError or another DuplexdError `new` is in force, but may not be durable yet.
         """
-        timeline = self._timeline
+        timeline, prepared, left = self._timeline, Prepared(), list[Left]()
         self._live_changes.check(old, new)
-        opened: dict[str, Images] = {}
         try:
-            for name, volume in new.volumes.items():
-                if self._needs_images(name, volume):
-                    opened[name] = await to_its_end(self._open(name, volume))
-                    self._refuse(name, opened)
+            await self._images.prepare(old, new, prepared)
             if self._volumes.by_name.keys() - new.volumes.keys():
                 # Flushed changes have to survive a power cut; those of a removed volume are not
                 # replayed later.
                 await self._checkpointer.checkpoint()
             # No worker may be using a leg that is about to be closed.
-            async with self._checkpointer.no_syncs(), self._followers.stepping:
-                changes = await timeline.at_rest(lambda: self._switch(old, new, opened))
+            async with (
+                self._arrived(new, prepared) as arrived,
+                self._checkpointer.no_syncs(),
+                self._followers.stepping,
+            ):
+                changes = await timeline.at_rest(
+                    lambda: self._switch(old, new, prepared, arrived, left)
+                )
         except BaseException:
-            for name, images in opened.items():
-                self._close(name, images)
+            for name, images in prepared.opened.items():
+                self._images.close(name, images)
             raise
         await timeline.durable()
+        changes += await self._left_images.settle(left)
         await self._checkpointer.checkpoint()
         return changes
 
-    def _needs_images(self, name: str, volume: VolumeConfig) -> bool:
-        pair = self._known(name)
-        return pair is None or (volume.secondary is not None and pair.secondary is None)
-
-    def _known(self, name: str) -> Pair | None:
-        """The volume, if it is in the journal."""
-        pair = self._volumes.by_name.get(name)
-        return None if pair is None or pair.id < 0 else pair
-
-    async def _open(self, name: str, volume: VolumeConfig) -> Images:
-        """Of a volume that is served, only a secondary can be new. Where its primary has data is
-        not asked: clients write until the switch. The copy finds the holes.
+    @asynccontextmanager
+    async def _arrived(self, new: Config, prepared: Prepared) -> AsyncIterator[dict[Pair, int]]:
+        """Around the switch: pairs that are to mirror in each batch hold everything, and get no
+        change meanwhile. The number that each of them is at.
         """
-        pair = self._known(name)
-        if pair is None:
-            images = await self._opener.volume(name, volume, None)
-            images = images._replace(primary=await self._judged(images.primary, PRIMARY))
-        else:
-            path, size = str(volume.secondary), pair.size
-            secondary, new = await self._opener.leg(path, size, SECONDARY, True)
-            overwrites = not new and await self._opener.holds_data(secondary)
-            images = Images(pair.primary, secondary, False, new, [(0, size)], overwrites)
-        if images.secondary is None:
-            return images
-        return images._replace(secondary=await self._judged(images.secondary, SECONDARY))
-
-    async def _judged(self, leg: Leg, role: str) -> Leg:
-        """An image that is new to the journal; absent, if it belongs to others."""
-        if why_absent(leg):
-            return leg
-        ledger, own = self._timeline.ledger, self._timeline.writer.ring.controller
+        leaving = {*prepared.gone, *map(self._images.known, prepared.opened)}
+        pairs = [
+            pair
+            for name, pair in self._volumes.by_name.items()
+            if _becomes_sync(pair, new) and pair not in leaving and name in new.volumes
+        ]
+        if not pairs:
+            yield {}
+            return
+        await self._wait_for(pairs, self._timeline.written)  # most of it with nobody waiting
+        hold = await self._leases.quiesce(pairs, self._leases.longest_allowed_s, "reload")
         try:
-            found = await self._opener.look(leg, role, lambda: probe(leg, ()))
-            judgement = judge(known(ledger, own.hex()), None, found, Facts())
-            why = "" if judgement.current else judgement.why
-        except OSError as error:
-            why = error.strerror or str(error)
-        if not why:
-            return leg
-        await self._opener.close(leg)
-        return absent(leg.path, leg.size, why)
+            hold.ended.add_done_callback(lambda _: self._followers.moved())
+            last = self._timeline.written
+            await self._wait_for(pairs, last, hold.ended.done)
+            yield dict.fromkeys(pairs, last)
+        finally:
+            self._leases.release(hold.id, ends.BY_OWNER)
 
-    def _refuse(self, name: str, opened: dict[str, Images]) -> None:
-        """Raises ConfigurationError for images that cannot be used. A volume that was not served
-        before because of them just stays so.
-        """
-        images = opened[name]
-        why = images.refused or why_absent(images.primary) or why_absent(images.secondary)
-        if why and name in self._volumes.by_name and self._known(name) is None:
-            opened.pop(name).close()
-        elif why:
-            raise ConfigurationError(why)
+    async def _wait_for(
+        self, pairs: list[Pair], last: int, ended: Callable[[], bool] = lambda: False
+    ) -> None:
+        def there(pair: Pair) -> bool:
+            return pair.state != pair_states.DUPLEX or bool(pair.failed) or pair.applied >= last
 
-    def _close(self, name: str, images: Images) -> None:
-        """Close those that are not served; a step that failed half-way serves some already."""
-        served = self._volumes.by_name.get(name)
-        if served is None or images.primary is not served.primary:
-            images.primary.close()
-        if images.secondary is not None and (
-            served is None or images.secondary is not served.secondary
-        ):
-            images.secondary.close()
+        await self._followers.until(lambda: ended() or all(map(there, pairs)))
 
     # ----------------------------------------------------------------------------- the switch
 
-    def _switch(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
-        self._live_changes.check(old, new)  # again: clients may have come meanwhile
-        for name, pair in self._volumes.by_name.items():
-            if name not in new.volumes and pair.primary_dirty and not pair.failed:
-                raise ConfigurationError(
-                    f"{new.source}: volumes.{name}: was written to just now, "
-                    "so it can't be removed yet; try again"
-                )
+    def _switch(
+        self,
+        old: Config,
+        new: Config,
+        prepared: Prepared,
+        arrived: dict[Pair, int],
+        left: list[Left],
+    ) -> list[str]:
+        self._check_again(old, new, prepared, arrived)
         try:
-            changes = self._switch_over(old, new, opened)
+            changes = self._switch_over(new, prepared, left)
         except Exception as error:
             self._timeline.fail(f"the reload failed half-way: {error}; restart the daemon")
             raise
         self.on_switched(new, changes)
         return changes
 
-    def _switch_over(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
-        volumes = self._volumes
-        changes = [self._bring_in(name, images, new) for name, images in opened.items()]
+    def _check_again(
+        self, old: Config, new: Config, prepared: Prepared, arrived: dict[Pair, int]
+    ) -> None:
+        """Clients may have come meanwhile, and secondaries may have failed."""
+        self._live_changes.check(old, new)
+        replaced = [pair for name in prepared.opened if (pair := self._images.known(name))]
+        self._live_changes.check_replaced(new, replaced)
+        stays = {*replaced, *prepared.gone}
+        for name, pair in self._volumes.by_name.items():
+            key = f"{new.source}: volumes.{name}"
+            if name not in new.volumes and pair.primary_dirty and not pair.failed:
+                raise WrongStateError(
+                    f"{key}: was written to just now, so it can't be removed yet; try again"
+                )
+            if name in new.volumes and _becomes_sync(pair, new) and pair not in stays:
+                held = self._leases.holds(pair)
+                if not held or pair.applied < arrived.get(pair, pair.applied + 1):
+                    raise WrongStateError(
+                        f"{key}.mode: its secondary did not get to the last change while the "
+                        "volume was held; try again with less load"
+                    )
+        self._check_paths(new, prepared)
+
+    def _check_paths(self, new: Config, prepared: Prepared) -> None:
+        in_use = {leg for pair in self._volumes.all() for leg in (pair.primary, pair.secondary)}
+        if prepared.paths.keys() - in_use:
+            raise WrongStateError(f"{new.source}: an image failed meanwhile; try again")
+
+    def _switch_over(self, new: Config, prepared: Prepared, left: list[Left]) -> list[str]:
+        volumes, opened = self._volumes, prepared.opened
+        changes = self._move(prepared)
+        changes += [self._bring_in(name, images, new, left) for name, images in opened.items()]
+        changes += [self._detach(pair, new, left) for pair in prepared.gone]
         changes += [self._remove(name) for name in list(volumes.by_name) if name not in new.volumes]
+        changes += self._change_modes(new)
         groups = {name: list(group.volumes) for name, group in new.groups.items()}
         if groups != volumes.groups:
             changes.append("groups changed")
         volumes.assign_groups(new.groups)
         self._followers.adopt(volumes.named(opened))
-        return changes + _copy_rate_change(old, new)
+        return changes
 
-    def _bring_in(self, name: str, images: Images, new: Config) -> str:
-        pair = self._known(name)
-        mode = new.volumes[name].mode
+    def _move(self, prepared: Prepared) -> list[str]:
+        changes = []
+        for pair in self._volumes.all():
+            for leg in (pair.primary, pair.secondary):
+                if leg is not None and (path := prepared.paths.get(leg)):
+                    changes.append(f"volume {pair.name}: {leg.path} is now {path}, the same image")
+                    leg.path = path
+            if pair.secondary is not None:
+                self._timeline.ledger.use_secondary(pair.record, pair.secondary.path)
+        return changes
+
+    def _bring_in(self, name: str, images: Images, new: Config, left: list[Left]) -> str:
+        pair, mode = self._images.known(name), new.volumes[name].mode
         if pair is None and name in self._volumes.by_name:
             self._volumes.remove(name).close()  # it was not served, and not recorded
+        replaces = pair is not None and pair.secondary is not None
+        if pair is not None:
+            self._take_out(pair, left)
+            images = images._replace(primary=pair.primary)
         self._volumes.add(introduce(self._timeline, name, mode, images, pair))
-        added = f"volume {name}: secondary added" if pair else f"volume {name} added"
-        if not images.overwrites or images.secondary is None:
+        what = "replaced by" if replaces else "added:"
+        path = images.secondary.path if images.secondary is not None else ""
+        added = f"volume {name}: secondary {what} {path}" if pair else f"volume {name} added"
+        if not images.overwrites:
             return added
-        return f"{added}; the first copy overwrites the data in {images.secondary.path}"
+        return f"{added}; the first copy overwrites the data in {path}"
+
+    def _detach(self, pair: Pair, new: Config, left: list[Left]) -> str:
+        self._take_out(pair, left)
+        introduce(
+            self._timeline, pair.name, new.volumes[pair.name].mode, Images(pair.primary), pair
+        )
+        return f"volume {pair.name}: secondary removed; it is SIMPLEX"
+
+    def _take_out(self, pair: Pair, left: list[Left]) -> None:
+        """Leave the secondary, if there is one: the pair is SIMPLEX."""
+        secondary, timeline = pair.secondary, self._timeline
+        if secondary is None:
+            return
+        left.append(left_by(pair, secondary, timeline.writer.sequence))
+        if pair.state != pair_states.SIMPLEX:
+            timeline.append(Detach([pair.id]))
+        self._followers.forget(pair)
+        pair.set_legs(pair.primary, None, pair.mode)
+        pair.secondary_dirty, pair.resync_error = False, None
+
+    def _change_modes(self, new: Config) -> list[str]:
+        """Of pairs whose secondaries stay; what is new has its mode already."""
+        changes = []
+        for pair in self._volumes.all():
+            mode = new.volumes[pair.name].mode
+            if mode == pair.mode:
+                continue
+            if pair.secondary is not None:
+                changes.append(f"volume {pair.name}: mode is now {mode}")
+            self._change_mode(pair, mode)
+        return changes
+
+    def _change_mode(self, pair: Pair, mode: str) -> None:
+        ledger, sequence = self._timeline.ledger, self._timeline.writer.sequence
+        if pair.mirrors:
+            ledger.advance(pair.record, sequence)  # from here on it is followed for
+        elif pair.state == pair_states.DUPLEX:
+            self._followers.forget(pair)
+        pair.set_legs(pair.primary, pair.secondary, mode)
+        if pair.state == pair_states.DUPLEX:
+            self._followers.adopt([pair])
 
     def _remove(self, name: str) -> str:
         pair = self._volumes.remove(name)
@@ -197,17 +278,10 @@ class Reload:
         return f"volume {name} removed"
 
 
-def _copy_rate(config: Config) -> int | None:
-    return config.controller.copy_rate
-
-
-def _copy_rate_change(old: Config, new: Config) -> list[str]:
-    before, rate = _copy_rate(old), _copy_rate(new)
-    if before == rate:
-        return []
-    if rate is None:
-        return ["copy_rate removed: copies are not limited"]
-    return [f"copy_rate is now {format_size(rate)} per second"]
+def _becomes_sync(pair: Pair, new: Config) -> bool:
+    volume = new.volumes.get(pair.name)
+    duplex = pair.state == pair_states.DUPLEX and not pair.failed
+    return duplex and pair.mode == "async" and volume is not None and volume.mode == "sync"
 
 
 def _nobody(_config: Config, _changes: list[str]) -> None:

@@ -249,7 +249,7 @@ class Reopening:
         place = at if role == PRIMARY or other is None else other
         record = pair.record
         recorded = record.primary_image if role == PRIMARY else record.secondary_image
-        facts = _facts(pair, pair.primary if role == PRIMARY else pair.copy_of)
+        facts = facts_of(pair, pair.primary if role == PRIMARY else pair.copy_of)
         leg, _ = await self._opener.leg(place.path, pair.size, role, create=False)
         if isinstance(leg, AbsentLeg):
             raise WrongStateError(f"{pair.name}: {why_absent(leg)}")
@@ -269,7 +269,7 @@ class Reopening:
         return leg, judgement
 
 
-def _facts(pair: Pair, before: Leg) -> Facts:
+def facts_of(pair: Pair, before: Leg) -> Facts:
     """What may have been written to an image that was absent. If it was there until something
     failed, its last changes may be on it or not.
     """

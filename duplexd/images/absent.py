@@ -65,7 +65,7 @@ class AbsentLeg:
     def write_mark(self, _mark: bytes, durable: bool) -> bool:  # noqa: ARG002
         self._fail()
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:  # noqa: ARG002
         return False
 
     def close(self) -> None:

@@ -85,8 +85,10 @@ class Leg(Protocol):
         the next sync with `times`.
         """
 
-    def in_place(self) -> bool:
-        """Whether `path` still leads to this image: not once it was deleted, moved or replaced."""
+    def in_place(self, path: str = "") -> bool:
+        """Whether a path, its own if none is given, leads to this image: its own does no more once
+        the image was deleted, moved or replaced.
+        """
 
     def close(self) -> None:
         """Give up the image. Does not sync."""

@@ -52,7 +52,7 @@ def inspect(disk: Disk, directory: str) -> Iterator[Json]:
     }
     start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
     ring = Ring(
-        cast("Disk", _Untouched(disk)),  # as much of one as a walk uses
+        cast("Disk", Untouched(disk)),  # as much of one as a walk uses
         f"{directory}/journal",
         bytes.fromhex(saved["controller"]),
         saved["segment_size"],
@@ -130,7 +130,7 @@ def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> J
     }
 
 
-class _Untouched:
+class Untouched:
     """As much of a disk as looking takes: nothing is locked, changed or removed, and only one
     segment is in memory at a time.
     """

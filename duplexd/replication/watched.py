@@ -83,9 +83,9 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             return self._leg.write_mark(mark, durable)
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
-            return self._leg.in_place()
+            return self._leg.in_place(path)
 
     def close(self) -> None:
         """It is the pair's."""

@@ -105,9 +105,9 @@ class File(Protocol):
         carry one. `durable`, or else at the next sync with `times`.
         """
 
-    def in_place(self) -> bool:
-        """Whether `path` leads to this file still. It does not once the file was deleted, moved or
-        replaced, or if that can't be looked up.
+    def in_place(self, path: str = "") -> bool:
+        """Whether a path, its own if none is given, leads to this file. Its own does not any more
+        once the file was deleted, moved or replaced, or if that can't be looked up.
         """
 
     def close(self) -> None:

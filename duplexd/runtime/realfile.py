@@ -266,9 +266,9 @@ class RealFile:
     def write_mark(self, mark: bytes, durable: bool) -> bool:
         return not self.is_block and write_mark(self._fd, mark, durable)
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         try:
-            there = os.stat(self.path)
+            there = os.stat(path or self.path)
         except OSError:
             return False
         ours = os.fstat(self._fd)

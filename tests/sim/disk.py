@@ -114,10 +114,10 @@ class SimFile:
                 self._image.mark = mark
         return True
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         self._check(0, 0)
-        self._disk.answers("in_place", self.path)
-        return self._disk.is_at(self.path, self._image)
+        self._disk.answers("in_place", path or self.path)
+        return self._disk.is_at(path or self.path, self._image)
 
     def __del__(self) -> None:
         self.close()

@@ -69,7 +69,7 @@ class BadSectors:
     def write_mark(self, mark: bytes, durable: bool) -> bool:
         return self._leg.write_mark(mark, durable)
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         return self._leg.in_place()
 
     def close(self) -> None:

@@ -109,8 +109,8 @@ class FaultLeg:
             raise fault.raised(self.path)
         return marked
 
-    def in_place(self) -> bool:
-        return self._leg.in_place()
+    def in_place(self, path: str = "") -> bool:
+        return self._leg.in_place(path)
 
     def close(self) -> None:
         self._leg.close()

@@ -69,7 +69,7 @@ class MemoryLeg:
         self.mark = mark
         return True
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         return not self.closed
 
     def close(self) -> None:

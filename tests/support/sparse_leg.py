@@ -75,7 +75,7 @@ class SparseLeg:
     def sync(self, times: bool = False) -> None:
         pass
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         return True
 
     def drop_cache(self) -> None:

@@ -5,19 +5,29 @@ key, and nothing changes.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+import subprocess
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.support.daemon import PATIENCE_SECONDS, Daemon, DaemonFiles, free_port
+from duplexd.journal import checkpoint_file
+from duplexd.journal.format import SEGMENT_HEADER_BYTES, WRITE
+from duplexd.journal.inspect import Untouched
+from duplexd.journal.scan import records
+from duplexd.journal.segment import Ring
+from duplexd.runtime.disk import RealDisk
+from tests.support.daemon import PATIENCE_SECONDS, Daemon, DaemonFiles, free_port, run_duplexctl
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from duplexd.runtime.disk import Disk
 
 
 def reload(daemon: Daemon) -> dict[str, Any]:
@@ -143,3 +153,81 @@ def test_repeated_signals_are_each_handled(
         daemon.signal(signal.SIGHUP)
     assert reload(daemon)["event"] == "reloaded"
     assert daemon.stop() == 0
+
+
+def ctl(daemon: Daemon, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = run_duplexctl(daemon.files, "--json", *arguments)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_disk_of_a_secondary_is_replaced_while_fio_writes_and_verifies(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    """No client sees an error, the new image is DUPLEX, and the old one is at the number said."""
+    files = make_files(journal_size="1GiB")
+    daemon = start_daemon(files)
+    old, new = files.secondary_of("data"), files.directory / "c" / "data.img"
+    new.parent.mkdir()
+    with writing(files.uri("data")) as fio:
+        while daemon.request("GET", "/v1/status")[1]["controller"]["sequence"] < 100:
+            assert fio.poll() is None, fio.communicate()
+        files.config.write_text(files.text().replace(str(old), str(new)))
+        code, answer = ctl(daemon, "reload")
+        assert (code, answer["changes"][0]) == (0, f"volume data: secondary replaced by {new}")
+        journal = shutil.copytree(files.state_dir, files.directory / "then")
+        left = old.read_bytes()
+        assert run_duplexctl(files, "resync", "data", "--wait").returncode == 0
+        assert fio.poll() is None, "it writes on"
+        fio.send_signal(signal.SIGINT)
+        output, _ = fio.communicate(timeout=PATIENCE_SECONDS)
+        assert "err= 0" in output, output
+    assert ctl(daemon, "verify", "data")[0] == 0
+    assert left == old.read_bytes(), "nothing writes to it any more"
+    event = json.loads(daemon.wait_log('"event": "secondary-left"'))
+    assert answer["changes"][1].endswith(f"{old} is left at number {event['at']}")
+    assert left == content_at(journal, event["at"])
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[subprocess.Popen[str]]:
+    """fio, which verifies what it wrote, until it is interrupted."""
+    fio = subprocess.Popen(
+        ["fio", "--name=v", "--ioengine=nbd", f"--uri={uri}", "--thread", "--rw=randwrite",
+         "--bs=4k", "--size=8M", "--iodepth=8", "--verify=crc32c", "--verify_fatal=1",
+         "--verify_backlog=64", "--time_based", "--runtime=3600", "--rate_iops=500"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield fio
+    finally:
+        fio.kill()
+        fio.communicate()
+
+
+def content_at(state_dir: Path, number: int) -> bytes:
+    """A volume of 8 MiB as it was after so many records of a journal that still has all of them."""
+    saved = checkpoint_file.unpack((state_dir / "checkpoint").read_bytes(), "checkpoint")
+    disk, identity = cast("Disk", Untouched(RealDisk())), bytes.fromhex(saved["controller"])
+    ring = Ring(disk, str(state_dir / "journal"), identity, saved["segment_size"], 0)
+    ring.open_existing()
+    content, segments = bytearray(8 << 20), [each for each in ring.live if each.first]
+    assert segments[0].first == 1
+    for segment in segments:
+        buffer = segment.file.read(0, segment.size)
+        for record in records(buffer, SEGMENT_HEADER_BYTES, segment.first, segment.chain):
+            if record.kind == WRITE and record.sequence <= number:
+                data = buffer[record.payload_start : record.end]
+                content[record.offset : record.offset + len(data)] = data
+    return bytes(content)
+
+
+def test_a_refused_reload_has_an_exit_code_and_stays_in_the_status_line(daemon: Daemon) -> None:
+    files = daemon.files
+    files.config.write_text(files.text().replace('journal_size = "16MiB"', "journal_size = 1"))
+    assert ctl(daemon, "reload")[0] == 6
+    files.config.write_text(files.text().replace('journal_size = "16MiB"', 'journal_size = "1GiB"'))
+    code, problem = ctl(daemon, "reload")
+    assert code == problem["exit_code"] == 5
+    assert "controller.journal_size: was '16777216', is now '1073741824'" in problem["detail"]
+    files.write()
+    assert ctl(daemon, "reload") == (0, {"applied": True, "changes": []})

@@ -63,8 +63,8 @@ def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
     for each in (*UNITS, *SOCKETS):  # those that a socket names, too
         (tmp_path / each.name).write_text(
             re.sub(
-                "^ExecStart=(duplexd|duplexctl)\\b",
-                f"ExecStart={sys.executable}",
+                "^(ExecStart|ExecReload)=(duplexd|duplexctl)\\b",
+                rf"\1={sys.executable}",
                 each.read_text(),
                 flags=re.MULTILINE,
             )
@@ -94,7 +94,11 @@ def test_the_unit_does_not_restart_after_errors_that_need_an_operator() -> None:
     codes = {UsageError.exit_code, ForbiddenError.exit_code, ConfigurationError.exit_code}
     assert {int(code) for code in settings()["RestartPreventExitStatus"].split()} == codes
     assert (settings()["Type"], settings()["Restart"]) == ("notify", "on-failure")
-    assert settings()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_a_reload_of_the_unit_fails_if_the_daemon_refuses_it() -> None:
+    """A signal would succeed whatever comes of it."""
+    assert settings()["ExecReload"] == "duplexctl --socket /run/duplexd/%i/control.sock reload"
 
 
 def test_the_unit_waits_for_a_stop_longer_than_the_daemon_does() -> None:

@@ -140,12 +140,13 @@ def test_reload_applies_a_new_configuration_and_refuses_a_wrong_one(services: Se
     add_canary_volume(services)
     services.run("cp /etc/duplexd/db.toml /tmp/good.toml && echo nonsense >>/etc/duplexd/db.toml")
     refused = len(services.journal(UNIT, "reload refused, nothing changed"))
-    services.run(f"systemctl reload {UNIT}")
+    services.run(f"! systemctl reload {UNIT}")
     services.wait(
         "the refusal",
         lambda: len(services.journal(UNIT, "reload refused, nothing changed")) > refused,
     )
-    services.run("mv /tmp/good.toml /etc/duplexd/db.toml")
+    assert "reload was refused" in services.properties(UNIT, "StatusText")["StatusText"]
+    services.run(f"mv /tmp/good.toml /etc/duplexd/db.toml && systemctl reload {UNIT}")
     services.wait_properties(UNIT, SERVING_FIVE)
     assert "canary" in services.volumes("db")
     assert services.properties(UNIT, "MainPID") == process

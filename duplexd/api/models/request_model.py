@@ -161,3 +161,17 @@ class GradeRequest(Request):
     detail: str = Field(
         "", max_length=GRADE_CHARACTERS_MAX, description="the first things that it found"
     )
+
+
+class ReloadRequest(Request):
+    """Read the configuration again."""
+
+    check: bool = Field(False, description="say what would change, and change nothing")
+    text: str | None = Field(
+        None, description="with `check`: a configuration to check, instead of the daemon's file"
+    )
+    path: str | None = Field(
+        None,
+        max_length=PATH_CHARACTERS_MAX,
+        description="where `text` lies: relative paths in it are relative to that",
+    )

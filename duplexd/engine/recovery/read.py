@@ -86,7 +86,7 @@ def read_journal(
     directory = f"{settings.state_dir}/journal"
     disk.make_directory(directory)
     if not file.exists():
-        _refuse_journal_alone(disk, file, directory)
+        refuse_journal_alone(disk, file, directory)
         file.replace(_nothing_yet(settings.journal_size, boot_id, limits))
     saved = file.read()
     ledger = Ledger(limits)
@@ -101,7 +101,7 @@ def read_journal(
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
         walk, since = Walk(ring, start), Since(ledger, saved["sequence"], saved.get("time", 0))
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
-        unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
+        unapplied = fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
         behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
         now = ledger.snapshot(walk.sequence, {}, behind)
         floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
@@ -114,7 +114,8 @@ def read_journal(
     return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete)
 
 
-def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
+def refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
+    """Raises DamageError for a journal without its checkpoint."""
     if any(name.endswith(".seg") for name in disk.list(directory)):
         raise DamageError(
             f"{file.path}: the checkpoint is missing, but the journal exists; the states of all "
@@ -145,7 +146,7 @@ def _bytes_after(ring: Ring, start: Position) -> int:
     return max(sum(after) - start.offset, 0)
 
 
-def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
+def fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
     """Fold everything; returns the volumes that have changes. `progress` gets the bytes read."""
     unapplied: set[int] = set()
     done_bytes = reported_bytes = 0

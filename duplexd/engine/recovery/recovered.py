@@ -10,7 +10,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.image_record import loosened
-from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
 from duplexd.engine.checkpoint import forget_mount
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
@@ -99,7 +99,7 @@ class _Work:
         knows.
         """
         known, volumes = journal.ledger.known(), self._config.volumes
-        _refuse_missing_volumes(self._config, journal)
+        refuse_missing_volumes(self._config, journal.ledger, journal.unapplied)
         self._progress(OPENING, 0, 0)
         await self._opener.all(volumes, known, self.opened)
         self.opened = {name: self.opened[name] for name in volumes}
@@ -235,10 +235,11 @@ async def recover(
     )  # fmt: skip
 
 
-def _refuse_missing_volumes(config: Config, journal: ReadJournal) -> None:
-    for name, record in journal.ledger.known().items():
+def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:
+    """Raises ConfigurationError for a volume that is removed, but has changes to be applied."""
+    for name, record in ledger.known().items():
         staged = record.staging not in ("", UNCOMMITTED)
-        if name not in config.volumes and (record.id in journal.unapplied or staged):
+        if name not in config.volumes and (record.id in unapplied or staged):
             raise ConfigurationError(
                 f"volumes.{name}: missing from the configuration, but the journal has changes for "
                 "it that are not on its images yet; put it back, start and stop the daemon once, "

@@ -8,7 +8,7 @@ import pytest
 
 from duplexd.config.load import parse
 from duplexd.daemon.startup import refuse_fixed
-from duplexd.errors import ConfigurationError
+from duplexd.errors import WrongStateError
 from tests.unit.config.files import GOOD, mistakes
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def test_roles_and_certificates_may_change_while_the_daemon_runs(
 )
 def test_where_it_listens_may_not(text: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigurationError,
+        WrongStateError,
         match=r"control\.tls\.listen: was .*, is now .*: cannot change while the daemon runs",
     ):
         refuse_fixed(read(tmp_path), read(tmp_path, text))

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from duplexd.daemon.announce import Announcements
 from duplexd.daemon.nbd_rules import Rules
 from duplexd.daemon.reloading import Reloads
-from duplexd.errors import WrongStateError
+from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.limits import NbdLimits
 from duplexd.nbd.client import RefusedError
 from duplexd.nbd_server.listeners import Listeners
@@ -48,7 +49,13 @@ class Engine:
         self.listeners: Listeners
         self.reached: list[bool] = []
         self.error = ""
+        self.config: Config | None = None
+        self.events = self
+        self.emitted: list[str] = []
         self._backend = backend
+
+    def emit(self, event: str, **_fields: object) -> None:
+        self.emitted.append(event)
 
     async def reload(self, _new: Config) -> list[str]:
         self._backend.volumes["new"] = MemoryVolume("new", 4096)
@@ -69,6 +76,8 @@ class Reloading:
     def __init__(self, directory: Path) -> None:
         backend = MemoryBackend({"v": 4096})
         self.engine = Engine(backend)
+        self.announcements = Announcements()
+        self.announcements.serve(lambda: {"controller": {}, "volumes": []})
         before = config(directory)
         (directory / "f.toml").write_text(config_text() + NEW_VOLUME)
         rules = Rules.of(before)
@@ -82,10 +91,16 @@ class Reloading:
             PromptWorkers(),
             rules,
             (),
+            self.announcements,
         )
+        self._file = directory / "f.toml"
 
-    async def once(self) -> None:
-        await self._reloads.once()
+    async def once(self) -> list[str]:
+        return await self._reloads.reload()
+
+    async def of(self, text: str) -> list[str]:
+        self._file.write_text(text)
+        return await self.once()
 
 
 @pytest.fixture
@@ -112,3 +127,22 @@ async def test_a_new_volume_stays_hidden_after_a_reload_that_failed_half_way(
         await reloading.once()
     assert await reached(reloading.listeners, "v")
     assert not await reached(reloading.listeners, "new")
+
+
+async def test_a_refusal_stays_in_the_line_of_the_service_manager_until_a_reload_succeeds(
+    reloading: Reloading,
+) -> None:
+    with pytest.raises(ConfigurationError, match="not TOML"):
+        await reloading.of("[nbd")
+    assert "the last reload was refused" in reloading.announcements.line()
+    assert "not TOML" in reloading.announcements.line()
+    assert reloading.engine.emitted == ["reload-refused"]
+    await reloading.of(config_text())
+    assert "refused" not in reloading.announcements.line()
+
+
+async def test_what_neither_the_engine_nor_the_listeners_change_is_named_by_its_key(
+    reloading: Reloading,
+) -> None:
+    text = config_text() + "\nread_only = true\n"
+    assert await reloading.of(text) == ["volumes.v.read_only: was 'False', is 'True'"]

@@ -97,7 +97,7 @@ def test_a_state_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
 
 def test_every_fixed_value_that_differs_is_named(tmp_path: Path) -> None:
     old, new = config(tmp_path), config(tmp_path, a="b", c="d", p="q")
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(WrongStateError) as caught:
         startup.refuse_fixed(old, new)
     assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
         "controller.name",

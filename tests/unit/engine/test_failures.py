@@ -139,7 +139,7 @@ class Silent(FaultLeg):
         self.pair = pair
         pair.set_legs(pair.primary, self, pair.mode)
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         raise HungError(Access(self.pair, self, SYNC), 30.0)
 
 

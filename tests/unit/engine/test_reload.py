@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
-from duplexd.errors import ConfigurationError
+from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ async def test_volumes_and_groups_come_and_go() -> None:
 async def test_a_volume_gets_a_secondary() -> None:
     async with running({"data": ""}) as core:
         await core.write("data", 0, b"before it had one")
-        assert await core.controller.reload(settings()) == ["volume data: secondary added"]
+        assert await core.controller.reload(settings()) == [
+            "volume data: secondary added: /b/data.img"
+        ]
         await core.controller.resync_wait(["data"])
         assert core.states() == {"data": DUPLEX}
         assert core.equal()
@@ -93,11 +96,12 @@ async def test_the_rate_of_copies_and_the_longest_hold_are_taken_over() -> None:
         config = settings()
         section = config.controller.model_copy(update={"copy_rate": 1 << 20, "hold_max": 3.0})
         changes = await core.controller.reload(config.model_copy(update={"controller": section}))
-        assert changes == ["copy_rate is now 1.0 MiB per second"]
+        assert changes == ["copy_rate is now 1.0 MiB per second", "hold_max is now 3.0"]
         assert core.controller.copying.rate == 1 << 20
         assert core.controller.status()["controller"]["hold_max_s"] == 3.0
         assert await core.controller.reload(settings()) == [
-            "copy_rate removed: copies are not limited"
+            "copy_rate removed: copies are not limited",
+            "hold_max is now 2.0",
         ]
 
 
@@ -112,31 +116,42 @@ async def test_a_reload_survives_a_power_cut_once_it_is_over() -> None:
 
 # -------------------------------------------------------------------------- what is refused
 
-LIVE: dict[str, Config] = {
-    r"volumes\.data\.size": settings(size=2 * SIZE),
-    r"volumes\.data\.mode": settings({"data": "async"}),
-    r"volumes\.data\.secondary": settings({"data": ""}),
+
+def moved(key: str, path: str, mode: str = "sync") -> Config:
+    """The volume `data` with one of its images at another path."""
+    config = settings({"data": mode})
+    volume = config.volumes["data"].model_copy(update={key: Path(path)})
+    return config.model_copy(update={"volumes": {"data": volume}})
+
+
+REFUSED: dict[str, tuple[Config, type[DuplexdError]]] = {
+    r"volumes\.data\.size": (settings(size=2 * SIZE), ConfigurationError),
+    r"volumes\.data\.primary": (moved("primary", "/a/other.img"), WrongStateError),
 }
 
 
-@pytest.mark.parametrize("key", LIVE)
+@pytest.mark.parametrize("key", REFUSED)
 async def test_what_cannot_change_while_running_is_refused_by_key_and_nothing_changes(
     key: str,
 ) -> None:
+    new, error = REFUSED[key]
     async with running() as core:
         before, config = core.controller.timeline.written, core.controller.config
-        with pytest.raises(ConfigurationError, match=key):
-            await core.controller.reload(LIVE[key])
+        with pytest.raises(error, match=key):
+            await core.controller.check_reload(new)
+        with pytest.raises(error, match=key):
+            await core.controller.reload(new)
         assert (core.controller.timeline.written, core.controller.config) == (before, config)
 
 
 async def test_all_that_is_refused_is_named_at_once() -> None:
-    async with running() as core:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        core.pair("wal").connections = 1
         with pytest.raises(ConfigurationError) as caught:
-            await core.controller.reload(settings({"data": "async"}, size=2 * SIZE))
+            await core.controller.reload(settings(size=2 * SIZE))
         assert [line.split(":")[1].strip() for line in str(caught.value).splitlines()] == [
             "volumes.data.size",
-            "volumes.data.mode",
+            "volumes.wal",
         ]
 
 
@@ -195,7 +210,7 @@ async def test_a_switch_that_the_journal_refuses_fails_the_controller() -> None:
 async def test_a_volume_in_use_is_not_removed() -> None:
     async with running({"data": "sync", "wal": "sync"}) as core:
         core.pair("wal").connections = 1
-        with pytest.raises(ConfigurationError, match=r"volumes\.wal.*1 connected"):
+        with pytest.raises(WrongStateError, match=r"volumes\.wal.*1 connected"):
             await core.controller.reload(settings())
         core.pair("wal").connections = 0
         await core.controller.reload(settings())
@@ -205,7 +220,7 @@ async def test_a_volume_in_use_is_not_removed() -> None:
 async def test_a_volume_that_a_lease_holds_is_not_removed() -> None:
     async with running(BOTH) as core:
         hold = await core.controller.quiesce(["log"], 5.0, "me")
-        with pytest.raises(ConfigurationError, match=r"volumes\.log.*while clients use it"):
+        with pytest.raises(WrongStateError, match=r"volumes\.log.*while clients use it"):
             await core.controller.reload(settings())
         core.controller.release(hold.id)
         await core.controller.reload(settings())
@@ -218,7 +233,7 @@ async def test_a_volume_whose_secondary_is_being_copied_is_not_removed() -> None
         await core.write("log", 0, b"x" * (1 << 20))
         await core.controller.reload(slow.model_copy(update={"controller": section}))
         assert core.pair("log").state == PENDING
-        with pytest.raises(ConfigurationError, match="while its secondary is being written"):
+        with pytest.raises(WrongStateError, match="while its secondary is being written"):
             await core.controller.reload(settings())
 
 
@@ -228,7 +243,7 @@ async def test_a_volume_whose_cut_is_not_settled_is_not_removed() -> None:
             await core.write("log", 0, DATA)
             suspending = asyncio.ensure_future(core.controller.suspend(["log"]))
             await core.until(lambda: core.pair("log").state == SUSPENDED)
-            with pytest.raises(ConfigurationError, match="wait until it is at its cut"):
+            with pytest.raises(WrongStateError, match="wait until it is at its cut"):
                 await core.controller.reload(settings({"data": "async"}))
         await suspending
         await core.controller.reload(settings({"data": "async"}))
@@ -285,7 +300,7 @@ def test_a_client_that_comes_while_the_legs_are_synced_keeps_its_volume() -> Non
             await core.turns(2)
             assert not reloading.done()
             core.pair("log").connections += 1
-            with pytest.raises(ConfigurationError, match="can't be removed while clients use it"):
+            with pytest.raises(WrongStateError, match="can't be removed while clients use it"):
                 await reloading
             assert await core.write("log", 0, DATA[::-1]) == 0
             core.pair("log").connections -= 1
@@ -300,7 +315,7 @@ async def test_what_was_written_while_the_legs_are_synced_keeps_the_volume() -> 
         reloading = asyncio.ensure_future(core.controller.reload(settings({"data": "sync"})))
         await core.until(lambda: not core.pair("log").primary_dirty)
         assert await core.write("log", 0, DATA[::-1]) == 0
-        with pytest.raises(ConfigurationError, match="was written to just now"):
+        with pytest.raises(WrongStateError, match="was written to just now"):
             await reloading
         assert core.states() == {"data": DUPLEX, "log": DUPLEX}
 

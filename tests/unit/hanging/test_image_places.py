@@ -14,7 +14,7 @@ from tests.unit.hanging.worlds import hanging
 class MovedLeg(HangingLeg):
     """One whose path leads to another image."""
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         return False
 
 
@@ -26,7 +26,7 @@ class StuckPath(HangingLeg):
         self.answers = threading.Event()
         self.looks = 0
 
-    def in_place(self) -> bool:
+    def in_place(self, path: str = "") -> bool:
         self.looks += 1
         return self.answers.wait(PATIENCE_SECONDS)
 

@@ -1,0 +1,128 @@
+"""What `duplexd check` finds beyond the file and its images: the state directory, or the daemon.
+
+If a daemon runs with this state directory, it is asked whether a reload would apply the file: only
+it knows who uses which volume. It gets the text, because it may not be allowed to read a file that
+is only about to become its configuration. If none runs, the journal is read as a start would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.client import Client
+from duplexd.daemon.preflight import Problem
+from duplexd.engine.recovery.foresee import foresee
+from duplexd.errors import (
+    DamageError,
+    DuplexdError,
+    ForbiddenError,
+    NotFoundError,
+    UnreachableError,
+    WrongStateError,
+)
+from duplexd.limits import ClientLimits, DaemonLimits, EngineLimits
+from duplexd.runtime.disk import RealDisk
+from duplexd.runtime.in_time import Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.config.daemon_file import Config
+
+_LIMITS = DaemonLimits()
+_ANSWER_SECONDS_MAX = 30.0  # of a daemon that runs
+
+
+class Beyond(NamedTuple):
+    """`found`: of a start. `refused`: why a reload would be, or what cannot be known. `reload`:
+    what it would change; None if no daemon runs.
+    """
+
+    found: list[Problem]
+    refused: Sequence[str] = ()
+    exit_code: int = 0
+    reload: list[str] | None = None
+
+
+def beyond_the_file(config: Config) -> Beyond:
+    """Look, and change nothing."""
+    state_dir = str(config.controller.state_dir)
+    owner = _owner(f"{state_dir}/lock")
+    return _of_state(config) if owner is None else _of_daemon(config, owner)
+
+
+def _owner(lock: str) -> str | None:
+    """The process that has this state directory; None if there is none, or nobody may say."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 20, 0).decode(errors="replace").partition("\n")[0] or "unknown"
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+# ------------------------------------------------------------------------------- none runs
+
+
+def _of_state(config: Config) -> Beyond:
+    patience = Patience(_LIMITS.look_seconds_max)
+
+    def exists(path: str) -> bool:
+        try:
+            return patience.call(lambda: os.path.lexists(path))
+        except OSError:
+            return True  # what is wrong with it is found by who looks at the image
+
+    serves = config.controller.on_start_error == "serve"
+    try:
+        foreseen = foresee(RealDisk(), config, exists, EngineLimits())
+    except DamageError as error:
+        return Beyond([], [f"controller.state_dir: {error}"], error.exit_code)
+    except PermissionError:
+        return Beyond([])  # who may not read the state directory checks the file alone
+    except OSError as error:
+        text = f"controller.state_dir: {error.filename or ''}: {error.strerror or error}"
+        return Beyond([], [text], DuplexdError.exit_code)
+    problems = [Problem(line) for line in foreseen.refused]
+    return Beyond(problems + [Problem(line, degrades=serves) for line in foreseen.degraded])
+
+
+# ------------------------------------------------------------------------------- one runs
+
+
+def _of_daemon(config: Config, owner: str) -> Beyond:
+    socket = config.control.socket
+    who = f"a daemon runs with this state_dir (process {owner})"
+    try:
+        return Beyond([], reload=asyncio.run(_ask(config)))
+    except NotFoundError:
+        line = f"{who}, of a version that does not say whether it would apply this; restart it"
+        return Beyond([Problem(line, degrades=True)])
+    except UnreachableError as error:
+        line = f"{who}, but does not say at control.socket {socket} whether it would apply this"
+        return Beyond([], [f"{line}: {error}"], WrongStateError.exit_code)
+    except ForbiddenError as error:
+        line = f"{who}, and you may not ask whether it would apply this: {error}"
+        return Beyond([], [line], error.exit_code)
+    except DuplexdError as error:
+        why = str(error).replace(f"{config.source}: ", "")
+        return Beyond([], [f"a reload would be refused: {why}"], error.exit_code)
+
+
+async def _ask(config: Config) -> list[str]:
+    limits = replace(ClientLimits(), answer_seconds_max=_ANSWER_SECONDS_MAX)
+    text = config.source.read_text()
+    async with Client.local(config.control.socket, limits=limits) as client:
+        answer = await client.reload(check=True, text=text, path=str(config.source))
+    return answer.changes

@@ -1,0 +1,37 @@
+"""Values of `[controller]` that a reload may change, and what it says of them.
+
+One table: what is not in it is fixed while the daemon runs, and a reload refuses to change it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from duplexd.config.daemon_file import ControllerConfig
+
+LIVE = (
+    "auto_resync",
+    "copy_rate",
+    "hold_max",
+    "on_primary_error",
+    "on_start_error",  # of the next start
+    "primary_timeout",
+    "secondary_timeout",
+)
+
+
+def settings_changes(old: ControllerConfig, new: ControllerConfig) -> list[str]:
+    """What differs, for people."""
+    return [_said(key, after) for key in LIVE if (after := getattr(new, key)) != getattr(old, key)]
+
+
+def _said(key: str, value: object) -> str:
+    if key == "copy_rate":
+        if not isinstance(value, int):
+            return "copy_rate removed: copies are not limited"
+        return f"copy_rate is now {format_size(value)} per second"
+    shown = str(value).lower() if isinstance(value, bool) else value
+    return f"{key} is now {shown}"
