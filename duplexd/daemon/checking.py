@@ -92,16 +92,16 @@ def check(config_path: str) -> Findings:
     code = ConfigurationError.exit_code if final else WrongStateError.exit_code if passing else 0
     return Findings(
         settings,
-        [_in_file(settings, line) for line in [*final, *passing, *beyond.refused]],
-        [_in_file(settings, line) for line in warnings],
+        [_in_file(config_path, settings, line) for line in [*final, *passing, *beyond.refused]],
+        [_in_file(config_path, settings, line) for line in warnings],
         beyond.exit_code if beyond.exit_code and not final else code,
         beyond.reload,
     )
 
 
-def _in_file(settings: Config, line: str) -> str:
-    prefix = f"{settings.source}: "
-    return line if line.startswith(prefix) else prefix + line
+def _in_file(config_path: str, settings: Config, line: str) -> str:
+    """A line about the file, by the path that was given."""
+    return f"{config_path}: {line.removeprefix(f'{settings.source}: ')}"
 
 
 def _mounts(settings: Config) -> list[str]:
