@@ -39,7 +39,9 @@ class Role(IntEnum):
 
 
 class Peer(NamedTuple):
-    """The other end: ids from the kernel (-1 if unknown), or the name in a certificate."""
+    """The other end: ids from the kernel (-1 if unknown), or the name in a certificate; without
+    any of these the address.
+    """
 
     uid: int = -1
     gid: int = -1
@@ -47,11 +49,14 @@ class Peer(NamedTuple):
     name: str = ""
     role: Role = Role.NONE
     owns: bool = False  # root, or the daemon's own user
+    address: str = ""
 
     @property
     def who(self) -> object:
-        """Whose connections these are: a user of this machine, or the name of a certificate."""
-        return self.name or self.uid
+        """Whose connections these are: a user of this machine, the name of a certificate, or an
+        address.
+        """
+        return self.name or self.address or self.uid
 
     @property
     def owner(self) -> str:

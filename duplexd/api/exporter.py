@@ -2,7 +2,7 @@
 
 Who can connect may read every metric and do nothing else: there is one route, which takes no
 parameter. Its connections are counted apart from those of the control API, so that a scraper that
-goes wild takes no place of an operator's.
+goes wild takes no place of an operator's; and by address, so that it takes none of another one's.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from duplexd.limits import ApiLimits
     from duplexd.net.address import TcpAddress
 
-_ALL_ALIKE = 0  # whose rate of connections is counted: they have no names
-
 
 class Exporter:
     """Listens from `bind` on and answers from `start` on, until `stop`; nowhere without an
@@ -45,7 +43,8 @@ class Exporter:
         self._address = address
         self._scrape = scrape
         most = limits.exporter_connections_max
-        self._limits = replace(limits, roleless_max=most, roleless_connections_max=most)
+        each = max(1, most * 3 // 4)
+        self._limits = replace(limits, roleless_max=most, roleless_connections_max=each)
         self._connections = Connections(self._respond, Access(-1), self._limits)
         self._doors: list[_Door] = []
 
@@ -83,5 +82,9 @@ class Exporter:
 class _Door(Local):
     """Accepts over TCP, where the kernel does not say who connects."""
 
-    def _may_enter(self, client: socket.socket) -> bool:  # noqa: ARG002
-        return self._rates.allow(_ALL_ALIKE, asyncio.get_running_loop().time())
+    def _may_enter(self, client: socket.socket) -> bool:
+        try:
+            host: str = client.getpeername()[0]
+        except OSError:  # it has gone already
+            return False
+        return self._rates.allow(host, asyncio.get_running_loop().time())

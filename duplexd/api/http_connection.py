@@ -47,7 +47,8 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
         return access.remote(certificate)
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
-        return Peer()
+        address = transport.get_extra_info("peername")
+        return Peer(address=address[0] if address else "")
     pid, uid, gid = credentials(sock)
     return access.local(uid, gid, pid)
 

@@ -32,18 +32,18 @@ log = Seldom(defects)
 
 
 class Rates:
-    """Connections of each user: `burst` at once, then `per_second`."""
+    """Connections of each user or address: `burst` at once, then `per_second`."""
 
     def __init__(self, burst: float, per_second: float) -> None:
         self._burst = burst
         self._per_second = per_second
-        self._left: dict[int, tuple[float, float]] = {}  # user: connections left, at that time
+        self._left: dict[int | str, tuple[float, float]] = {}  # connections left, at that time
 
-    def allow(self, uid: int, now: float) -> bool:
-        """Whether this user may have one more; it is counted then."""
-        left, at = self._left.pop(uid, (self._burst, now))
+    def allow(self, who: int | str, now: float) -> bool:
+        """Whether this one may have one more; it is counted then."""
+        left, at = self._left.pop(who, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._per_second)
-        self._left[uid] = (max(left - 1, 0.0), now) if left >= 1 else (left, now)
+        self._left[who] = (max(left - 1, 0.0), now) if left >= 1 else (left, now)
         if len(self._left) > USERS_MAX:
             del self._left[next(iter(self._left))]
         return left >= 1

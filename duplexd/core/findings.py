@@ -83,14 +83,16 @@ class ImageRoom(NamedTuple):
 
 
 class Around(NamedTuple):
-    """What is known of the disks: room by path, and why there is none of the others. `differing`:
-    volumes whose legs the last `verify` could not find equal, and why.
+    """What is known of the disks: room by path, and why there is none of the others.
+    `state_silent`: the same of state_dir. `differing`: volumes whose legs the last `verify` could
+    not find equal, and why.
     """
 
     images: Mapping[str, ImageRoom] = {}
     silent: Mapping[str, str] = {}
     state_free_bytes: int | None = None
     differing: Mapping[str, str] = {}
+    state_silent: str = ""
 
 
 def find(status: Json, around: Around, expected: Expected, now: float) -> list[Finding]:
@@ -186,6 +188,8 @@ def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
         yield from _of_one(volume, around)
         if why := around.differing.get(volume["name"]):
             yield Finding("legs-differ", volume["name"], why)
+    if around.state_silent:
+        yield Finding("disk-silent", "", f"state_dir cannot be looked at: {around.state_silent}")
     yield from _short_of_room(around.images)
 
 

@@ -30,7 +30,10 @@ class Complaints:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(interval_s)
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                log.exception("unexpected error of a look at health")
 
     def look(self) -> None:
         """Log what has come and gone since the last look."""

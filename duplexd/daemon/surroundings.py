@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import structlog
+
 from duplexd.api.health import Outlook
 from duplexd.core.findings import Around, Expected, ImageRoom
 from duplexd.daemon.complaints import Complaints
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.limits import DaemonLimits
     from duplexd.runtime.threads import Workers
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
+
+# There may be thousands of images, and all at once would keep the loop for 50 ms and more
+LOOKS_AT_ONCE = 32
+PAUSE_SECONDS = 0.002
 
 
 class Surroundings:
@@ -41,13 +49,19 @@ class Surroundings:
     async def look_forever(self) -> None:
         """Until it is cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("unexpected error of a look at the disks")
             await asyncio.sleep(self._limits.room_look_seconds)
 
     async def look(self) -> None:
         """Once, at all of them at the same time."""
-        paths = [*image_paths(self._status()), self._state_dir]
-        looking = {path: self._look_at(path) for path in paths}
+        looking: dict[str, asyncio.Task[ImageRoom]] = {}
+        for path in (*image_paths(self._status()), self._state_dir):
+            looking[path] = self._look_at(path)
+            if len(looking) % LOOKS_AT_ONCE == 0:
+                await asyncio.sleep(PAUSE_SECONDS)
         await asyncio.wait(looking.values(), timeout=self._limits.room_answer_seconds_max)
         images, silent = dict[str, ImageRoom](), dict[str, str]()
         for path, task in looking.items():
@@ -59,7 +73,8 @@ class Surroundings:
             else:
                 images[path] = task.result()
         state = images.pop(self._state_dir, None)
-        self.around = Around(images, silent, state and state.free_bytes)
+        state_silent = silent.pop(self._state_dir, "")
+        self.around = Around(images, silent, state and state.free_bytes, state_silent=state_silent)
 
     def _look_at(self, path: str) -> asyncio.Task[ImageRoom]:
         """A look at it, or the one that has not ended yet."""

@@ -111,7 +111,8 @@ class TurnLoop(asyncio.SelectorEventLoop):
                 timeout_s = 0.0 if timeout_s < 0.0 else WAIT_SECONDS_MAX
         rare = False
         found = self._epoll.poll(timeout_s, EVENTS_MAX)
-        if ready and found:
+        called = bool(ready and found)
+        if called:
             # First what was due before: it may end the interest in an event. asyncio relies on
             # that: its `sock_accept` would take a second client, and lose it.
             self._call_ready()
@@ -123,7 +124,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
                 writer._run()
             else:
                 rare = True  # asyncio's turn finds it again
-        if ready:
+        if ready and not called:  # not twice in a turn: events would wait for those in between
             self._call_ready()
         if rare or due <= monotonic():
             self.call_soon(_nothing)  # it would wait otherwise, if what there was has gone

@@ -194,7 +194,8 @@ def writing(uri: str) -> Iterator[subprocess.Popen[str]]:
     fio = subprocess.Popen(
         ["fio", "--name=v", "--ioengine=nbd", f"--uri={uri}", "--thread", "--rw=randwrite",
          "--bs=4k", "--size=8M", "--iodepth=8", "--verify=crc32c", "--verify_fatal=1",
-         "--verify_backlog=64", "--time_based", "--runtime=3600", "--rate_iops=500"],
+         "--verify_backlog=64", "--verify_state_save=0",
+         "--time_based", "--runtime=3600", "--rate_iops=500"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest_asyncio.fixture
 async def port() -> AsyncIterator[int]:
     port = free_port()
-    limits = ApiLimits(exporter_connections_max=2)
+    limits = ApiLimits(exporter_connections_max=2, user_connections_burst=3)
     exporter = Exporter(TcpAddress("127.0.0.1", port), lambda: lambda: b"duplexd_info 1\n", limits)
     await exporter.bind()
     exporter.start()
@@ -65,3 +65,30 @@ async def test_its_connections_are_bounded(port: int) -> None:
     finally:
         for _, each in [*idle, (reader, writer)]:
             each.close()
+
+
+async def status_from(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
+    try:
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return (await reader.readline())[9:12]
+    except ConnectionResetError:  # closed at once
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_one_address_takes_not_all_connections(port: int) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    try:
+        assert (await idle[1][0].readline()).split()[1] == b"503"
+        assert await status_from("127.0.0.2", port) == b"200"
+    finally:
+        for _, each in idle:
+            each.close()
+
+
+async def test_who_connects_too_often_keeps_no_other_address_out(port: int) -> None:
+    while await status_from("127.0.0.1", port):
+        pass
+    assert await status_from("127.0.0.2", port) == b"200"

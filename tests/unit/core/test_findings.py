@@ -99,6 +99,7 @@ def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
         ),
         ("no-room", Around({**ROOMY, "/b/data.img": ImageRoom(2, 2 * GIB + 1, 2 * GIB)})),
         ("disk-silent", Around(ROOMY, {"/b/data.img": "no answer"})),
+        ("disk-silent", Around(ROOMY, state_silent="no answer")),
         ("legs-differ", Around(ROOMY, differing={"data": "the legs differ"})),
     ],
 )

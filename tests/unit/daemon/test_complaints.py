@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from structlog.testing import capture_logs
 
 from duplexd.core.findings import Finding
@@ -35,3 +38,27 @@ def test_a_text_that_changes_is_no_other_finding() -> None:
         complaints.look()
         complaints.look()
     assert [line["finding"] for line in logged] == ["1 h old"]
+
+
+async def test_a_look_that_goes_wrong_ends_nothing() -> None:
+    looks: list[None] = []
+    enough = asyncio.Event()
+
+    def findings() -> list[Finding]:
+        looks.append(None)
+        if len(looks) == 2:
+            enough.set()
+        raise KeyError("name")
+
+    task = asyncio.create_task(Complaints(findings).look_forever(0.0))
+    with capture_logs() as logged:
+        await asyncio.wait(
+            (task, waiting := asyncio.create_task(enough.wait())),
+            timeout=60,
+            return_when="FIRST_COMPLETED",
+        )
+    assert waiting.done()
+    assert {line["event"] for line in logged} == {"unexpected error of a look at health"}
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

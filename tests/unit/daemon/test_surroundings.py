@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest_asyncio
 
-from duplexd.daemon.surroundings import Surroundings
+from duplexd.daemon.surroundings import LOOKS_AT_ONCE, Surroundings
 from duplexd.limits import WORKER_THREADS, DaemonLimits
-from duplexd.runtime.threads import ThreadWorkers
+from duplexd.runtime.threads import ThreadWorkers, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from duplexd.core.findings import ImageRoom
     from duplexd.json_object import Json
 
 KIB = 1 << 10
+T = TypeVar("T")
 
 
 @pytest_asyncio.fixture
@@ -58,6 +60,16 @@ async def test_an_image_that_is_missing_has_no_room_and_says_why(
     assert looked.around.silent == {str(gone): "No such file or directory"}
 
 
+async def test_a_state_dir_that_does_not_answer_is_said(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    gone = tmp_path / "gone"
+    looked = Surroundings(str(gone), status, workers, DaemonLimits())
+    await looked.look()
+    assert looked.around.state_silent == "No such file or directory"
+    assert looked.around.state_free_bytes is None
+
+
 class Hanging(Surroundings):
     """One path does not answer until `release` is set."""
 
@@ -92,3 +104,34 @@ async def test_a_path_that_hangs_is_said_and_takes_one_thread(
     while looked.around.silent:
         await looked.look()
     assert str(good) in looked.around.images
+
+
+class Counting(Workers):
+    """Answers in the next turn of the loop."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def submit(
+        self, _call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
+        self.begun += 1
+        asyncio.get_running_loop().call_soon(done, None, FileNotFoundError(2, "gone"))
+
+    def close(self) -> None:
+        """There are no threads."""
+
+
+async def test_a_thousand_images_are_not_looked_at_in_one_turn_of_the_loop(tmp_path: Path) -> None:
+    workers = Counting()
+    volumes = status(*(tmp_path / str(number) for number in range(1000)))  # none is there
+    looked = Surroundings(str(tmp_path), lambda: volumes, workers, DaemonLimits())
+    looked_at: list[int] = []
+
+    task = asyncio.create_task(looked.look())
+    while not task.done():
+        looked_at.append(workers.begun)
+        await asyncio.sleep(0)
+    steps = [after - before for before, after in pairwise(looked_at)]
+    assert max(steps) <= LOOKS_AT_ONCE
+    assert len(looked.around.silent) == 1000

@@ -240,6 +240,24 @@ def test_what_was_due_before_an_event_comes_before_it(
     assert seen == []
 
 
+def test_who_always_goes_on_has_one_turn_between_two_looks_at_events(
+    loop: TurnLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    seen: list[str] = []
+
+    def go_on() -> None:
+        seen.append("share")
+        loop.call_soon(go_on)
+
+    loop.add_reader(ours, seen.append, "event")
+    theirs.send(b"x")
+    loop.call_soon(go_on)
+    for _ in range(3):
+        loop.turn(False)
+    assert seen == ["share", "event"] * 3
+
+
 def test_clients_that_connect_at_once_are_all_accepted(loop: TurnLoop, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     accepted: list[socket.socket] = []
