@@ -174,7 +174,7 @@ class Ledger:
             pair.usable = False
             self._leave_cut(pair)
             pair.secondary_path, pair.secondary_image = "", None
-            pair.regions.open.clear()
+            pair.regions.closed()
 
     @_fold.register
     def _(self, marker: markers.Swap, place: Place) -> None:
