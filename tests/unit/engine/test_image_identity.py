@@ -373,7 +373,7 @@ async def test_a_reload_says_what_it_overwrites() -> None:
         core.disk.give("/b/data.img", Image.of(b"\x33" * SIZE))
         changes = await core.controller.reload(settings({"data": "sync"}))
         assert changes == [
-            "volume data: secondary added; the first copy overwrites the data in /b/data.img"
+            "volume data: secondary added: /b/data.img; the first copy overwrites the data in /b/data.img"
         ]
 
 

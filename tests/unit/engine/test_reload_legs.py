@@ -188,14 +188,14 @@ async def test_what_a_resync_opens_does_not_undo_a_reload() -> None:
         opener = core.controller.opener
         look = opener.leg
 
-        async def slowly_opened(path: str, *how: Any, **more: bool) -> tuple[Leg, bool]:
+        async def slowly_opened(path: str, *how: Any, **more: Any) -> tuple[Leg, bool]:
             found = await look(path, *how, **more)
             if path == "/b/data.img":
                 opened.set()
                 await go.wait()
             return found
 
-        opener.leg = slowly_opened  # type: ignore[method-assign, assignment]
+        opener.leg = slowly_opened  # type: ignore[method-assign]
         resyncing = asyncio.ensure_future(core.controller.resync(["data"]))
         await core.until(lambda: opened.is_set() or resyncing.done())
         assert opened.is_set(), resyncing
