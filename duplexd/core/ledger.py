@@ -174,7 +174,7 @@ class Ledger:
             pair.usable = False
             self._leave_cut(pair)
             pair.secondary_path, pair.secondary_image = "", None
-            pair.regions.open.clear()
+            pair.regions.closed()
 
     @_fold.register
     def _(self, marker: markers.Swap, place: Place) -> None:
@@ -241,13 +241,13 @@ class Ledger:
         if after is None:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
-        if isinstance(marker, markers.Ready | markers.Stood) and after != VOID:
+        if after == VOID:
+            snapshot.forget_good(self.pairs.values(), cut)
+        elif isinstance(marker, markers.Ready | markers.Stood):
             self._arrived(cut)
 
     def _arrived(self, cut: Cut) -> None:
-        """The secondaries are durable at the cut. A restart must not write to them, because a
-        backup may be reading them.
-        """
+        """Its secondaries are durable there. No restart writes to them: a backup may read."""
         for pair in self.pairs.values():
             if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
                 pair.secondary_is_at(max(pair.applied, cut.sequence))

@@ -57,6 +57,11 @@ class DirtyRegions:
         """Both legs are about to be synced: only what changed since the last time stays open."""
         self._closing, self.open, self.touched = self.open, self.touched, set()
 
+    def closed(self) -> None:
+        """There is no second leg any more: with the next one, each change opens its region anew."""
+        self.open.clear()
+        self.touched.clear()
+
     def not_checkpointed(self) -> None:
         """They were not synced after all."""
         self.open |= self._closing

@@ -96,6 +96,13 @@ def _cuts_of(pair: PairRecord) -> Json:
     return {"cuts": [good_us, last.id, last.time_us if last.verdict == CONSISTENT else 0]}
 
 
+def forget_good(pairs: Iterable[PairRecord], cut: Cut) -> None:
+    """A canary found this cut broken, after later ones were made."""
+    for pair in pairs:
+        if pair.good_cut_us == cut.time_us:
+            pair.good_cut_us = 0
+
+
 def _restore_cuts(pair: PairRecord, saved: Json, known: Mapping[str, Cut]) -> None:
     if "cuts" not in saved:
         pair.last_cut = pair.cut if pair.reason == BY_COMMAND else None

@@ -183,12 +183,17 @@ class ImageSnapshot(NamedTuple):
 
 def _untouched(pair: PairSnapshot) -> Callable[[int], bool]:
     """Whether nothing was written there since the checkpoint's number. The write path says where it
-    is going to write before it does; of a pair without a secondary only that it does.
+    is going to write before it does; of a pair without a secondary only that it does. Of one that
+    has lost that secondary since, it says nothing.
     """
-    of, regions = pair.pair, pair.pair.regions
-    if pair.legs[1] is None:
+    of, regions, secondary = pair.pair, pair.pair.regions, pair.legs[1]
+    if secondary is None:
         return lambda _offset: not of.primary_dirty
-    return lambda offset: offset >> regions.shift not in regions.touched
+
+    def holds(offset: int) -> bool:
+        return of.secondary is secondary and offset >> regions.shift not in regions.touched
+
+    return holds
 
 
 def _still_at_cut(image: ImageSnapshot) -> Callable[[int], bool]:

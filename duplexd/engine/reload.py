@@ -17,7 +17,7 @@ fails, only some of its markers are in the journal, so the controller fails, and
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
@@ -34,13 +34,25 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
-    from duplexd.engine.leases import Leases
+    from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.left_images import LeftImages
     from duplexd.engine.live_changes import LiveChanges
     from duplexd.engine.new_images import NewImages
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.replication.followers import Followers
+
+
+class _Arrived(NamedTuple):
+    """Pairs that hold everything up to a number, and get no change while `hold` lasts."""
+
+    at: dict[Pair, int]
+    hold: Hold | None = None
+
+    def has(self, pair: Pair) -> bool:
+        """Another lease that holds the pair says nothing: changes may have come before it."""
+        lasts = self.hold is not None and not self.hold.ended.done()
+        return lasts and pair in self.at and pair.applied >= self.at[pair]
 
 
 class Reload:
@@ -109,9 +121,9 @@ class Reload:
         return changes
 
     @asynccontextmanager
-    async def _arrived(self, new: Config, prepared: Prepared) -> AsyncIterator[dict[Pair, int]]:
+    async def _arrived(self, new: Config, prepared: Prepared) -> AsyncIterator[_Arrived]:
         """Around the switch: pairs that are to mirror in each batch hold everything, and get no
-        change meanwhile. The number that each of them is at.
+        change meanwhile.
         """
         leaving = {*prepared.gone, *map(self._images.known, prepared.opened)}
         pairs = [
@@ -120,7 +132,7 @@ class Reload:
             if _becomes_sync(pair, new) and pair not in leaving and name in new.volumes
         ]
         if not pairs:
-            yield {}
+            yield _Arrived({})
             return
         await self._wait_for(pairs, self._timeline.written)  # most of it with nobody waiting
         hold = await self._leases.quiesce(pairs, self._leases.longest_allowed_s, "reload")
@@ -128,7 +140,7 @@ class Reload:
             hold.ended.add_done_callback(lambda _: self._followers.moved())
             last = self._timeline.written
             await self._wait_for(pairs, last, hold.ended.done)
-            yield dict.fromkeys(pairs, last)
+            yield _Arrived(dict.fromkeys(pairs, last), hold)
         finally:
             self._leases.release(hold.id, ends.BY_OWNER)
 
@@ -147,7 +159,7 @@ class Reload:
         old: Config,
         new: Config,
         prepared: Prepared,
-        arrived: dict[Pair, int],
+        arrived: _Arrived,
         left: list[Left],
     ) -> list[str]:
         self._check_again(old, new, prepared, arrived)
@@ -159,9 +171,7 @@ class Reload:
         self.on_switched(new, changes)
         return changes
 
-    def _check_again(
-        self, old: Config, new: Config, prepared: Prepared, arrived: dict[Pair, int]
-    ) -> None:
+    def _check_again(self, old: Config, new: Config, prepared: Prepared, arrived: _Arrived) -> None:
         """Clients may have come meanwhile, and secondaries may have failed."""
         self._live_changes.check(old, new)
         replaced = [pair for name in prepared.opened if (pair := self._images.known(name))]
@@ -173,13 +183,12 @@ class Reload:
                 raise WrongStateError(
                     f"{key}: was written to just now, so it can't be removed yet; try again"
                 )
-            if name in new.volumes and _becomes_sync(pair, new) and pair not in stays:
-                held = self._leases.holds(pair)
-                if not held or pair.applied < arrived.get(pair, pair.applied + 1):
-                    raise WrongStateError(
-                        f"{key}.mode: its secondary did not get to the last change while the "
-                        "volume was held; try again with less load"
-                    )
+            becomes_sync = name in new.volumes and _becomes_sync(pair, new) and pair not in stays
+            if becomes_sync and not arrived.has(pair):
+                raise WrongStateError(
+                    f"{key}.mode: its secondary did not get to the last change while the "
+                    "volume was held; try again with less load"
+                )
         self._check_paths(new, prepared)
 
     def _check_paths(self, new: Config, prepared: Prepared) -> None:

@@ -103,13 +103,26 @@ class Reopening:
 
     async def _take_secondary(self, pair: Pair, known_only: bool) -> None:
         """Use what lies at the path of an absent secondary."""
+        absent = pair.copy_of
+        path = absent.path
         leg, judgement = await self.open(pair, SECONDARY)
+
+        def use() -> None:
+            same = pair.secondary is absent and absent.path == path
+            if not same or pair.name not in self._config().volumes:
+                raise WrongStateError(f"{pair.name}: a reload replaced {path}; try again")
+            self._use_secondary(pair, leg, judgement)
+
         if known_only and not judgement.current:
             await self._opener.close(leg)
             raise WrongStateError(
                 f"{judgement.why}; `duplexctl resync {pair.name}` takes it for the new secondary"
             )
-        await self._timeline.at_rest(lambda: self._use_secondary(pair, leg, judgement))
+        try:
+            await self._timeline.at_rest(use)
+        except WrongStateError:
+            await self._opener.close(leg)
+            raise
         if pair.record.secondary_image is None:
             # If the former image is put back while this one is copied to, a start has to notice.
             try:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.failures import Failures
-    from duplexd.engine.leases import Leases
+    from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
     from duplexd.json_object import Json
@@ -207,12 +207,12 @@ class Swaps:
             await followers.until(
                 lambda: hold.ended.done() or pair.state != DUPLEX or pair.applied >= last
             )
-            await self._timeline.at_rest(lambda: self._exchange_held(pair, last))
+            await self._timeline.at_rest(lambda: self._exchange_held(pair, hold, last))
         finally:
             self._leases.release(hold.id, ends.BY_OWNER)
 
-    def _exchange_held(self, pair: Pair, last: int) -> None:
-        if pair.applied < last or not self._leases.holds(pair):
+    def _exchange_held(self, pair: Pair, hold: Hold, last: int) -> None:
+        if pair.applied < last or hold.ended.done():  # changes may have come before another lease
             raise WrongStateError(
                 f"{pair.name}: its secondary did not get to the last change while the volume was "
                 "held; try again with less load"

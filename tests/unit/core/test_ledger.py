@@ -143,12 +143,13 @@ def test_attach() -> None:
 
 @pytest.mark.parametrize("story", [duplex(), suspended()], ids=["DUPLEX", "SUSPENDED"])
 def test_detach_forgets_the_secondary(story: Story) -> None:
-    story.mark(Regions({1: [0]}))
+    story.mark(Regions({1: story.pair().regions.touch(0, 1)}))
     story.ledger.use_secondary(story.pair(), "/b/data.img")
     story.mark(Detach([1]))
     pair = story.pair()
     assert (pair.state, pair.reason, pair.usable, pair.cut) == (SIMPLEX, "", False, None)
     assert (pair.changed, pair.regions.open, pair.secondary_path) == (None, set(), "")
+    assert pair.regions.touch(0, 1) == [0], "beside another secondary, it is opened again"
 
 
 def test_swap_of_a_pair_that_is_equal_changes_the_roles_and_what_each_image_holds() -> None:

@@ -372,9 +372,8 @@ async def test_a_reload_says_what_it_overwrites() -> None:
     async with running({"data": ""}) as core:
         core.disk.give("/b/data.img", Image.of(b"\x33" * SIZE))
         changes = await core.controller.reload(settings({"data": "sync"}))
-        assert changes == [
-            "volume data: secondary added; the first copy overwrites the data in /b/data.img"
-        ]
+        what = "the first copy overwrites the data in /b/data.img"
+        assert changes == [f"volume data: secondary added: /b/data.img; {what}"]
 
 
 def test_a_volume_that_an_older_state_directory_does_not_know_is_refused_at_every_start() -> None:

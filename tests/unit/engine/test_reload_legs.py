@@ -7,16 +7,18 @@ from __future__ import annotations
 import asyncio
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.core.lease import DEADLINE
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.errors import ConfigurationError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.images.leg import Leg
 
 DATA = b"\x77" * 8192
 NEW = "/c/data.img"
@@ -144,6 +146,22 @@ async def test_another_secondary_survives_a_restart() -> None:
     await again.controller.stop()
 
 
+async def test_a_region_that_was_open_is_opened_again_beside_another_secondary() -> None:
+    """Else a power cut may take the record of a change from the journal, and the change from one
+    image, and no start would compare them.
+    """
+    async with running() as core:
+        await core.write("data", 0, DATA)
+        regions = core.pair().regions
+        async with core.controller.checkpointer._taking:  # the one at the end of the reload waits
+            reloading = asyncio.ensure_future(core.controller.reload(with_legs(secondary=NEW)))
+            await core.until(lambda: core.pair().copy_of.path == NEW)
+            await core.until(lambda: core.states() == {"data": DUPLEX})
+            assert await core.write("data", 0, DATA[::-1]) == 0
+            assert regions.open == {0}
+        await reloading
+
+
 async def test_a_swapped_pair_gets_another_secondary_by_the_key_of_that_role() -> None:
     async with running() as core:
         await core.write("data", 0, DATA)
@@ -153,6 +171,41 @@ async def test_a_swapped_pair_gets_another_secondary_by_the_key_of_that_role() -
         await core.write("data", SIZE // 2, DATA)
         await core.controller.resync_wait(["data"])
         assert core.disk.content("/b/data.img") == core.disk.content(NEW)
+
+
+async def test_what_a_resync_opens_does_not_undo_a_reload() -> None:
+    """Opening an image may take as long as its disk: here it waits while the reload is done."""
+    disk = new_disk()
+    core = await Core.begin(disk, settings())
+    await core.write("data", 0, DATA)
+    await core.controller.stop()
+    kept = disk.take("/b/data.img")
+    async with running(disk=disk) as core:
+        await core.until(lambda: not core.controller.archive.unsettled)
+        kept.opened = False
+        disk.give("/b/data.img", kept)
+        opened, go = asyncio.Event(), asyncio.Event()
+        opener = core.controller.opener
+        look = opener.leg
+
+        async def slowly_opened(path: str, *how: Any, **more: Any) -> tuple[Leg, bool]:
+            found = await look(path, *how, **more)
+            if path == "/b/data.img":
+                opened.set()
+                await go.wait()
+            return found
+
+        opener.leg = slowly_opened  # type: ignore[method-assign]
+        resyncing = asyncio.ensure_future(core.controller.resync(["data"]))
+        await core.until(lambda: opened.is_set() or resyncing.done())
+        assert opened.is_set(), resyncing
+        await core.controller.reload(with_legs(secondary=NEW))
+        go.set()
+        with pytest.raises(WrongStateError, match=r"a reload replaced /b/data\.img"):
+            await resyncing
+        assert core.pair().copy_of.path == NEW
+        assert not disk.in_use("/b/data.img")
+        assert await is_copied(core)
 
 
 # ------------------------------------------------------------------------------ no secondary
@@ -257,6 +310,28 @@ async def test_nobody_waits_while_the_secondary_catches_up_for_another_mode() ->
         await reloading
         assert core.pair().mirrors
         assert core.controller.status()["leases"] == []
+
+
+async def test_a_lease_that_came_after_changes_is_no_hold_of_the_reload() -> None:
+    """Mirrored from there on, the secondary would lack these changes, and nobody would know."""
+    async with running({"data": "async"}) as core:
+        leases, pair = core.controller.leases, core.pair()
+        async with core.controller.checkpointer.copying:
+            reloading = asyncio.ensure_future(core.controller.reload(settings()))
+            await core.until(lambda: leases.holds(pair))
+            await core.turns(200)
+            await core.controller.followers.stepping.acquire()
+        await core.turns(200)  # now the reload is the next that waits for the follower
+        (hold,) = leases.held.values()
+        leases.end(hold, DEADLINE)
+        await core.write("data", 0, DATA)
+        other = await leases.quiesce([pair], 5.0, "another")
+        core.controller.followers.stepping.release()
+        with pytest.raises(WrongStateError, match="did not get to the last change"):
+            await reloading
+        leases.release(other.id)
+        assert pair.mode == "async"
+        await core.until(core.equal)
 
 
 # ------------------------------------------------------------------------------ settings

@@ -335,6 +335,18 @@ async def test_a_secondary_failed_when_its_cut_was_made() -> None:
         assert volume(core)["consistent_cut_time"] is None, "nobody asked for that cut"
 
 
+async def test_a_cut_that_a_canary_finds_broken_later_was_no_consistent_one() -> None:
+    async with running() as core:
+        broken = (await core.controller.suspend(["data"]))["cut"]
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        core.clock.now += 60
+        later = (await core.controller.suspend(["data"]))["cut"]
+        for cut in (broken, later):
+            await core.controller.cuts.grade(cut, False, 1, "a record is missing")
+        assert volume(core)["consistent_cut_time"] is None
+
+
 async def test_a_consistent_cut_is_remembered_after_the_resync_and_a_restart() -> None:
     disk = new_disk()
     async with running(disk=disk) as core:
