@@ -56,12 +56,18 @@ class Findings(NamedTuple):
 
 def load_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
     """The configuration. Its images are looked at only if they answer: two links to one file, which
-    is a mistake, are not found on a disk that hangs. Raises ConfigurationError.
+    is a mistake, are not found on a disk that hangs. Raises ConfigurationError; WrongStateError if
+    the file itself hangs.
     """
     try:
         return Patience(seconds).call(lambda: config.load(config_path))
     except OSError:
-        return config.load(config_path, follow=False)
+        pass
+    try:
+        return Patience(seconds).call(lambda: config.load(config_path, follow=False))
+    except OSError as error:
+        text = f"{config_path}: the configuration file {error.strerror}; see which disk it is on"
+        raise WrongStateError(text) from None
 
 
 def parse_in_time(text: str, path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
@@ -76,7 +82,7 @@ def check(config_path: str) -> Findings:
     """Look at the file and at this machine; change nothing."""
     try:
         settings = load_in_time(config_path)
-    except ConfigurationError as error:
+    except (ConfigurationError, WrongStateError) as error:
         return Findings(None, str(error).splitlines(), [], error.exit_code)
     found = preflight.look(settings) + preflight.look_at_images(settings)
     beyond = beyond_the_file(settings)

@@ -34,12 +34,13 @@ from duplexd.replication.leg_calls import LegCalls
 from duplexd.runtime.watch import Watch
 from tests.sim import bad_day, repaired_disk, together
 from tests.sim.scenario import run
-from tests.sim.test_crashes import SEEDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.engine.leases import Hold
+
+SEEDS = 200  # those of bad days in each run of the tests
 
 
 def secondaries_are_not_replayed(patch: Callable[..., None]) -> None:

@@ -78,7 +78,10 @@ def test_listeners_are_added_and_removed(daemon: Daemon) -> None:
     files.tcp_port = free_port()
     files.write()
     with closing(Talk(files.nbd_socket, "data")) as old:
-        assert reload(daemon)["changes"] == [f"listening on tcp:127.0.0.1:{files.tcp_port}"]
+        assert reload(daemon)["changes"] == [
+            "nbd.insecure: was 'False', is 'True'",
+            f"listening on tcp:127.0.0.1:{files.tcp_port}",
+        ]
         assert greeting(("127.0.0.1", files.tcp_port)) == b"NBDMAGIC"
         files.config.write_text(
             files.config.read_text().replace(f'"unix:{files.nbd_socket}", ', "")

@@ -13,6 +13,7 @@ import pytest
 from duplexd.config import load
 from duplexd.config.load import parse
 from duplexd.daemon import checking, preflight
+from duplexd.errors import WrongStateError
 from tests.unit.daemon.files import config, config_text
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ def test_an_image_that_hangs_costs_a_while_and_is_named(tmp_path: Path) -> None:
     (problem,) = preflight.look_at_images(own, seconds=0.01)
     assert problem.line == f"volumes.v.primary: '{tmp_path / 'p'}' does not answer for 0.01 s"
     assert problem.degrades
+
+
+def test_a_configuration_that_hangs_is_waited_for_no_longer_than_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "duplexd.toml"
+    os.mkfifo(path)
+    with pytest.raises(WrongStateError, match="the configuration file does not answer"):
+        checking.load_in_time(path, 0.05)
 
 
 @pytest.mark.usefixtures("hanging")
