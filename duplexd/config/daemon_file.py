@@ -97,7 +97,7 @@ class HealthConfig(Section):
 
 
 class MetricsConfig(Section):
-    """`[metrics]`: a listener that answers GET /metrics, and nothing else, to whoever asks."""
+    """`[metrics]`: a listener that answers GET /metrics, and nothing else, to all who ask."""
 
     listen: Annotated[TcpAddress, BeforeValidator(check_tcp)] | None = Field(
         default=None, examples=['"tcp:127.0.0.1:9809"']

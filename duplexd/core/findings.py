@@ -1,9 +1,10 @@
 """What is not well with a controller: findings, made of its status and of what is known around it.
 
 There were as many opinions of health as there are interfaces: a line of status, /readyz, the line
-of the service manager, metrics, each with its own list of what counts. Whoever asked the wrong one
-was told that all is well. So there is one function here, pure, and every interface shows what it
-returns. Nothing that it does not know is taken for good: what could not be looked at is a finding.
+of the service manager, metrics, each with its own list of what counts. A person
+who asked the wrong one was shown that all is well. So there is one function here, pure, and every
+interface shows what it returns. What could not be looked at is a finding; what was not looked at
+yet, for some seconds after a start, is none.
 
 `KINDS` is the table of all kinds, with what each costs:
 
