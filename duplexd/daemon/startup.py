@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.config.differences import value_in_file
 from duplexd.daemon import preflight
 from duplexd.engine.live_settings import LIVE
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
@@ -71,11 +72,15 @@ def refuse_fixed(old: Config, new: Config) -> None:
     for key, value in before.items():
         if value != after[key]:
             changed.append(
-                f"{new.source}: {key}: was {str(value)!r}, is now {str(after[key])!r}:"
+                f"{new.source}: {key}: was {_said(key, value)}, is now {_said(key, after[key])}:"
                 " cannot change while the daemon runs; restart the daemon"
             )
     if changed:
         raise WrongStateError("\n".join(changed))
+
+
+def _said(key: str, value: object) -> str:
+    return "not set" if value is None else value_in_file(key, value)
 
 
 def _fixed(config: Config) -> dict[str, object]:
