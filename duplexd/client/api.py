@@ -264,13 +264,16 @@ class Client:
                 yield line
 
     async def cuts(self, *targets: str) -> Cuts:
-        """The cuts that the controllers of the targets (by default all) know, oldest first."""
+        """The cuts of the targets (by default all) that their controllers know, oldest first.
+
+        Raises NotFoundError for a target that its controller does not know.
+        """
         group = self.groups.resolve(targets) if targets else self.groups.everything()
         links = self.links_to(group.members)
         await survey.identify(links)
-        found, errors = await outcomes.ask(links)
-        if len(errors) == len(group.members):
-            survey.raise_all(errors)
+        found, errors = await outcomes.ask(links, targets=group.members)
+        unknown = {name: e for name, e in errors.items() if isinstance(e, NotFoundError)}
+        survey.raise_all(errors if len(errors) == len(group.members) else unknown)
         return Cuts(
             outcomes.in_order(found.values()),
             {name: str(error) for name, error in errors.items()},
