@@ -258,8 +258,7 @@ class Client:
         """The present state of one daemon, then `synced`; with `follow`, then every change."""
         (link,) = self.links_to(self.groups.controllers).values()
         path = f"/v1/events?follow={'true' if follow else 'false'}"
-        lines = link.lines("GET", path) if follow else link.lines_patiently("GET", path)
-        async with aclosing(lines):
+        async with aclosing(link.lines_patiently("GET", path)) as lines:
             async for line in lines:
                 yield line
 
