@@ -26,7 +26,7 @@ listener.listen(64)
 print(flush=True)
 sys.stdin.read()
 """
-ARGUMENTS = {
+ARGUMENTS: dict[str, list[list[str]]] = {
     "adopt": [["data"]],
     "cuts": [[]],
     "events": [[], ["--follow"]],
