@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
 from duplexd.core import cut_states, markers, pair_states, snapshot
-from duplexd.core.cut import Cut
+from duplexd.core.cut import Cut, runs, surplus
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
 from duplexd.core.synced import Synced
@@ -204,7 +204,7 @@ class Ledger:
     @_fold.register
     def _(self, marker: markers.MakeCut, place: Place) -> None:
         cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, cut_states.CUT)
-        cut.group, cut.members = marker.group, tuple(marker.members)
+        cut.group, cut.members, cut.of = marker.group, tuple(marker.members), runs(marker.volumes)
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
@@ -214,13 +214,13 @@ class Ledger:
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:
-        """Beyond the limit, forget the oldest cut that is decided; if none is, the oldest. One that
-        secondaries are suspended at is also found by their pairs, see `cut`.
+        """Forget others beyond the limits. One that secondaries are suspended at is also found by
+        their pairs, see `cut`.
         """
-        self.cuts[cut.id] = cut
-        if len(self.cuts) > self._limits.cuts_kept_max:
-            decided = (old.id for old in self.cuts.values() if old.verdict and old is not cut)
-            del self.cuts[next(decided, next(iter(self.cuts)))]
+        self.cuts[cut.id], limits = cut, self._limits
+        kept, void = limits.cuts_kept_max, limits.void_cuts_kept_max
+        for old in surplus(self.cuts.values(), cut, kept, void):
+            del self.cuts[old.id]
 
     @_fold.register
     def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
@@ -266,7 +266,7 @@ class Ledger:
     def _(self, marker: markers.Fail, place: Place) -> None:
         first = VOID if marker.unusable else cut_states.CUT
         cut = Cut(marker.id, marker.at, place.time_us, "", first)
-        cut.why = marker.error
+        cut.why, cut.of = marker.error, runs(marker.volumes)
         self._remember(cut)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
