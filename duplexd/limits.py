@@ -101,6 +101,7 @@ class EngineLimits:
     # In one answer to a client that asks what is data; it asks on from there
     extents_max: int = 16 * KIB
     extents_seconds_max: float = 0.25
+    differing_runs_max: int = 64  # ranges recorded of a pair whose legs differ; more become one
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent

@@ -203,6 +203,15 @@ class Roles(Result):
 
 
 @dataclass(frozen=True)
+class Repaired(Result):
+    """What was made equal, or with `dry_run` would be; `failed` as in `Roles`."""
+
+    volumes: list[Json]  # {name, from, path, ranges, bytes, repaired}
+    failed: dict[str, str] = field(default_factory=dict)
+    exit_codes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reloaded(Result):
     """What a reload changed, or with `applied` false would change."""
 

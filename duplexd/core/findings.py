@@ -8,7 +8,7 @@ yet, for some seconds after a start, is none.
 
 `KINDS` is the table of all kinds, with what each costs:
 
-    error      service: clients get errors or wait, or soon will
+    error      service: clients get errors or wait, or soon will; or an image holds wrong bytes
     warning    redundancy or a backup: the next fault would be an error, or loses data
 
 A pair that somebody suspended is well until that has lasted longer than `suspended_max`: it is what
@@ -36,7 +36,7 @@ KINDS = {
     "requests-fail": ERROR,
     "primary-error": WARNING,
     "secondary-error": WARNING,
-    "legs-differ": WARNING,
+    "legs-differ": ERROR,
     "primary-repaired": WARNING,
     "secondary-unusable": WARNING,
     "suspended-too-long": WARNING,
@@ -86,7 +86,7 @@ class ImageRoom(NamedTuple):
 class Around(NamedTuple):
     """What is known of the disks: room by path, and why there is none of the others.
     `state_silent`: the same of state_dir. `differing`: volumes whose legs the last `verify` could
-    not find equal, and why.
+    not compare, and why.
     """
 
     images: Mapping[str, ImageRoom] = {}
@@ -128,6 +128,9 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
         yield from _of_leg(name, role, volume.get(role) or {}, str(volume.get("error") or ""))
     if volume["state"] == "PENDING" and not (volume.get("secondary") or {}).get("usable"):
         yield Finding("secondary-unusable", name, _copying(volume))
+    if differs := volume.get("differs"):
+        text = f"{differs['text']}; run `duplexctl repair {name}` with --from primary or secondary"
+        yield Finding("legs-differ", name, text, differs["time"])
     yield from _suspended(volume, now, expected.suspended_s_max)
     yield from _uncut(volume, now, expected.cut_age_s_max)
 

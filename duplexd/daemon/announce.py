@@ -27,6 +27,7 @@ EVENT_LEVELS = {
     "copied": "debug",
     "image-changed": "warning",
     "journal-full": "error",
+    "legs-differ": "error",
     "image-misplaced": "warning",
     "primary-error": "error",
     "primary-failed": "error",

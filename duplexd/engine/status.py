@@ -120,6 +120,7 @@ class Status:
             "swapped": pair.record.swapped,
             "primary": self._primary(pair),
             "rebuild": self._rebuild(pair),
+            "differs": pair.record.differs.show() if pair.record.differs is not None else None,
         }
 
     def _primary(self, pair: Pair) -> Json:
@@ -149,7 +150,9 @@ class Status:
         absence = _absence(pair.secondary)
         applied = self._timeline.written if pair.mirrors else pair.applied
         # Beside a primary that is not served, nothing is recorded of a secondary that is no good.
-        usable = pair.usable and not (absence and pair.state == pair_states.DUPLEX)
+        # One that differs from its primary is a copy of nothing that is known to be right.
+        absent = absence and pair.state == pair_states.DUPLEX
+        usable = pair.usable and not absent and pair.record.differs is None
         error = absence or _failure(pair) or self._misplaced(pair.secondary)
         return {
             "usable": usable,

@@ -92,6 +92,16 @@ class Secondary(Answer):
     error_time: float | None = Field(None, description="since when that is known")
 
 
+class Differs(Answer):
+    """Where the legs of a pair are known to differ; see docs/health.md."""
+
+    ranges: list[list[int]] = Field(description="offset and length of each; of many their span")
+    bytes: Bytes = Field(description="how much that is")
+    sequence: int = Field(description="the number at which that was found first")
+    time: float = Field(description="when")
+    text: str = Field(description="the same in words")
+
+
 class Copy(Answer):
     done_bytes: Bytes
     total_bytes: Bytes
@@ -127,6 +137,9 @@ class VolumeStatus(Answer):
     )
     primary: Primary | None = None
     rebuild: Rebuild | None = Field(None, description="null unless SUSPENDED")
+    differs: Differs | None = Field(
+        None, description="null unless a comparison found that the legs differ"
+    )
 
 
 class GroupStatus(Answer):
