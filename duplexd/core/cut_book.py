@@ -31,7 +31,7 @@ class CutBook:
     def __init__(self, pairs: Mapping[int, PairRecord], kept_max: int) -> None:
         self.known: dict[str, Cut] = {}
         self._pairs = pairs
-        self._kept_max = kept_max
+        self.kept_max = kept_max
 
     def find(self, cut_id: str) -> Cut | None:
         """The cut of that id, if it is remembered or a secondary is at it."""
@@ -42,11 +42,15 @@ class CutBook:
         return next((cut for cut in at_cuts if cut.id == cut_id), None)
 
     def remember(self, cut: Cut) -> None:
-        """One that was made. A forgotten one that secondaries are at is found by their pairs."""
+        """One that was made."""
         self.known[cut.id] = cut
-        if len(self.known) > self._kept_max:
-            decided = (old.id for old in self.known.values() if old.verdict and old is not cut)
-            del self.known[next(decided, next(iter(self.known)))]
+        if len(self.known) > self.kept_max:
+            self.forget_one(cut)
+
+    def forget_one(self, newest: Cut) -> None:
+        """There are too many. A forgotten one that secondaries are at is found by their pairs."""
+        decided = (old.id for old in self.known.values() if old.verdict and old is not newest)
+        del self.known[next(decided, next(iter(self.known)))]
 
     def void(self, marker: markers.Void, sequence: int, time_us: int) -> None:
         """Aborted before it was made, or forgotten, or known."""

@@ -9,7 +9,7 @@ writes wait for a cut that cannot be made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import WrongStateError
@@ -27,14 +27,14 @@ def check_can_be_cut(pairs: Sequence[Pair]) -> None:
     in the way, and what to do.
     """
     _check_all_duplex(pairs)
-    check_none_differ([pair.record for pair in pairs])
+    differing = [pair.record for pair in pairs if pair.record.differs is not None]
+    if differing:
+        refuse_differing(differing)
 
 
-def check_none_differ(records: Iterable[PairRecord]) -> None:
-    """Raises WrongStateError for pairs whose legs are known to differ."""
+def refuse_differing(records: Iterable[PairRecord]) -> NoReturn:
+    """Raises WrongStateError for these pairs, whose legs are known to differ."""
     found = [(pair.name, pair.differs) for pair in records if pair.differs is not None]
-    if not found:
-        return
     listed = "; ".join(f"{name}: {differs.text}" for name, differs in found[:_LISTED_MAX])
     more = f"; and {len(found) - _LISTED_MAX} more" if len(found) > _LISTED_MAX else ""
     raise WrongStateError(

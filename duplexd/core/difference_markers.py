@@ -2,7 +2,7 @@
 
 None of them moves a pair. Where the legs differ says nothing of what the secondary receives, so a
 pair mirrors, is suspended and follows as before; what its owner may do with it is another matter,
-see `core/differences.py`. How markers are written is said in `core/markers.py`.
+see `core/leg_differences.py`. How markers are written is said in `core/markers.py`.
 """
 
 from __future__ import annotations

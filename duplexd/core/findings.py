@@ -37,15 +37,19 @@ KINDS = {
     "primary-error": WARNING,
     "secondary-error": WARNING,
     "legs-differ": ERROR,
+    "not-compared": WARNING,
     "primary-repaired": WARNING,
     "secondary-unusable": WARNING,
     "suspended-too-long": WARNING,
     "cut-too-old": WARNING,
     "cut-in-doubt": WARNING,
+    "scrub-error": WARNING,
+    "scrub-overdue": WARNING,
     "one-file-system": WARNING,
     "no-room": WARNING,
     "disk-silent": WARNING,
 }
+NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
 _ROLES = ("primary", "secondary")
 
@@ -67,10 +71,11 @@ class Finding(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the configuration expects of `[health]`, in seconds; None: nothing."""
+    """What the configuration expects of `[health]` and `[scrub]`, in seconds; None: nothing."""
 
     suspended_s_max: float | None = None
     cut_age_s_max: float | None = None
+    scrub_every_s: float | None = None
 
 
 class ImageRoom(NamedTuple):
@@ -133,6 +138,7 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
         yield Finding("legs-differ", name, text, differs["time"])
     yield from _suspended(volume, now, expected.suspended_s_max)
     yield from _uncut(volume, now, expected.cut_age_s_max)
+    yield from _unscrubbed(volume, now, expected.scrub_every_s)
 
 
 def _of_leg(name: str, role: str, leg: Json, said: str) -> Iterator[Finding]:
@@ -176,6 +182,20 @@ def _uncut(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
         yield Finding("cut-too-old", volume["name"], text, last + most_s)
 
 
+def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Finding]:
+    """A pass takes long, and begins when it is due: it is late when the next one should begin."""
+    name, scrub = volume["name"], volume.get("scrub") or {}
+    if error := scrub.get("error"):
+        yield Finding("scrub-error", name, f"the scrub found that {error}")
+    if every_s is None or volume.get("secondary") is None:
+        return
+    since = scrub.get("done_time") or scrub.get("began_time")
+    if since is not None and now - since > 2 * every_s:
+        text = f"not compared as a whole for {format_duration(now - since)}"
+        text = f"{text}; [scrub] wants that every {format_duration(every_s)}: see its rate"
+        yield Finding("scrub-overdue", name, text, since + 2 * every_s)
+
+
 def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
     for cut in cuts:
         if (age_s := now - cut["time"]) > IN_DOUBT_SECONDS_MAX:
@@ -191,7 +211,7 @@ def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
     for volume in volumes:
         yield from _of_one(volume, around)
         if why := around.differing.get(volume["name"]):
-            yield Finding("legs-differ", volume["name"], why)
+            yield Finding("not-compared", volume["name"], why)
     if around.state_silent:
         yield Finding("disk-silent", "", f"state_dir cannot be looked at: {around.state_silent}")
     yield from _short_of_room(around.images)

@@ -16,10 +16,10 @@ from functools import singledispatchmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
-from duplexd.core import cut_states, differences, markers, pair_states, snapshot
+from duplexd.core import cut_states, leg_differences, markers, pair_states, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook
-from duplexd.core.cuttable import check_none_differ
+from duplexd.core.cuttable import refuse_differing
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
 from duplexd.core.scrub_state import Scrub
@@ -96,7 +96,9 @@ class Ledger:
             if (pair.state, event) not in pair_states.TRANSITIONS:
                 raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
         if isinstance(marker, markers.MakeCut):
-            check_none_differ(self._of(marker.volumes))
+            differing = [pair for pair in self._of(marker.volumes) if pair.differs is not None]
+            if differing:
+                refuse_differing(differing)
 
     def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
         """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
@@ -218,7 +220,9 @@ class Ledger:
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
-        self._book.remember(cut)
+        self.cuts[cut.id] = cut
+        if len(self.cuts) > self._book.kept_max:
+            self._book.forget_one(cut)
 
     @_fold.register
     def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
@@ -238,7 +242,7 @@ class Ledger:
     def _(self, marker: markers.Differ, place: Place) -> None:
         pair = self.pairs[marker.id]
         sequence, time_us = place.sequence, place.time_us
-        pair.differs = differences.found(pair.differs, marker.runs, sequence, time_us)
+        pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
         self._book.differs(pair)
 
     @_fold.register
@@ -294,7 +298,9 @@ class Ledger:
             pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)
-            if pair.differs is not None and differences.is_covered(pair.differs.runs, pair.changed):
+            if pair.differs is not None and leg_differences.is_covered(
+                pair.differs.runs, pair.changed
+            ):
                 pair.differs = pair.differs._replace(copied=True)
 
     @_fold.register

@@ -34,7 +34,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
     synced                                           see `core/synced.py`
-    differ    id, runs                               the legs differ there: `core/differences.py`
+    differ    id, runs                               the legs differ there: `core/leg_differences`
     same      volumes                                they were compared, and are equal
     scrubbed  id, at, began, done                    how far a scrub is: `core/scrub_state.py`
 
@@ -47,7 +47,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from duplexd.core.cut_markers import Agreed, Grade, MakeCut, Ready, Stood, Void
+from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.synced import Synced
@@ -166,6 +166,28 @@ class Copied(NamedTuple):
     @classmethod
     def unpack(cls, fields: Json) -> Copied:
         return cls(int(fields["id"]), [(int(run[0]), int(run[1])) for run in fields["runs"]])
+
+
+class MakeCut(NamedTuple):
+    """A cut, at this record. `members` names the controllers of a group's cut, else it is empty."""
+
+    id: str
+    tag: str
+    volumes: Sequence[int]
+    group: str = ""
+    members: Sequence[str] = ()
+
+    def pack(self) -> Json:
+        own = {"m": "cut", "id": self.id, "tag": self.tag, "volumes": list(self.volumes)}
+        if not self.members:
+            return own
+        return {**own, "group": self.group, "members": list(self.members)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> MakeCut:
+        own = cls(str(fields["id"]), str(fields["tag"]), numbers(fields["volumes"]))
+        members = [str(member) for member in fields.get("members", ())]
+        return own._replace(group=str(fields.get("group", "")), members=members)
 
 
 class Fail(NamedTuple):

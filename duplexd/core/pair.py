@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
-    from duplexd.core.differences import Differences
     from duplexd.core.image_record import Image
+    from duplexd.core.leg_differences import Differences
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 

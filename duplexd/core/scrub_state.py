@@ -7,7 +7,14 @@ get to the end of a volume.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# While clients use the disks, a scrub leaves them for so many times as long as it took
+_LEFT_TO_CLIENTS = 9
+_US = 1_000_000
 
 
 class Scrub(NamedTuple):
@@ -26,11 +33,32 @@ class Scrub(NamedTuple):
         return self.at > 0
 
     def due_us(self, every_us: int) -> int:
-        """When the next pass is due, or this one goes on."""
+        """When the next pass is due; 0 for at once, as one that is under way is."""
         if self.under_way:
-            return self.began_us
+            return 0
         return self.done_us + every_us if self.done_us else 0
 
     def paired(self, time_us: int) -> Scrub:
         """A copy has made both legs equal."""
         return self if self.done_us or self.under_way else Scrub(0, 0, time_us)
+
+
+def due(scrubs: Mapping[int, Scrub], every_s: float, now_us: int) -> int | None:
+    """Of these pairs, by number, the one that is to be scrubbed now: one whose scrub is under way,
+    else the one that is due for the longest time; None if none is.
+    """
+    every_us = int(every_s * _US)
+    waiting = [
+        (not scrub.under_way, at_us, number)
+        for number, scrub in scrubs.items()
+        if (at_us := scrub.due_us(every_us)) <= now_us
+    ]
+    return min(waiting)[2] if waiting else None
+
+
+def pause_s(read_bytes: int, took_s: float, rate: int, busy: bool) -> float:
+    """How long to wait after a piece, of which so much was read from each disk in this time: until
+    the rate allows the next one, and longer if clients are busy.
+    """
+    pace_s = read_bytes / rate - took_s
+    return max(0.0, pace_s, _LEFT_TO_CLIENTS * took_s if busy else 0.0)

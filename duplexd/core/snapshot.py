@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import differences
+from duplexd.core import leg_differences
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
@@ -144,7 +144,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
     pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next two
-    pair.differs = differences.unpack(saved["differs"]) if "differs" in saved else None
+    pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = Scrub(*map(int, saved.get("scrub", ())))
     # left out where nothing is known of them
     pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))

@@ -50,7 +50,7 @@ _MODULES = {
     "health": "wellness",
     "quiesce": "hold",
     "release": "hold",
-    "repair": "repair",
+    "repair": "legs",
     "reload": "configuration",
     "resync": "resync",
     "settle": "resync",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.core.differences import joined
+from duplexd.core.leg_differences import joined
 from duplexd.core.patience import PRIMARY, SECONDARY
 from duplexd.errors import WrongStateError
 from duplexd.images.holes import equal_holes
@@ -35,13 +35,14 @@ _BLOCKS = PIECE_BYTES // BLOCK_BYTES
 
 class Compared(NamedTuple):
     """Of the next `length` bytes: the runs of blocks in which the legs differ, the first byte that
-    does, or None; and how many of them were looked at.
+    does, or None; how many of them were looked at, and how many read from each disk.
     """
 
     length: int
     first_difference: int | None
     looked_bytes: int
     runs: Sequence[Run] = ()
+    read_bytes: int = 0
 
 
 class Legs(NamedTuple):
@@ -87,9 +88,10 @@ def compare(pair: Pair, offset: int, end: int, legs: Legs) -> Compared:
     if changed is not None and changed.overlaps(offset, length):
         return _compare_unchanged(changed, offset, ours, theirs)
     if ours == theirs:
-        return Compared(length, None, length)
+        return Compared(length, None, length, (), length)
     first = offset + _first_difference(ours, theirs)
-    return Compared(length, first, length, joined(_blocks(offset, ours, theirs), _BLOCKS))
+    runs = joined(_blocks(offset, ours, theirs), _BLOCKS)
+    return Compared(length, first, length, runs, length)
 
 
 def _hole(legs: Legs, offset: int, end: int) -> int:
@@ -115,7 +117,7 @@ def _compare_unchanged(
             runs += _blocks(offset + at, mine, other)
             if first is None:
                 first = offset + at + _first_difference(mine, other)
-    return Compared(len(ours), first, looked, joined(runs, _BLOCKS))
+    return Compared(len(ours), first, looked, joined(runs, _BLOCKS), len(ours))
 
 
 def _blocks(offset: int, ours: bytearray, theirs: bytearray) -> list[Run]:

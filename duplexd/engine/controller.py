@@ -228,14 +228,15 @@ class Controller:
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
-            self.events, self._limits,
+            self.volumes, self.events, clock, self._limits,
         )  # fmt: skip
+        self.comparisons.scrubs.reading = self.reads.waiting
         self.places = ImagePlaces(
             self.volumes, self.legs, self.failed_legs, self.events, self._limits.image_look_seconds
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
-            clock,
+            self.comparisons.scrubs.unreadable, clock,
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
@@ -354,7 +355,12 @@ class Controller:
         self.settling.resume(self.volumes.all())
         self.failures.on_cut = self.settling.begin
         self.resyncs.resume(interrupted)
+        self._take_tasks()
+
+    def _take_tasks(self) -> None:
+        """What goes on by itself, if the configuration says so."""
         self.auto_resync.enable(self.config.controller.auto_resync)
+        self.comparisons.scrubs.take(self.config.scrub.every, self.config.scrub.rate)
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -364,6 +370,7 @@ class Controller:
         self.leases.stop()
         await self.places.stop()
         await self.auto_resync.stop()
+        await self.comparisons.scrubs.stop()
         await self.bad_ranges.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
@@ -395,7 +402,7 @@ class Controller:
     def _switched(self, config: Config, changes: list[str]) -> None:
         changes += settings_changes(self.config.controller, config.controller)
         self._take_settings(config)
-        self.auto_resync.enable(config.controller.auto_resync)
+        self._take_tasks()
         self.events.emit("reloaded", changes=changes)
 
     # ------------------------------------------------------------------------- the NBD server's

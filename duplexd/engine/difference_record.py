@@ -1,14 +1,14 @@
 """Recording in the journal where the legs of pairs differ, and that they do no more.
 
-What the record is for is said in `core/differences.py`. It is written as soon as a comparison has
-found something: who asked for it may go away before the end, and the machine may stop.
+What the record is for is said in `core/leg_differences.py`. It is written as soon as a comparison
+has found something: who asked for it may go away before the end, and the machine may stop.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core.differences import joined
+from duplexd.core.leg_differences import joined
 from duplexd.core.markers import Differ, Same
 from duplexd.core.pair_states import SIMPLEX, SUSPENDED
 from duplexd.replication.retries import when_there_is_room
@@ -16,7 +16,7 @@ from duplexd.replication.retries import when_there_is_room
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from duplexd.core.differences import Run
+    from duplexd.core.leg_differences import Run
     from duplexd.core.pair import Pair
     from duplexd.engine.compare import Legs
     from duplexd.engine.cut_archive import CutArchive

@@ -212,6 +212,10 @@ class Reads:
             path = pair.primary.path
             self._events.emit("primary-error", volume=pair.name, error=why, path=path)
 
+    def waiting(self) -> bool:
+        """Whether clients wait for a disk now."""
+        return bool(self._asked)
+
     def repaired(self, pair: Pair) -> None:
         """The next range that cannot be read is reported again."""
         self._reported.discard(pair.id)

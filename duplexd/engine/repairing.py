@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from duplexd.core.change_map import ChangeMap
-    from duplexd.core.differences import Differences, Run
+    from duplexd.core.leg_differences import Differences, Run
     from duplexd.core.pair import Pair
     from duplexd.engine.difference_record import DifferenceRecord
     from duplexd.engine.events import Events

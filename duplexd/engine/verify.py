@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
-from duplexd.core.differences import joined
+from duplexd.core.leg_differences import joined
 from duplexd.engine.compare import Compared, Legs, compare, elsewhere
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.images.unreadable import UnreadableError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.cut import Cut
-    from duplexd.core.differences import Run
+    from duplexd.core.leg_differences import Run
     from duplexd.core.pair import Pair
     from duplexd.core.patience import Waited
     from duplexd.engine.difference_record import DifferenceRecord

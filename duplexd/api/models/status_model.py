@@ -102,6 +102,17 @@ class Differs(Answer):
     text: str = Field(description="the same in words")
 
 
+class Scrub(Answer):
+    """The comparison of all of a pair in the background, see `[scrub]`."""
+
+    done_time: float | None = Field(
+        None, description="when the last one ended, or a copy made both images equal"
+    )
+    began_time: float | None = Field(None, description="of the one under way; null if none is")
+    position: Bytes = Field(0, description="what comes before it is compared")
+    error: str = Field("", description="what it could not read, since the start")
+
+
 class Copy(Answer):
     done_bytes: Bytes
     total_bytes: Bytes
@@ -137,6 +148,7 @@ class VolumeStatus(Answer):
     )
     primary: Primary | None = None
     rebuild: Rebuild | None = Field(None, description="null unless SUSPENDED")
+    scrub: Scrub | None = Field(None, description="null for SIMPLEX")
     differs: Differs | None = Field(
         None, description="null unless a comparison found that the legs differ"
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from duplexd.core import differences
+from duplexd.core import leg_differences, scrub_state
 from duplexd.core.cut_states import CONSISTENT, READY, VOID
-from duplexd.core.differences import joined
+from duplexd.core.leg_differences import joined
 from duplexd.core.markers import (
     JOURNAL,
     Agreed,
@@ -69,7 +69,7 @@ def test_runs_are_joined(
     [(0, 4096, False), (4095, 2, True), (8191, 1, True), (8192, 9, False)],
 )
 def test_a_range_overlaps_or_not(offset: int, length: int, expected: bool) -> None:
-    assert differences.found(None, [(4096, 4096)], 1, 1).overlaps(offset, length) is expected
+    assert leg_differences.found(None, [(4096, 4096)], 1, 1).overlaps(offset, length) is expected
 
 
 def test_a_difference_keeps_the_number_and_time_at_which_it_was_found_first() -> None:
@@ -235,8 +235,26 @@ def test_a_detached_secondary_takes_its_scrub_with_it() -> None:
 
 @pytest.mark.parametrize(
     ("scrub", "due_us"),
-    [(Scrub(), 0), (Scrub(done_us=50), 150), (Scrub(4096, 20, 10), 20)],
+    [(Scrub(), 0), (Scrub(done_us=50), 150), (Scrub(4096, 20, 10), 0)],
     ids=["never compared", "compared", "under way"],
 )
 def test_when_a_scrub_is_due(scrub: Scrub, due_us: int) -> None:
     assert scrub.due_us(100) == due_us
+
+
+def test_of_several_the_one_under_way_goes_on_and_then_the_one_that_waits_longest() -> None:
+    waiting = {1: Scrub(done_us=30), 2: Scrub(done_us=10), 3: Scrub(done_us=20)}
+    assert scrub_state.due(waiting, 1e-6, 1000) == 2
+    assert scrub_state.due(waiting | {1: Scrub(4096, 900, 30)}, 1e-6, 1000) == 1
+    assert scrub_state.due(waiting, 1.0, 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("read_bytes", "took_s", "busy", "expected"),
+    [(0, 0.0, False, 0.0), (1000, 0.25, False, 0.75), (1000, 3.0, False, 0.0), (0, 0.5, True, 4.5)],
+    ids=["holes", "the rate allows it later", "slower than the rate", "clients use the disks"],
+)
+def test_how_long_a_scrub_leaves_the_disks_to_others(
+    read_bytes: int, took_s: float, busy: bool, expected: float
+) -> None:
+    assert scrub_state.pause_s(read_bytes, took_s, 1000, busy) == expected

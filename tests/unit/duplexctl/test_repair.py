@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.duplexctl.cli import run
-from duplexd.duplexctl.repair import repaired_text
+from duplexd.duplexctl.legs import repaired_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
