@@ -110,6 +110,16 @@ class EngineLimits:
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
     cut_figures_kept_max: int = 16  # of them, those of which is known how long writes waited
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if a piece that shares a batch would not fit into a record: the journal
+        would wait for ever for room that it believes to have.
+        """
+        if self.shared_piece_bytes > self.record_bytes_max:
+            raise ValueError(
+                f"shared_piece_bytes {self.shared_piece_bytes} is above "
+                f"record_bytes_max {self.record_bytes_max}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class NbdLimits:
