@@ -116,3 +116,15 @@ def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> Undec
         f" {' and '.join(unreached) or 'its members'} can be asked: {who};"
         f" then run `duplexctl settle {group or 'GROUP'}`"
     )
+
+
+def held(statuses: dict[str, Json], everything: bool, plain: bool) -> dict[str, str]:
+    """Leases, and the cuts they are held for. `plain`: also those that are held for none."""
+    found: dict[str, str] = {}
+    for each in statuses.values():
+        names = {volume["name"] for volume in each["volumes"]}
+        for lease in each.get("leases", ()):
+            ours = everything or names.intersection(lease.get("volumes", ()))
+            if ours and (lease.get("cut") or plain):
+                found[lease["id"]] = lease.get("cut") or ""
+    return found

@@ -29,7 +29,16 @@ def differences(old: Config, new: Config) -> list[str]:
     """One line for each: `volumes.data.mode: was 'sync', is 'async'`."""
     return [
         line
-        for table in ("controller", "nbd", "control", "metrics", "health", "volumes", "groups")
+        for table in (
+            "controller",
+            "nbd",
+            "control",
+            "metrics",
+            "health",
+            "scrub",
+            "volumes",
+            "groups",
+        )
         for line in _between(table, getattr(old, table), getattr(new, table))
     ]
 

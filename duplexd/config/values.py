@@ -69,6 +69,17 @@ def check_copy_rate(value: object) -> int:
     return rate
 
 
+def check_scrub_rate(value: object) -> int:
+    """Bytes a second of each image. A scrub that is slower takes years for a disk."""
+    rate = parse_size(value)
+    if rate < limits.COPY_RATE_BYTES_MIN:
+        raise ValueError(
+            f"{value!r} is too slow; the rate of a scrub must be at least"
+            f" {format_size(limits.COPY_RATE_BYTES_MIN)}/s"
+        )
+    return rate
+
+
 def check_hold_max(value: object) -> float:
     """Seconds that writes may be held."""
     most = limits.HOLD_SECONDS_MAX
