@@ -34,6 +34,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "quiesce": [["data", "--hold", "0.2"]],
     "release": [["lease"]],
     "reload": [[], ["--check"]],
+    "repair": [["data", "--from", "primary"]],
     "resync": [["data"], ["data", "--wait"]],
     "status": [[], ["--watch"]],
     "suspend": [["data"]],
