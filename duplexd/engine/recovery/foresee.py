@@ -53,7 +53,7 @@ class Seen(NamedTuple):
 
 def foresee(disk: Disk, config: Config, seen: Seen, limits: EngineLimits) -> Foreseen:
     """Blocking. Raises DamageError, OSError, as the start would."""
-    ledger, unapplied, controller = _read(disk, str(config.controller.state_dir), limits)
+    ledger, unapplied, owner = _read(disk, str(config.controller.state_dir), limits)
     refused: list[str] = []
     try:
         refuse_missing_volumes(config, ledger, unapplied)
@@ -65,7 +65,7 @@ def foresee(disk: Disk, config: Config, seen: Seen, limits: EngineLimits) -> For
         for name, volume in config.volumes.items()
         for line in _of_volume(name, volume, known.get(name), seen.exists)
     ]
-    ours = known_images(ledger, controller)
+    ours = known_images(ledger, owner)
     degraded += [
         line
         for name, volume in config.volumes.items()
