@@ -108,6 +108,7 @@ class EngineLimits:
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
+    void_cuts_kept_max: int = 64  # the same of void ones, which use up none of those
     cut_figures_kept_max: int = 16  # of them, those of which is known how long writes waited
 
     def __post_init__(self) -> None:
@@ -269,6 +270,7 @@ class DaemonLimits:
     # minutes it must be above one minute, or systemd gives up before the state has passed.
     passing_seconds_max: float = 90.0
     passing_retry_seconds: float = 1.0
+    state_lock_seconds_max: float = 1.0  # for `duplexd check` to have looked at it
     look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
     start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
     stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer

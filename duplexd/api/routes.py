@@ -219,7 +219,16 @@ ROUTES: tuple[RouteEntry, ...] = (
         RenewRequest,
         (LeaseStatus,),
     ),
-    RouteEntry("GET", "/v1/cuts", cuts.get_cuts, "The latest cuts", None, (CutList,)),
+    RouteEntry(
+        "GET",
+        "/v1/cuts",
+        cuts.get_cuts,
+        "The latest cuts, or those of some targets",
+        None,
+        (CutList,),
+        (),
+        _TARGET_QUERY,
+    ),
     RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (CutStatus,)),
     RouteEntry(
         "POST",

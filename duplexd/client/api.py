@@ -259,19 +259,21 @@ class Client:
         """The present state of one daemon, then `synced`; with `follow`, then every change."""
         (link,) = self.links_to(self.groups.controllers).values()
         path = f"/v1/events?follow={'true' if follow else 'false'}"
-        lines = link.lines("GET", path) if follow else link.lines_patiently("GET", path)
-        async with aclosing(lines):
+        async with aclosing(link.lines_patiently("GET", path)) as lines:
             async for line in lines:
                 yield line
 
     async def cuts(self, *targets: str) -> Cuts:
-        """The cuts that the controllers of the targets (by default all) know, oldest first."""
+        """The cuts of the targets (by default all) that their controllers know, oldest first.
+
+        Raises NotFoundError for a target that its controller does not know.
+        """
         group = self.groups.resolve(targets) if targets else self.groups.everything()
         links = self.links_to(group.members)
         await survey.identify(links)
-        found, errors = await outcomes.ask(links)
-        if len(errors) == len(group.members):
-            survey.raise_all(errors)
+        found, errors = await outcomes.ask(links, targets=group.members)
+        unknown = {name: e for name, e in errors.items() if isinstance(e, NotFoundError)}
+        survey.raise_all(errors if len(errors) == len(group.members) else unknown)
         return Cuts(
             outcomes.in_order(found.values()),
             {name: str(error) for name, error in errors.items()},

@@ -19,19 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from duplexd.core.pair import PairRecord
+    from duplexd.limits import EngineLimits
 
 Vote = markers.Ready | markers.Stood | markers.Agreed | markers.Void
 
 
 class CutBook:
-    """`known`: the latest cuts, oldest first; current ones, and many more. Beyond `kept_max` it
-    forgets the oldest that is decided; if none is, the oldest.
-    """
+    """`known`: the latest cuts, oldest first; current ones, and many more."""
 
-    def __init__(self, pairs: Mapping[int, PairRecord], kept_max: int) -> None:
+    def __init__(self, pairs: Mapping[int, PairRecord], limits: EngineLimits) -> None:
         self.known: dict[str, Cut] = {}
         self._pairs = pairs
-        self.kept_max = kept_max
+        self._limits = limits
 
     def find(self, cut_id: str) -> Cut | None:
         """The cut of that id, if it is remembered or a secondary is at it."""
@@ -41,16 +40,15 @@ class CutBook:
         at_cuts = (pair.cut for pair in self._pairs.values() if pair.cut is not None)
         return next((cut for cut in at_cuts if cut.id == cut_id), None)
 
-    def remember(self, cut: Cut) -> None:
-        """One that was made."""
-        self.known[cut.id] = cut
-        if len(self.known) > self.kept_max:
-            self.forget_one(cut)
-
-    def forget_one(self, newest: Cut) -> None:
-        """There are too many. A forgotten one that secondaries are at is found by their pairs."""
-        decided = (old.id for old in self.known.values() if old.verdict and old is not newest)
-        del self.known[next(decided, next(iter(self.known)))]
+    def remember(self, cut: Cut, volumes: Iterable[int] = ()) -> None:
+        """One that was made, of these volumes. Beyond the limits others are forgotten, see
+        `_surplus`; one of them that secondaries are at is found by their pairs.
+        """
+        cut.of = _runs(volumes)
+        self.known[cut.id], limits = cut, self._limits
+        kept, void = limits.cuts_kept_max, limits.void_cuts_kept_max
+        for old in _surplus(self.known.values(), cut, kept, void):
+            del self.known[old.id]
 
     def void(self, marker: markers.Void, sequence: int, time_us: int) -> None:
         """Aborted before it was made, or forgotten, or known."""
@@ -115,3 +113,33 @@ class CutBook:
         if why and cut.state not in {cut_states.READY, VOID}:
             cut.state, cut.why = VOID, "; ".join(why)
             snapshot.forget_good(self._pairs.values(), cut)
+
+
+def _runs(numbers: Iterable[int]) -> tuple[int, ...]:
+    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
+
+    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
+    """
+    found: list[int] = []
+    for number in sorted(numbers):
+        if found and number == found[-1] + 1:
+            found[-1] = number
+        else:
+            found += [number, number]
+    return tuple(found)
+
+
+def _surplus(cuts: Iterable[Cut], new: Cut, kept_max: int, void_kept_max: int) -> list[Cut]:
+    """What is to be forgotten for a new cut: the oldest that is decided, or else the oldest.
+
+    Void cuts are counted on their own. A secondary that fails again and again makes one after the
+    other, and those that somebody may have a backup of must not be forgotten for them.
+    """
+    others, void = list[Cut](), list[Cut]()
+    for cut in cuts:
+        (void if cut.state == cut_states.VOID else others).append(cut)
+    found = void[: max(0, len(void) - void_kept_max)]
+    if len(others) > kept_max:
+        decided = (cut for cut in others if cut.verdict and cut is not new)
+        found.append(next(decided, others[0]))
+    return [cut for cut in found if cut is not new]

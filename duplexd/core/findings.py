@@ -56,13 +56,15 @@ _ROLES = ("primary", "secondary")
 
 class Finding(NamedTuple):
     """One thing that is not well. `volume` is empty where it is of the controller or of a disk;
-    `since` is seconds since 1970, None if that is not known.
+    `since` is seconds since 1970, None if that is not known. `about`: what tells it from others of
+    its kind and volume, as the text changes with time.
     """
 
     kind: str
     volume: str
     text: str
     since: float | None = None
+    about: str = ""
 
     @property
     def severity(self) -> str:
@@ -128,7 +130,8 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
     if not volume.get("served", True):
         yield Finding("volume-not-served", name, f"not served: {volume.get('error') or 'see log'}")
     for what, why in (volume.get("failing") or {}).items():
-        yield Finding("requests-fail", name, f"the last {what} of a client failed: {why}")
+        text = f"the last {what} of a client failed: {why}"
+        yield Finding("requests-fail", name, text, about=what)
     for role in _ROLES:
         yield from _of_leg(name, role, volume.get(role) or {}, str(volume.get("error") or ""))
     if volume["state"] == "PENDING" and not (volume.get("secondary") or {}).get("usable"):
@@ -149,7 +152,7 @@ def _of_leg(name: str, role: str, leg: Json, said: str) -> Iterator[Finding]:
         yield Finding(f"{role}-error", name, f"{role} {text}", leg.get("error_time"))
     if size := leg.get("repaired_bytes"):
         text = f"{role} {path}: {format_size(size)} were unreadable, and rewritten"
-        yield Finding("primary-repaired", name, f"{text}; its disk may be failing")
+        yield Finding("primary-repaired", name, f"{text}; its disk may be failing", about=path)
 
 
 def _copying(volume: Json) -> str:
@@ -201,7 +204,8 @@ def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
         if (age_s := now - cut["time"]) > IN_DOUBT_SECONDS_MAX:
             text = f"cut {cut['id']} is in doubt for {format_duration(age_s)}"
             group = cut.get("group") or "GROUP"
-            yield Finding("cut-in-doubt", "", f"{text}: run `duplexctl settle {group}`")
+            text = f"{text}: run `duplexctl settle {group}`"
+            yield Finding("cut-in-doubt", "", text, about=cut["id"])
 
 
 # ------------------------------------------------------------------------------------------ disks
@@ -228,7 +232,7 @@ def _of_one(volume: Json, around: Around) -> Iterator[Finding]:
     for role, leg in legs:
         if (why := around.silent.get(leg.get("path") or "")) and not leg.get("error"):
             text = f"{role} {leg['path']}: cannot be looked at: {why}"
-            yield Finding("disk-silent", volume["name"], text)
+            yield Finding("disk-silent", volume["name"], text, about=role)
 
 
 def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
@@ -247,4 +251,5 @@ def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
                 "",
                 f"{min(paths)}{others} may grow by {format_size(missing)},"
                 f" but their file system has {format_size(free)} free",
+                about=min(paths),
             )

@@ -61,7 +61,7 @@ class Ledger:
         self.boot = ""
         self.closed = False  # the daemon was shut down cleanly
         self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
-        self._book = CutBook(self.pairs, limits.cuts_kept_max)
+        self._book = CutBook(self.pairs, limits)
 
     def next_id(self) -> int:
         """A number for a new volume: above those of all pairs, removed ones included."""
@@ -220,9 +220,7 @@ class Ledger:
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
-        self.cuts[cut.id] = cut
-        if len(self.cuts) > self._book.kept_max:
-            self._book.forget_one(cut)
+        self._book.remember(cut, marker.volumes)
 
     @_fold.register
     def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
@@ -261,7 +259,7 @@ class Ledger:
         first = VOID if marker.unusable else cut_states.CUT
         cut = Cut(marker.id, marker.at, place.time_us, "", first)
         cut.why = marker.error
-        self._book.remember(cut)
+        self._book.remember(cut, marker.volumes)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 self._book.lose(pair.cut, cut.why)
@@ -445,5 +443,5 @@ class Ledger:
         found = snapshot.unpack_all(saved, self._limits)
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
         self.pairs, self.ahead = found.pairs, found.ahead
-        self._book = CutBook(self.pairs, self._limits.cuts_kept_max)
+        self._book = CutBook(self.pairs, self._limits)
         self._book.known = found.cuts

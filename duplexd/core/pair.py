@@ -144,12 +144,13 @@ class Pair:
 
     __slots__ = (
         "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
-        "halfway", "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty",
-        "read_cached", "record", "regions", "repaired_bytes", "resync_error", "secondary",
-        "secondary_dirty", "size", "tracks", "uncompared",
+        "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name", "primary",
+        "primary_dirty", "read_cached", "record", "regions", "repaired_bytes", "resync_error",
+        "secondary", "secondary_dirty", "size", "tracks", "uncompared",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
+    has_lost_writes: Callable[[], bool]
 
     def __init__(self, record: PairRecord, primary: Leg, secondary: Leg | None, mode: str) -> None:
         self.record = record
@@ -180,6 +181,7 @@ class Pair:
         self.secondary = secondary
         self.mode = mode
         self.read_cached = primary.read_cached
+        self.has_lost_writes = primary.has_lost_writes
         self.refresh()
 
     def refresh(self) -> None:

@@ -65,7 +65,7 @@ _MODULES = {
 class Commands(click.Group):
     """The commands of the modules above."""
 
-    def list_commands(self, _context: click.Context) -> list[str]:
+    def list_commands(self, _context: click.Context | None) -> list[str]:
         return sorted(_MODULES)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
