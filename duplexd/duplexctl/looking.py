@@ -153,6 +153,6 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
         )
     if not result.equal:
         raise DuplexdError(
-            "primary and secondary differ; suspend and resync will not repair this: see"
-            " docs/operations.md, 'Legs that differ'"
+            "primary and secondary differ; find out which image is right, then `duplexctl repair`:"
+            " see docs/operations.md, 'Legs that differ'"
         )
