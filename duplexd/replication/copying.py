@@ -139,6 +139,11 @@ class Copying:
             if sink.moves_secondary:
                 raise SinkError(pair, 0, unreadable) from hung
             raise unreadable from hung
+        except PrimaryUnreadableError as error:
+            # Clients would get errors from an image that status calls good, until the next sync.
+            if error.lost is not None:
+                self._legs.on_hung(*error.lost)
+            raise
 
     # ------------------------------------------------------------- straight to the secondary
 

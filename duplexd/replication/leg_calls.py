@@ -36,7 +36,7 @@ class StagingHungError(OSError):
 
 class LegCalls:
     """Calls in `workers`. A cancelled waiter does not stop a call. `on_hung(pair, leg, error)` is
-    called when a leg hung, before the caller gets the error.
+    called when a leg hung or has lost writes, before the caller gets the error.
     """
 
     def __init__(self, workers: Workers, patience: Patience | None = None) -> None:
