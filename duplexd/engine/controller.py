@@ -259,7 +259,7 @@ class Controller:
             lambda: self.config, emit, limits,
         )  # fmt: skip
         adoptions = Adoptions(
-            timeline, volumes, self.checkpointer, failures, reopening, workers, emit, limits
+            timeline, volumes, self.checkpointer, failures, reopening, self.legs, emit, limits
         )
         swaps = Swaps(timeline, self.leases, followers, self.resyncs, failures, self.legs, disk)
         self.commands = commands = Commands(
