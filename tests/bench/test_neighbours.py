@@ -68,8 +68,8 @@ def test_both_clients_are_served_and_the_flood_leaves_nothing(tmp_path: Path) ->
 def test_the_turns_of_the_daemons_loop_are_measured(tmp_path: Path) -> None:
     with TimedDuplexd(tmp_path / "server", 32 * MIB, (FLOODED, QUIET)) as server:
         found = Figures()
-        measure(server, "flush", 0.1, found)
-    assert 0 < found.spans[0].longest_cpu
+        measure(server, "read", 0.1, found)
+    assert found.spans[0].longest_cpu > 0
 
 
 def test_a_flood_that_ends_is_an_error(tmp_path: Path) -> None:
