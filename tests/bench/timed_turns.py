@@ -5,8 +5,8 @@
 What it does between two looks is what every client waits for: the callbacks of a turn, and a batch
 of changes that is done between two turns. The longest span since it was last reset, and the number
 of those above 5 ms, are in the file; it has them while the daemon runs. On a machine that does
-other things, too, the processor time of a span says more than the time that passed. The loop may go
-on in another thread, whose first span has a processor time of no meaning, which is negative.
+other things, too, the processor time of a span says more than the time that passed. It is not known
+of a span in which another thread went on with the loop, because a call hung.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import struct
 import sys
 from pathlib import Path
+from threading import get_ident
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,12 +70,13 @@ class _TimedEpoll:
     def __init__(self, epoll: select.epoll, spans: SharedSpans) -> None:
         self._epoll = epoll
         self._spans = spans
-        self._since, self._cpu_since = monotonic(), thread_time()
+        self._since, self._cpu_since, self._thread = monotonic(), thread_time(), get_ident()
 
     def poll(self, timeout: float, events_max: int) -> list[tuple[int, int]]:
-        self._spans.note(monotonic() - self._since, thread_time() - self._cpu_since)
+        cpu_seconds = thread_time() - self._cpu_since if get_ident() == self._thread else 0.0
+        self._spans.note(monotonic() - self._since, cpu_seconds)
         found = self._epoll.poll(timeout, events_max)
-        self._since, self._cpu_since = monotonic(), thread_time()
+        self._since, self._cpu_since, self._thread = monotonic(), thread_time(), get_ident()
         return found
 
     def close(self) -> None:
