@@ -86,7 +86,7 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench bench-quick cover fuzz soak clean
+.PHONY: test test-long check format bench bench-quick neighbours cover fuzz soak clean
 $(VENV)/.interop: $(VENV)/.dev | apt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	@touch $@
@@ -113,6 +113,9 @@ bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu, 12 minutes; docs/perf
 REV := main
 bench-quick: $(VENV)/.dev apt ## this tree beside revision REV: rates and CPU time, 3 minutes
 	$(BIN)/python -m tests.bench.quick $(REV) $(ARGS)
+
+neighbours: $(VENV)/.dev apt ## a client beside floods of another one: waits, 4 minutes
+	$(BIN)/python -m tests.bench.neighbours $(ARGS)
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
