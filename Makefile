@@ -24,6 +24,9 @@ ARGS :=
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus
+# While this is there, an installation starts no service: of nbd-server and prometheus the tests want
+# the programs only.
+NO_SERVICES := /usr/sbin/policy-rc.d
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 
@@ -68,6 +71,9 @@ apt-install:
 	command -v apt-get >/dev/null || { \
 		echo "not a Debian system: install what these packages contain:$$missing" >&2; exit 1; }; \
 	echo "installing:$$missing"; \
+	[ -e $(NO_SERVICES) ] || { \
+		trap '$(SUDO) rm -f $(NO_SERVICES)' EXIT; \
+		printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin $(NO_SERVICES); }; \
 	$(SUDO) apt-get -qq update; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends $$missing >/dev/null
