@@ -23,7 +23,8 @@ ARGS :=
 # a file system for it. The last three compile a client that Python's index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
-	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus
+	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
+	chromium
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d
