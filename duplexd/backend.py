@@ -102,7 +102,15 @@ class Volume(Protocol):
         """Whether a ZERO that need not allocate is faster than writing zeroes, on both legs."""
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
-        """Fill `buffer` without blocking; False if that is not possible. Raises OSError."""
+        """Fill `buffer` without blocking; False if that is not possible. Raises OSError.
+
+        Asked for each read of a wake-up; then `has_lost_writes` once for all of them.
+        """
+
+    def has_lost_writes(self) -> bool:
+        """Whether what `read_cached` filled before this call may be older than what was written:
+        then none of it counts.
+        """
 
 
 class Backend(Protocol):

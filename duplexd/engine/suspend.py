@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.cut_states import CONSISTENT, VOID
-from duplexd.core.cuttable import check_all_duplex
+from duplexd.core.cuttable import check_can_be_cut
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
@@ -161,7 +161,7 @@ class Suspends:
         try:
             self._timeline.append(marker)
         except WrongStateError:
-            check_all_duplex(pairs)  # its message names all pairs in the way, and what to do
+            check_can_be_cut(pairs)  # its message names all pairs in the way, and what to do
             raise
         except OSError as error:
             raise refused_cut(error) from error

@@ -296,7 +296,21 @@ class Requests:
         if self.stalled:
             self.progressed()
 
-    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
+    def _read_elsewhere(self, cached: list[Request]) -> None:
+        """What was read from memory does not count, because the disk has lost writes: a worker
+        finds a leg that has them.
+        """
+        for at, request in enumerate(cached):
+            if not self._start_read(request):
+                self.backlog = [*cached[at:], *self.backlog]
+                self._server.reading.wait(self)
+                return
+            self._traffic.requests[c.CMD_READ] += 1
+            self._traffic.byte_counts[c.CMD_READ] += request[4]
+
+    def _start_read(self, request: Request) -> bool:
+        """Read in a worker; False if that has to wait."""
+        _flags, _command, cookie, offset, length, _payload = request
         if not self._begin_reading(length):
             return False
         self._traffic.timed_reads += 1

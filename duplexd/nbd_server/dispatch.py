@@ -39,7 +39,7 @@ _QUERIES = frozenset({c.CMD_CACHE, c.CMD_BLOCK_STATUS})
 # Two calls do what `Change(...)` does, in half the time: CPython enters `__init__` directly.
 _new, _init = object.__new__, Change.__init__
 # READ and WRITE need no second look if they have no flag but FUA, the lowest.
-_READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
+_READ, _WRITE, _FUA = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA
 
 
 class Dispatch(Requests):
@@ -147,13 +147,14 @@ class Dispatch(Requests):
         read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0  # WRITEs, their bytes, and those of these that count from now
+        cached: list[Request] = []  # READs that are in the reply buffer
         full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
             self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
         inline_max = self._limits.inline_read_bytes_max
-        if self._server.reading.full:
-            inline_max = min(inline_max, self._share_bytes)
+        inline_max = min(inline_max, self._share_bytes) if self._server.reading.full else inline_max
         reply_buffer, position = self._server.reply_buffer, 0
+        size = len(reply_buffer)
         for request in requests:
             flags, command, cookie, offset, length, payload = request
             # What is plainly right is not looked at further: nearly everything. A WRITE that was
@@ -170,29 +171,29 @@ class Dispatch(Requests):
                 _init(change, self, cookie, volume, WRITE, offset, length, payload, flags != 0)
                 changes.append(change)
                 continue
-            if not (
+            if (
                 command == _READ
                 and flags <= _FUA
-                and 0 < length <= _LENGTH_MAX
+                and 0 < length <= inline_max
                 and offset + length <= readable
-            ) and not self._rare(request, requests, changes):
-                continue
-            if command == _READ:
+            ):
                 end = position + _HEADER + length
-                if length <= inline_max and end > len(reply_buffer):
+                if end > size:
                     self.backlog = [request, *requests]
                     self.progressed()  # in the next turn, behind what others have sent
                     break
                 try:
-                    cached = length <= inline_max and read_cached(
-                        offset, reply_buffer[position + _HEADER : end]
-                    )
+                    if read_cached(offset, reply_buffer[position + _HEADER : end]):
+                        _pack_into(reply_buffer, position, _MAGIC, 0, cookie)
+                        position = end
+                        cached.append(request)
+                        continue
                 except OSError:  # the worker may find it elsewhere
-                    cached = False
-                if cached:
-                    _pack_into(reply_buffer, position, _MAGIC, 0, cookie)
-                    position = end
-                elif not self._start_read(cookie, offset, length):
+                    pass
+            elif not self._rare(request, requests, changes):
+                continue
+            if command == _READ:
+                if not self._start_read(request):
                     self._wait(request, requests, self._server.reading)
                     break
             else:
@@ -202,6 +203,17 @@ class Dispatch(Requests):
         request_counts[_WRITE] += writes
         byte_counts[_WRITE] += written
         self.payload_bytes += taken
+        return self._read(cached, position, _HEADER) if cached else position
+
+    def _read(self, cached: list[Request], position: int, room: int) -> int:
+        """What was read from memory fills the reply buffer up to `position`, with `room` for each
+        header. Returns how much of it counts: none if the disk has lost writes.
+        """
+        if self._volume.has_lost_writes():
+            self._read_elsewhere(cached)
+            return 0
+        self._traffic.requests[_READ] += len(cached)
+        self._traffic.byte_counts[_READ] += position - room * len(cached)
         return position
 
     def _take_later(self, requests: list[Request]) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier
 
-_READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
+_READ, _WRITE, _FUA = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA
 _new, _init = object.__new__, Change.__init__  # see `dispatch.py`
 _OFFSET = r.OFFSET_BYTES
 _pack_structured, _STRUCTURED = r.STRUCTURED_DATA.pack_into, r.STRUCTURED_DATA_FIRST
@@ -68,14 +68,14 @@ class StructuredDispatch(Dispatch):
         read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0
+        cached: list[Request] = []
         full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
             self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
         inline_max = self._limits.inline_read_bytes_max
-        if self._server.reading.full:
-            inline_max = min(inline_max, self._share_bytes)
+        inline_max = min(inline_max, self._share_bytes) if self._server.reading.full else inline_max
         reply_buffer, position = self._server.reply_buffer, 0
-        room = self._chunks.data_room
+        size, room = len(reply_buffer), self._chunks.data_room
         structured = self._chunks is r.STRUCTURED
         for request in requests:
             flags, command, cookie, offset, length, payload = request
@@ -91,42 +91,37 @@ class StructuredDispatch(Dispatch):
                 _init(change, self, cookie, volume, WRITE, offset, length, payload, flags != 0)
                 changes.append(change)
                 continue
-            if not (
+            if (
                 command == _READ
                 and flags <= _FUA
-                and 0 < length <= _LENGTH_MAX
+                and 0 < length <= inline_max
                 and offset + length <= readable
-            ) and not self._rare(request, requests, changes):
-                continue
-            if command == _READ:
+            ):
                 end = position + room + length
-                if length <= inline_max and end > len(reply_buffer):
+                if end > size:
                     self.backlog = [request, *requests]
                     self.progressed()  # in the next turn, behind what others have sent
                     break
                 try:
-                    cached = length <= inline_max and read_cached(
-                        offset, reply_buffer[position + room : end]
-                    )
+                    if read_cached(offset, reply_buffer[position + room : end]):
+                        chunk = length + _OFFSET
+                        if structured:
+                            _pack_structured(
+                                reply_buffer, position, _STRUCTURED, cookie, chunk, offset
+                            )
+                        else:
+                            _pack_extended(
+                                reply_buffer, position, _EXTENDED, cookie, offset, chunk, offset
+                            )
+                        position = end
+                        cached.append(request)
+                        continue
                 except OSError:  # the worker may find it elsewhere
-                    cached = False
-                if cached:
-                    if structured:
-                        _pack_structured(
-                            reply_buffer, position, _STRUCTURED, cookie, length + _OFFSET, offset
-                        )
-                    else:
-                        _pack_extended(
-                            reply_buffer,
-                            position,
-                            _EXTENDED,
-                            cookie,
-                            offset,
-                            length + _OFFSET,
-                            offset,
-                        )
-                    position = end
-                elif not self._start_chunked_read(flags, cookie, offset, length):
+                    pass
+            elif not self._rare(request, requests, changes):
+                continue
+            if command == _READ:
+                if not self._start_read(request):
                     self._wait(request, requests, self._server.reading)
                     break
             else:
@@ -136,7 +131,7 @@ class StructuredDispatch(Dispatch):
         request_counts[_WRITE] += writes
         byte_counts[_WRITE] += written
         self.payload_bytes += taken
-        return position
+        return self._read(cached, position, room) if cached else position
 
     def _reply(self, command: int, cookie: int, offset: int, error: int) -> bytes:
         """See `Dispatch`."""
@@ -148,7 +143,9 @@ class StructuredDispatch(Dispatch):
 
     # What waits for a worker
 
-    def _start_chunked_read(self, flags: int, cookie: int, offset: int, length: int) -> bool:
+    def _start_read(self, request: Request) -> bool:
+        """See `Dispatch`."""
+        flags, _command, cookie, offset, length, _payload = request
         if not self._begin_reading(length):
             return False
         self._traffic.timed_reads += 1
