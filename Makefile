@@ -20,7 +20,8 @@ SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
-# a file system for it. The last three compile a client that Python's index has only as source.
+# a file system for it; Prometheus and a browser. gcc and the next two compile a client that Python's
+# index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \

@@ -78,8 +78,8 @@ def page(glance: Glance) -> str:
 
 def _controller(controller: Json) -> Iterator[str]:
     journal = controller["journal"]
-    used, size = format_size(journal["used_bytes"]), format_size(journal["size_bytes"])
-    yield f"<p>journal: {used} of {size} in use, at number {controller['sequence']}</p>"
+    size = format_size(journal["size_bytes"])
+    yield f"<p>journal of {size}, at number {controller['sequence']}</p>"
     yield f"<p>duplexd {text(controller['version'])}</p>"
 
 
@@ -103,7 +103,8 @@ def _volume(volume: Json, glance: Glance) -> Iterator[str]:
     state, reason = volume["state"], volume["reason"]
     yield f'<article><h3>{text(volume["name"])}</h3><p><b class="{_STATES.get(state, "plain")}">'
     yield f"{text(state)}</b>{f' {text(reason)}' if reason else ''}, {_mode(volume)}"
-    yield f"{format_size(volume['size'])}, {volume['connections']} connections"
+    connections = volume["connections"]
+    yield f"{format_size(volume['size'])}, {connections} connection{'s' * (connections != 1)}"
     yield f"{', changes held' if volume['held'] else ''}</p>"
     yield from _paragraphs(_facts(volume, glance.now))
     if (hour := glance.hour.get(volume["name"])) is not None:

@@ -26,6 +26,6 @@ path { fill: none; stroke: currentColor; stroke-width: 1.5; stroke-linecap: roun
 .good { color: var(--good); }
 .warning { color: var(--warning); }
 .error { color: var(--error); }
-.read { color: var(--read); }
-.write { color: var(--write); }
+.read { color: var(--read); white-space: nowrap; }
+.write { color: var(--write); white-space: nowrap; }
 """

@@ -30,6 +30,7 @@ _FLAGS = (
     "--headless",
     "--no-sandbox",  # of root
     "--disable-gpu",
+    "--hide-scrollbars",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--no-first-run",

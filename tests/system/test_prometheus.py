@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 DASHBOARD = ROOT / "configs" / "grafana-dashboard.json"
 MIB = 1 << 20
 JOURNAL_BYTES, GONE_JOURNAL_BYTES = 16 * MIB, 32 * MIB
-PLENTY, LITTLE = 2 << 30, 500 * MIB  # of room under state_dir
+PIECE_BYTES = 128 << 10  # larger ones leave some of a small journal unused
+LITTLE = 500 * MIB  # room under state_dir
 WELL, DISK, JOURNAL, GONE = "well", "disk", "journal", "gone"  # the daemons, by what fails
 
 
@@ -171,6 +172,9 @@ async def use(rig: Rig, name: str) -> str:
 
 async def well(rig: Rig) -> None:
     """Used all the time: nothing fires, and the dashboard has data. Then it is killed."""
+    async with await rig.client(WELL) as client:  # what was written fills the journal
+        for _ in range(0, 3 * JOURNAL_BYTES // 2, MIB):
+            await client.write(0, b"x" * MIB)
     await use(rig, WELL)
     await rig.prometheus.until("duplexd_cut_wait_seconds_count >= 2", {WELL})
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
@@ -241,11 +245,8 @@ async def missing_images(rig: Rig) -> None:
         await client.write(0, b"x" * 4096)
     await asyncio.to_thread(hangs.wait_met)
     async with await rig.client(GONE, "log") as client:
-        used = 0
-        while used <= 0.75 * GONE_JOURNAL_BYTES:
-            await client.write(0, b"x" * (MIB // 2))
-            status = await asyncio.to_thread(rig.daemons[GONE].request, "GET", "/v1/status")
-            used = status[1]["controller"]["journal"]["used_bytes"]
+        for _ in range(0, GONE_JOURNAL_BYTES * 13 // 16, PIECE_BYTES):
+            await client.write(0, b"x" * PIECE_BYTES)
     await rig.until_firing(GONE, *lost, "JournalFilling")
     hangs.lift()
 
