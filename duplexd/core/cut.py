@@ -22,7 +22,7 @@ class Cut:
     `state` is one of `cut_states`. `members` names the controllers that take it together. `crc` and
     `chain` are the checksums of its record and of the one before it; None where this run did not
     write it, or where a new segment begins with it. `why` names the failure of a secondary that
-    made the cut, or that made it void. `of`: the numbers of its volumes, see `runs`; empty where
+    made the cut, or that made it void. `of`: the numbers of its volumes, as runs; empty where
     that was not recorded.
     """
 
@@ -76,33 +76,3 @@ class Cut:
             for number in volumes
             for start, end in zip(starts, ends, strict=True)
         )
-
-
-def runs(numbers: Iterable[int]) -> tuple[int, ...]:
-    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
-
-    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
-    """
-    found: list[int] = []
-    for number in sorted(numbers):
-        if found and number == found[-1] + 1:
-            found[-1] = number
-        else:
-            found += [number, number]
-    return tuple(found)
-
-
-def surplus(cuts: Iterable[Cut], new: Cut, kept_max: int, void_kept_max: int) -> list[Cut]:
-    """What is to be forgotten for a new cut: the oldest that is decided, or else the oldest.
-
-    Void cuts are counted on their own. A secondary that fails again and again makes one after the
-    other, and those that somebody may have a backup of must not be forgotten for them.
-    """
-    others, void = list[Cut](), list[Cut]()
-    for cut in cuts:
-        (void if cut.state == cut_states.VOID else others).append(cut)
-    found = void[: max(0, len(void) - void_kept_max)]
-    if len(others) > kept_max:
-        decided = (cut for cut in others if cut.verdict and cut is not new)
-        found.append(next(decided, others[0]))
-    return [cut for cut in found if cut is not new]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states, markers, snapshot
-from duplexd.core.cut import Cut, surplus
+from duplexd.core.cut import Cut
 from duplexd.core.cut_states import VOID
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.transitions import CUT_EVENTS
@@ -40,13 +40,14 @@ class CutBook:
         at_cuts = (pair.cut for pair in self._pairs.values() if pair.cut is not None)
         return next((cut for cut in at_cuts if cut.id == cut_id), None)
 
-    def remember(self, cut: Cut) -> None:
-        """One that was made. Beyond the limits others are forgotten, see `surplus`; one of them
-        that secondaries are at is found by their pairs.
+    def remember(self, cut: Cut, volumes: Iterable[int] = ()) -> None:
+        """One that was made, of these volumes. Beyond the limits others are forgotten, see
+        `_surplus`; one of them that secondaries are at is found by their pairs.
         """
+        cut.of = _runs(volumes)
         self.known[cut.id], limits = cut, self._limits
         kept, void = limits.cuts_kept_max, limits.void_cuts_kept_max
-        for old in surplus(self.known.values(), cut, kept, void):
+        for old in _surplus(self.known.values(), cut, kept, void):
             del self.known[old.id]
 
     def void(self, marker: markers.Void, sequence: int, time_us: int) -> None:
@@ -112,3 +113,33 @@ class CutBook:
         if why and cut.state not in {cut_states.READY, VOID}:
             cut.state, cut.why = VOID, "; ".join(why)
             snapshot.forget_good(self._pairs.values(), cut)
+
+
+def _runs(numbers: Iterable[int]) -> tuple[int, ...]:
+    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
+
+    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
+    """
+    found: list[int] = []
+    for number in sorted(numbers):
+        if found and number == found[-1] + 1:
+            found[-1] = number
+        else:
+            found += [number, number]
+    return tuple(found)
+
+
+def _surplus(cuts: Iterable[Cut], new: Cut, kept_max: int, void_kept_max: int) -> list[Cut]:
+    """What is to be forgotten for a new cut: the oldest that is decided, or else the oldest.
+
+    Void cuts are counted on their own. A secondary that fails again and again makes one after the
+    other, and those that somebody may have a backup of must not be forgotten for them.
+    """
+    others, void = list[Cut](), list[Cut]()
+    for cut in cuts:
+        (void if cut.state == cut_states.VOID else others).append(cut)
+    found = void[: max(0, len(void) - void_kept_max)]
+    if len(others) > kept_max:
+        decided = (cut for cut in others if cut.verdict and cut is not new)
+        found.append(next(decided, others[0]))
+    return [cut for cut in found if cut is not new]

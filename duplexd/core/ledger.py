@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
 from duplexd.core import cut_states, leg_differences, markers, pair_states, snapshot
-from duplexd.core.cut import Cut, runs
+from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook
 from duplexd.core.cuttable import refuse_differing
 from duplexd.core.invariants import broken
@@ -213,14 +213,14 @@ class Ledger:
     @_fold.register
     def _(self, marker: markers.MakeCut, place: Place) -> None:
         cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, cut_states.CUT)
-        cut.group, cut.members, cut.of = marker.group, tuple(marker.members), runs(marker.volumes)
+        cut.group, cut.members = marker.group, tuple(marker.members)
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
-        self._book.remember(cut)
+        self._book.remember(cut, marker.volumes)
 
     @_fold.register
     def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
@@ -258,8 +258,8 @@ class Ledger:
     def _(self, marker: markers.Fail, place: Place) -> None:
         first = VOID if marker.unusable else cut_states.CUT
         cut = Cut(marker.id, marker.at, place.time_us, "", first)
-        cut.why, cut.of = marker.error, runs(marker.volumes)
-        self._book.remember(cut)
+        cut.why = marker.error
+        self._book.remember(cut, marker.volumes)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 self._book.lose(pair.cut, cut.why)

@@ -18,7 +18,6 @@ from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
 from duplexd.errors import UsageError, WrongStateError
-from duplexd.known import known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,7 +164,9 @@ class Suspends:
             raise
         except OSError as error:
             raise refused_cut(error) from error
-        cut = known(pairs[0].record.cut, "the marker of the cut was folded")
+        cut = pairs[0].record.cut
+        if cut is None:
+            raise RuntimeError("the marker of a cut was folded, and a pair has none")
         self._settling.begin(pairs, cut)
         return cut
 
