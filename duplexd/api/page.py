@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     _Shown = Callable[[float], str]
 
-VOLUMES_MAX = 100
+VOLUMES_MAX = 50
 CUTS_MAX = 20
 REFRESH_SECONDS = 10
 _STATES = {"DUPLEX": "good", "SIMPLEX": "plain", "SUSPENDED": "plain", "PENDING": "warning"}
