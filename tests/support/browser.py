@@ -15,6 +15,7 @@ import base64
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -72,6 +73,7 @@ class Browser:
                 stderr=log,
                 pass_fds=(theirs_in, theirs_out),
                 env={**os.environ, "HOME": str(self._directory)},
+                start_new_session=True,
             )
         os.close(theirs_in)
         os.close(theirs_out)
@@ -84,7 +86,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # it has children
         self._process.wait()
         os.close(self._write_fd)
         os.close(self._read_fd)

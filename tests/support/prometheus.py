@@ -1,8 +1,9 @@
-"""A real Prometheus that scrapes real daemons, with our alerts evaluated twice a second.
+"""A real Prometheus that scrapes real daemons and evaluates our alerts, every second.
 
 The rules are those of configs/prometheus-alerts.yml, but for one thing: an alert that has to last
-some minutes has to last a second here. The process has its data in a directory of the test, listens
-on 127.0.0.1 only, and ends with it.
+five minutes has to last a second here, and one that has to last a minute, of a daemon that does not
+answer, five seconds: a scrape may fail on a busy machine. The process has its data in a directory
+of the test, listens on 127.0.0.1 only, and ends with it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-INTERVAL = "500ms"
-_FIRED = 'count by (instance, alertname) (count_over_time(ALERTS{alertstate="firing"}[10m]))'
+INTERVAL = "1s"
 _FIRING = 'ALERTS{alertstate="firing"}'
-_LASTS = re.compile(r"^( +for:) .*$", re.MULTILINE)
+_FIRED = "count by (instance, alertname, kind) (count_over_time(" + _FIRING + "[10m]))"
+_LASTS = re.compile(r"^( +for:) (1m|5m)$", re.MULTILINE)
+_SHORTER = {"1m": "5s", "5m": "1s"}
+# A disk that is slow because the machine is busy does this to any daemon.
+_SLOW_DISK = {("DuplexdServiceNotWell", "journal-silent"), ("DuplexdNotWell", "disk-silent")}
 
 
 class Prometheus:
@@ -42,7 +46,9 @@ class Prometheus:
 
     def __enter__(self) -> Self:
         rules = self._directory / "alerts.yml"
-        rules.write_text(_LASTS.sub(r"\1 1s", RULES.read_text()))
+        rules.write_text(
+            _LASTS.sub(lambda match: f"{match[1]} {_SHORTER[match[2]]}", RULES.read_text())
+        )
         config = self._directory / "prometheus.yml"
         config.write_text(json.dumps(self._config(rules)))  # YAML is a superset of JSON
         command = [
@@ -100,8 +106,9 @@ class Prometheus:
             firing = {each["alertname"] for each, _ in samples if each["instance"] == instance}
 
     def fired(self) -> dict[str, set[str]]:
-        """What has ever fired, by target."""
+        """What has ever fired, by target, but for what a slow disk does."""
         found = {name: set[str]() for name in self._targets}
         for labels, _ in self.query(_FIRED):
-            found[labels["instance"]].add(labels["alertname"])
+            if (labels["alertname"], labels.get("kind")) not in _SLOW_DISK:
+                found[labels["instance"]].add(labels["alertname"])
         return found
