@@ -444,4 +444,5 @@ class Controller:
             copied_bytes=self.copying.copied_bytes,
             journal_appends=self.executor.appends,
             journal_syncs=self.timeline.group_commit.took,
+            journal_pinned_bytes=self.space.pinned_bytes,
         )
