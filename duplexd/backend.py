@@ -25,7 +25,8 @@ class Change:
     `data` is the payload of a WRITE (`length` bytes), else empty. It may be a view of a receive
     buffer: the server keeps that as it is until the change is finished, or, while it has not
     `begun`, calls `own`. `begun`: it is part of a batch, and its payload may be being written.
-    `error` is an errno, 0 for success, valid in `Client.finished`.
+    `error` is an errno, 0 for success, valid in `Client.finished`. `since`: when the server took
+    it (monotonic seconds); nobody else sets or reads it.
     """
 
     __slots__ = (
@@ -41,8 +42,11 @@ class Change:
         "length",
         "offset",
         "sequence",
+        "since",
         "volume",
     )
+
+    since: float
 
     def __init__(
         self,

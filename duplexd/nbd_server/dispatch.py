@@ -15,6 +15,8 @@ what it would be measured by.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
@@ -60,7 +62,7 @@ class Dispatch(Requests):
             later = requests[self._limits.turn_requests_max :]
             requests = requests[: self._limits.turn_requests_max]
         changes: list[Change] = []
-        self.serving = True
+        self.serving, self.since = True, monotonic()
         try:
             position = self._take(iter(requests), changes)
             if changes:
@@ -69,6 +71,12 @@ class Dispatch(Requests):
             self.serving = False
         if position or self._replies:
             self._send(position)
+        if position:  # READs were answered: one addition for all of them
+            took, traffic = monotonic() - self.since, self._traffic
+            seconds, reads = traffic.seconds[_READ], traffic.requests[_READ] - traffic.timed_reads
+            seconds.counts[bisect_left(seconds.bounds, took)] += reads
+            seconds.total += took * reads
+            traffic.timed_reads += reads
         if later:
             self._take_later(later)
         if not 0 <= self.payload_bytes - self._counted <= self._share_bytes:
@@ -97,6 +105,7 @@ class Dispatch(Requests):
         """Reply to changes."""
         replies, failing = self._replies, self._server.failing
         freed = self._request_bytes * len(changes)
+        writes = 0
         for change in changes:
             error = change.error
             if error or failing:
@@ -105,7 +114,15 @@ class Dispatch(Requests):
             if change.kind == WRITE:
                 freed += change.length
                 change.data = b""  # its receive buffer is free
+                writes += 1
             replies.append(_pack(_MAGIC, error, change.cookie))
+        since = changes[0].since
+        if writes == len(changes) and changes[-1].since == since:  # the common case
+            took, seconds = monotonic() - since, self._traffic.seconds[_WRITE]
+            seconds.counts[bisect_left(seconds.bounds, took)] += writes
+            seconds.total += took * writes
+        else:
+            self._traffic.took(changes)
         self.payload_bytes -= freed
         self.in_flight -= len(changes)
         if self.serving:
@@ -246,7 +263,9 @@ class Dispatch(Requests):
         self._traffic.requests[command] += 1
         self.in_flight += 1
         self.payload_bytes += self._request_bytes
-        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, offset, 0))
+        change = Change(self, cookie, self._volume, FLUSH, offset, 0)
+        change.since = self.since
+        self._server.backend.flush(change)
 
     def _without_payload(self, request: Request) -> Change:
         flags, command, cookie, offset, length, _payload = request
@@ -255,6 +274,9 @@ class Dispatch(Requests):
         return Change(self, cookie, self._volume, kind, offset, length, b"", fua, allocate)
 
     def _submit(self, changes: list[Change]) -> None:
+        since = self.since
+        for change in changes:
+            change.since = since
         # a new list: the write path may keep the one it gets
         self.lent = [*self.lent, *changes] if self.in_flight else changes
         self.in_flight += len(changes)

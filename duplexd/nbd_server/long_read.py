@@ -39,10 +39,11 @@ CONTENTS_KEPT_BYTES_MAX = 8 * MIB  # of buffers for what is read in the loop, un
 
 class Owner(Protocol):
     """The connection that it came over. `dropped`: the client has gone. `write_paused`: it does
-    not take its replies.
+    not take its replies. `since`: when it took what it takes now (monotonic seconds).
     """
 
     dropped: bool
+    since: float
     write_paused: bool
 
 
@@ -54,7 +55,7 @@ class LongRead:
 
     __slots__ = (
         "_at", "_done", "_error", "_found", "_left", "_piece_bytes", "_sparse", "length", "offset",
-        "owner", "pieces", "room", "volume",
+        "owner", "pieces", "room", "since", "volume",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +81,7 @@ class LongRead:
         self._found: list[Sequence[Extent]] = [()] * count
         self._sparse = sparse
         self._done = done
+        self.since = owner.since
         self._at = 0  # the next piece
         self._left = count
         self._error = 0

@@ -11,7 +11,9 @@ What is read in a worker, and is long, is answered in chunks: holes are not sent
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duplexd.backend import FLUSH, WRITE, Change
@@ -146,12 +148,13 @@ class StructuredDispatch(Dispatch):
         flags, _command, cookie, offset, length, _payload = request
         if not self._begin_reading(length):
             return False
+        self._traffic.timed_reads += 1
         backend, room = self._server.backend, self._chunks.data_room
         if length > self._limits.inline_read_bytes_max:
             done = partial(self._long_chunks_read, flags, cookie)
             self._ask_long(offset, length, room, True, done)
             return True
-        done = partial(self._chunks_read, flags, cookie, offset, length)
+        done = partial(self._chunks_read, flags, cookie, offset, length, self.since)
         if length < self._limits.sparse_read_bytes_min:
             backend.read(self._volume, offset, length, room, done)
         else:
@@ -164,11 +167,13 @@ class StructuredDispatch(Dispatch):
         cookie: int,
         offset: int,
         length: int,
+        since: float,
         number: int,
         content: bytearray,
         extents: Sequence[Extent] = (),
     ) -> None:
         self._end_reading(length)
+        self._traffic.read_took(monotonic() - since)
         error = self._read_outcome(number)
         if error:
             self._answer(self._chunks.error(cookie, offset, error))
@@ -180,12 +185,13 @@ class StructuredDispatch(Dispatch):
 
     def _long_chunks_read(self, flags: int, cookie: int, number: int, read: LongRead) -> None:
         if len(read.pieces) == 1:
-            about = flags, cookie, read.offset, read.length
+            about = flags, cookie, read.offset, read.length, read.since
             self._chunks_read(*about, number, read.pieces[0], read.extents)
             return
         self._end_reading(read.length)
         if self.dropped:
             return
+        self._traffic.read_took(monotonic() - read.since)
         if error := self._read_outcome(number):
             self._answer(self._chunks.error(cookie, read.offset, error))
             return
@@ -262,6 +268,7 @@ class ExtendedDispatch(StructuredDispatch):
         """See `Dispatch`."""
         replies, failing = self._replies, self._server.failing
         freed = self._request_bytes * len(changes)
+        writes = 0
         for change in changes:
             error = change.error
             if error or failing:
@@ -269,10 +276,18 @@ class ExtendedDispatch(StructuredDispatch):
             if change.kind == WRITE:
                 freed += change.length
                 change.data = b""
+                writes += 1
             if error:
                 replies.append(self._chunks.error(change.cookie, change.offset, error))
             else:
                 replies.append(_pack_none(_NONE, change.cookie, change.offset, 0))
+        since = changes[0].since
+        if writes == len(changes) and changes[-1].since == since:
+            took, seconds = monotonic() - since, self._traffic.seconds[_WRITE]
+            seconds.counts[bisect_left(seconds.bounds, took)] += writes
+            seconds.total += took * writes
+        else:
+            self._traffic.took(changes)
         self.payload_bytes -= freed
         self.in_flight -= len(changes)
         if self.serving:

@@ -54,6 +54,7 @@ class Disk:
 
 class Owner:
     dropped = False
+    since = 0.0
     write_paused = False
 
 
