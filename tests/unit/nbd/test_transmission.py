@@ -68,23 +68,22 @@ def test_large_payload_is_received_into_its_own_memory() -> None:
 
 
 def test_memory_is_wanted_until_a_large_payload_has_it() -> None:
-    receiver = Receiver(0)
-    payload = bytes(4 * LARGE_PAYLOAD_BYTES)
-    put(receiver, m.request(0, c.CMD_WRITE, 1, 0, len(payload)))
-    assert receiver.wants_memory
-    put(receiver, payload[:5])
-    assert not receiver.wants_memory
-    put(receiver, payload[5:])
-    assert not receiver.wants_memory
+    receiver, payload = Receiver(0), bytes(4 * LARGE_PAYLOAD_BYTES)
+    wanted = []
+    for part in (m.request(0, c.CMD_WRITE, 1, 0, len(payload)), payload[:5], payload[5:]):
+        put(receiver, part)
+        wanted.append(receiver.wants_memory)
+    assert wanted == [True, False, False]
 
 
 def test_memory_is_wanted_for_each_piece_of_a_payload() -> None:
     receiver = Receiver(0, lambda length, _here: bytearray(min(length, LARGE_PAYLOAD_BYTES)))
     put(receiver, m.request(0, c.CMD_WRITE, 1, 0, 2 * LARGE_PAYLOAD_BYTES))
-    put(receiver, bytes(LARGE_PAYLOAD_BYTES))
-    assert receiver.wants_memory
-    put(receiver, bytes(LARGE_PAYLOAD_BYTES))
-    assert not receiver.wants_memory
+    wanted = []
+    for _ in range(2):
+        put(receiver, bytes(LARGE_PAYLOAD_BYTES))
+        wanted.append(receiver.wants_memory)
+    assert wanted == [True, False]
 
 
 def test_a_large_payload_that_was_returned_is_kept_by_its_receiver_no_longer() -> None:
