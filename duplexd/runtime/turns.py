@@ -7,8 +7,8 @@ general, of which a turn seldom has any. So a turn here does what is common itse
 own turn follows only when there is more.
 
 This uses inner parts of asyncio that no version from 3.11 to 3.14 differs in: `_run_once`,
-`_ready`, `_scheduled`, `_thread_id`, `_ssock`, `_process_self_data`, and what it registers with a
-selector.
+`_ready`, `_scheduled`, `_when`, `_thread_id`, `_ssock`, `_process_self_data`, and what it registers
+with a selector.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     class HasDescriptor(Protocol):
         def fileno(self) -> int: ...
+
+    class Timer(Protocol):
+        _when: float
 
 
 EVENTS_MAX = 256  # of one turn
@@ -76,7 +79,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
     if TYPE_CHECKING:
         _ready: deque[asyncio.Handle]
-        _scheduled: list[asyncio.TimerHandle]
+        _scheduled: list[Timer]
         _ssock: socket.socket
         _thread_id: int | None
 
@@ -109,7 +112,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
     def turn(self, wait: bool) -> None:
         """Do what there is to do; if it is nothing, and `wait`, wait until there is something."""
         ready, timers, noted = self._ready, self._scheduled, self._noted
-        due = timers[0].when() if timers else inf
+        due = timers[0]._when if timers else inf
         timeout_s = 0.0
         if wait and not ready:
             timeout_s = due - monotonic()
