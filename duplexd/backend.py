@@ -25,7 +25,8 @@ class Change:
     `data` is the payload of a WRITE (`length` bytes), else empty. It may be a view of a receive
     buffer: the server keeps that as it is until the change is finished, or, while it has not
     `begun`, calls `own`. `begun`: it is part of a batch, and its payload may be being written.
-    `error` is an errno, 0 for success, valid in `Client.finished`.
+    `error` is an errno, 0 for success, valid in `Client.finished`. `since`: when the server took
+    it (monotonic seconds); nobody else sets or reads it.
     """
 
     __slots__ = (
@@ -41,8 +42,11 @@ class Change:
         "length",
         "offset",
         "sequence",
+        "since",
         "volume",
     )
+
+    since: float
 
     def __init__(
         self,
@@ -98,7 +102,15 @@ class Volume(Protocol):
         """Whether a ZERO that need not allocate is faster than writing zeroes, on both legs."""
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
-        """Fill `buffer` without blocking; False if that is not possible. Raises OSError."""
+        """Fill `buffer` without blocking; False if that is not possible. Raises OSError.
+
+        Asked for each read of a wake-up; then `has_lost_writes` once for all of them.
+        """
+
+    def has_lost_writes(self) -> bool:
+        """Whether what `read_cached` filled before this call may be older than what was written:
+        then none of it counts.
+        """
 
 
 class Backend(Protocol):

@@ -26,6 +26,7 @@ PRIMARY_TIMEOUT_SECONDS_DEFAULT = 30.0
 DISK_TIMEOUT_SECONDS_MIN = 0.5
 DISK_TIMEOUT_SECONDS_MAX = 3600.0
 SUSPENDED_SECONDS_DEFAULT = 24 * 3600.0  # longer than a backup takes
+SCRUB_RATE_BYTES_DEFAULT = 32 * MIB  # a second, of each image
 EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
@@ -101,10 +102,24 @@ class EngineLimits:
     # In one answer to a client that asks what is data; it asks on from there
     extents_max: int = 16 * KIB
     extents_seconds_max: float = 0.25
+    differing_runs_max: int = 64  # ranges recorded of a pair whose legs differ; more become one
+    scrub_look_seconds: float = 10.0  # between two looks for a pair that is due
+    scrub_mark_bytes: int = 1024 * MIB  # compared, before the journal says how far a scrub is
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
+    void_cuts_kept_max: int = 64  # the same of void ones, which use up none of those
     cut_figures_kept_max: int = 16  # of them, those of which is known how long writes waited
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a piece that shares a batch would not fit into a record: the journal
+        would wait for ever for room that it believes to have.
+        """
+        if self.shared_piece_bytes > self.record_bytes_max:
+            raise ValueError(
+                f"shared_piece_bytes {self.shared_piece_bytes} is above "
+                f"record_bytes_max {self.record_bytes_max}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +271,7 @@ class DaemonLimits:
     # minutes it must be above one minute, or systemd gives up before the state has passed.
     passing_seconds_max: float = 90.0
     passing_retry_seconds: float = 1.0
+    state_lock_seconds_max: float = 1.0  # for `duplexd check` to have looked at it
     look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
     start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
     stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer

@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: binary units, exact, no floats.
+"""Sizes, times and other values as people write them: binary units, exact, no floats.
 
 A size that is rounded is a volume of another size, so a fraction is accepted only where it comes
 out as whole bytes. Decimal units (MB) are refused rather than guessed at. Pure.
@@ -25,24 +25,51 @@ _FACTORS = {
 _SIZE = re.compile(r"\s*([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*([A-Za-z]*)\s*")
 
 
+def toml(value: object) -> str:
+    """A value as a TOML file writes it, for a message about the file: `true`, `'text'`, `[1, 2]`.
+
+    What has no form of its own there, an address or a path, is its text.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        fields = ", ".join(f"{key} = {toml(each)}" for key, each in value.items())
+        return f"{{ {fields} }}" if fields else "{}"
+    return repr(str(value))
+
+
+def toml_size(size_bytes: int) -> str:
+    """`'64MiB'`, exactly; bytes where no unit fits."""
+    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size_bytes and size_bytes % factor == 0:
+            return toml(f"{size_bytes // factor}{unit}")
+    return str(size_bytes)
+
+
 def parse_size(text: object) -> int:
     """Bytes of `"64MiB"`, `"1.5GiB"`, `"4096"` or an integer. Raises ValueError with an example."""
     if isinstance(text, bool) or not isinstance(text, int | str):
-        raise ValueError(f'{text!r} is not a size; write for example "64MiB" or 67108864')
+        raise ValueError(f'{toml(text)} is not a size; write for example "64MiB" or 67108864')
     if isinstance(text, int):
         return text
     match = _SIZE.fullmatch(text)
     factor = _FACTORS.get(match[3].upper()) if match else None
     if match is None or factor is None:
         raise ValueError(
-            f'{text!r} is not a size; write for example "64MiB", "10GiB" or a number of bytes'
+            f'{toml(text)} is not a size; write for example "64MiB", "10GiB" or a number of bytes'
         )
     fraction = match[2] or ""
     scale: int = 10 ** len(fraction)
     size, rest = divmod(int(match[1] + fraction) * factor, scale)
     if rest:
         raise ValueError(
-            f"{text!r} is not a whole number of bytes; write for example {size} or {size + 1}"
+            f"{toml(text)} is not a whole number of bytes; write for example {size} or {size + 1}"
         )
     return size
 
@@ -72,9 +99,18 @@ def parse_duration(text: object) -> float:
         match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(
-            f'{text!r} is not a time; write for example "90m", "8h", "7d" or a number of seconds'
+            f'{toml(text)} is not a time; write for example "90m", "8h", "7d" or'
+            " a number of seconds"
         )
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def toml_duration(seconds: float) -> str:
+    """`'8h'`, exactly; seconds where no unit fits."""
+    for unit, factor in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if seconds >= factor and seconds % factor == 0:
+            return toml(f"{seconds / factor:.0f}{unit}")
+    return toml(seconds)
 
 
 def format_duration(seconds: float) -> str:

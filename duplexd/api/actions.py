@@ -18,13 +18,14 @@ from duplexd.api.event_hub import EventHub
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.api.access import Peer
     from duplexd.api.models.request_model import (
         CutRequest,
         GradeRequest,
         ReloadRequest,
+        RepairRequest,
         SwapRequest,
     )
     from duplexd.engine.counters import Counters
@@ -66,7 +67,7 @@ class Cuts(Protocol):
     async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json: ...
     async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes: ...
     def show(self, cut_id: str) -> Json: ...
-    def all(self) -> Json: ...
+    def all(self, names: Sequence[str] = ()) -> Json: ...
     def release(self, cut_id: str) -> Json: ...
 
 
@@ -113,9 +114,15 @@ class Controller(Protocol):
         self, names: list[str], progress: Callable[[str, int, int], None] | None = None
     ) -> Json: ...
     async def swap(
-        self, names: list[str], roll_forward: bool, keep_to: str | None, lose_changes: bool
+        self,
+        names: list[str],
+        roll_forward: bool,
+        keep_to: str | None,
+        lose_changes: bool,
+        accept_differences: bool = False,
     ) -> Json: ...
     async def adopt(self, names: list[str]) -> Json: ...
+    async def repair(self, names: list[str], source: str, dry_run: bool) -> Json: ...
 
 
 class Reloads(Protocol):
@@ -135,6 +142,8 @@ class _NotReloaded:
         return await self.reload()
 
 
+_OTHER_IMAGES = ("secondary-left", "legs-differ", "legs-equal")
+
 NOT_RELOADED: Reloads = _NotReloaded()
 
 
@@ -151,10 +160,11 @@ class Actions:
         self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
         self.holds: dict[str, Lease] = {}
-        self.differing: dict[str, str] = {}  # what the last verify found, by volume
+        # Why the last verify could not compare a volume. Where legs differ, the journal says.
+        self.differing: dict[str, str] = {}
         self.stopping = False
         self._log = structlog.get_logger("duplexd.api")
-        controller.listeners.append(self.hub.publish)
+        controller.listeners += [self.hub.publish, self._another_image]
 
     def _command(self, peer: Peer, command: str, **fields: object) -> None:
         who = (
@@ -329,13 +339,16 @@ class Actions:
         return result
 
     def _compared(self, rows: Iterable[Json]) -> None:
-        """Health shows what was not equal, until it is compared again."""
+        """Health shows what could not be compared, until it can be, or another image is there."""
         for row in rows:
             self.differing.pop(row["name"], None)
-            if not row["equal"]:
-                place = f"the legs differ, first at byte {row.get('first_difference')}"
-                why = row.get("why") or place
-                self.differing[row["name"]] = f"the last verify found that {why}"
+            if not row["equal"] and row.get("first_difference") is None and row.get("why"):
+                self.differing[row["name"]] = f"the last verify found that {row['why']}"
+
+    def _another_image(self, event: Json) -> None:
+        """What was found of an image that a pair has no more says nothing of the pair."""
+        if event["event"] in _OTHER_IMAGES:
+            self.differing.pop(str(event.get("volume")), None)
 
     async def swap(self, peer: Peer, request: SwapRequest) -> Json:
         """Let the two images of each pair change roles.
@@ -359,10 +372,26 @@ class Actions:
             roll_forward=request.roll_forward,
             keep_to=request.keep_to,
             lose_changes=request.lose_changes,
+            accept_differences=request.accept_differences,
         )
         return await self.controller.swap(
-            names, request.roll_forward, request.keep_to, request.lose_changes
+            names,
+            request.roll_forward,
+            request.keep_to,
+            request.lose_changes,
+            request.accept_differences,
         )
+
+    async def repair(self, peer: Peer, request: RepairRequest) -> Json:
+        """Make legs that are known to differ equal, with the content of one of them.
+
+        Legal for DUPLEX pairs of which a difference is recorded. A client that goes away does not
+        stop it half-way.
+        """
+        names = self._resolve(request.targets)
+        source, dry_run = request.source, request.dry_run
+        self._command(peer, "repair", targets=request.targets, source=source, dry_run=dry_run)
+        return await self.controller.repair(names, source, dry_run)
 
     async def reload(self, peer: Peer, body: ReloadRequest) -> Json:
         """Read the configuration again, and apply it; all of it, or nothing. With `check` say what
@@ -403,5 +432,6 @@ class Actions:
 
     def detach(self) -> None:
         """Stop listening to the controller."""
-        if self.hub.publish in self.controller.listeners:
-            self.controller.listeners.remove(self.hub.publish)
+        for listener in (self.hub.publish, self._another_image):
+            if listener in self.controller.listeners:
+                self.controller.listeners.remove(listener)

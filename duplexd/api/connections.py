@@ -32,13 +32,18 @@ FLUSH_SECONDS = 0.2  # for what was answered to reach its reader when the daemon
 
 
 class Connections:
-    """Makes connections and knows those that are open. Belongs to one event loop."""
+    """Makes connections and knows those that are open. Belongs to one event loop.
+
+    `tasks` are those that answer requests. Some have no connection any more: a command goes on to
+    its end without its client, and a stop must not leave it half done.
+    """
 
     def __init__(self, application: Application, access: Access, limits: ApiLimits) -> None:
         self.application = application
         self.access = access
         self.limits = limits
         self.lanes = Lanes(limits)
+        self.tasks: set[asyncio.Task[None]] = set()
         self._open: set[Connection] = set()
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -105,7 +110,7 @@ class Connections:
         """Give running answers a moment to end, then cancel them; leave no connection open."""
         for connection in self:
             connection.stop()
-        tasks = {task for connection in self if (task := connection.task) is not None}
+        tasks = set(self.tasks)
         if tasks:
             _, tasks = await asyncio.wait(tasks, timeout=self.limits.stop_seconds_max)
         for task in tasks:

@@ -23,8 +23,9 @@ def _cut_id(call: Call) -> str:
     return cut_id
 
 
-async def get_cuts(context: Context, _call: Call) -> Answer:
-    return answer(context.actions.controller.cuts.all())
+async def get_cuts(context: Context, call: Call) -> Answer:
+    names = context.actions.resolve(call.query.get("target", []))
+    return answer(context.actions.controller.cuts.all(names))
 
 
 async def get_cut(context: Context, call: Call) -> Answer:

@@ -40,7 +40,7 @@ def degraded(volumes: Iterable[Json]) -> list[Json]:
 def fault(volume: Json) -> str:
     """What is wrong with a volume of a status, in a line; empty if nothing is.
 
-    The worst first: not served, requests that fail, its primary, its secondary.
+    The worst first: not served, requests that fail, its primary, its secondary, their content.
     """
     if not volume.get("served", True):
         return f"not served: {volume.get('error') or 'its log says why'}"
@@ -52,7 +52,7 @@ def fault(volume: Json) -> str:
         leg = volume.get(role) or {}
         if leg.get("error"):
             return f"{role}: {leg['error']}"
-    return ""
+    return str((volume.get("differs") or {}).get("text", ""))
 
 
 async def _at_once() -> None:

@@ -68,6 +68,7 @@ class Shared(Protocol):
     access: Access
     limits: ApiLimits
     lanes: Lanes
+    tasks: set[asyncio.Task[None]]
 
     def add(self, connection: Connection) -> str:
         """Note an open connection; why it is one too many, or ""."""
@@ -144,11 +145,6 @@ class Connection(asyncio.Protocol):
 
     # -------------------------------------------------------------------------- what others ask
 
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """Whatever answers a request now."""
-        return self._task
-
     def abort(self) -> None:
         """Drop the connection and what is still queued for it."""
         self._transport.abort()
@@ -173,13 +169,20 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------- requests
 
     def _go_on(self) -> None:
-        """Begin with the next request, if there is one and nothing is in its way."""
-        if self._task is not None or self._last or not self._writable.is_set():
+        """Begin with the next request, if there is one and nothing is in its way.
+
+        A client that has gone is asked for by the transport: `connection_lost` comes a turn later,
+        and what began in between would not be cancelled by it.
+        """
+        busy = self._task is not None or not self._writable.is_set()
+        if busy or self._last or self._transport.is_closing():
             return
         reader = self._reader
         if reader.requests:
             self._stop_timer()
             self._task = self._loop.create_task(self._serve(reader.requests.popleft()))
+            self._shared.tasks.add(self._task)
+            self._task.add_done_callback(self._shared.tasks.discard)
         elif reader.error is not None:
             self._refuse(reader.error)
         elif reader.take_expectation():

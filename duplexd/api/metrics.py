@@ -2,8 +2,8 @@
 
 Each part of the daemon keeps plain ints and lists of ints; they are read when someone scrapes. So a
 metric costs a request an addition and nothing else: a labelled counter of prometheus_client costs a
-microsecond, a quarter of what a small write may cost here. Nothing but this module and scrape.py
-imports prometheus_client.
+microsecond, a quarter of what a small write may cost here. Nothing but this module, pair_metrics.py
+and scrape.py imports prometheus_client.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from prometheus_client.core import (
 )
 
 import duplexd
+from duplexd.api.durations import Timed, durations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
+    from duplexd.api.durations import Later
     from duplexd.api.loop_lag import LoopLag
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
@@ -42,7 +44,7 @@ _COUNTERS = (
 )
 
 
-class VolumeTraffic(Protocol):
+class VolumeTraffic(Timed, Protocol):
     """What the NBD server counts for a volume."""
 
     refused: int
@@ -119,7 +121,7 @@ def counter_metrics(counters: Counters) -> Iterator[Metric]:
         yield histogram_family(name, text, histogram)
 
 
-def nbd_metrics(server: NbdServer) -> Iterator[Metric]:
+def nbd_metrics(server: NbdServer) -> Iterator[Metric | Later]:
     """What the NBD server has counted since its start."""
     by_operation = ("volume", "op")
     requests = CounterMetricFamily(
@@ -138,6 +140,7 @@ def nbd_metrics(server: NbdServer) -> Iterator[Metric]:
         errors.add_metric((volume, "request"), traffic.refused)
         errors.add_metric((volume, "storage"), traffic.failed)
     yield from (requests, sizes, errors)
+    yield durations(server.traffic)
     yield CounterMetricFamily(
         "duplexd_nbd_connections_refused_total",
         "connections beyond the limit",

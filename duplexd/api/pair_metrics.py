@@ -62,6 +62,16 @@ _GAUGES = (
         "1 while the configured secondary is the primary",
         _field("swapped"),
     ),
+    Gauge(
+        "duplexd_pair_differs",
+        "1 while the images of the pair are known to differ",
+        lambda volume: float(bool(volume.get("differs"))),
+    ),
+    Gauge(
+        "duplexd_last_scrub_timestamp_seconds",
+        "when the pair was last compared as a whole; 0 if that is not known",
+        lambda volume: float((volume.get("scrub") or {}).get("done_time") or 0),
+    ),
     Gauge("duplexd_volume_size_bytes", "size of the volume", _field("size")),
     Gauge("duplexd_secondary_lag_bytes", "changes that the secondary has yet to apply", _lag),
     Gauge("duplexd_copy_done_bytes", "of the copy that runs", _copied("done_bytes")),

@@ -29,6 +29,7 @@ from duplexd.api.models.line_model import (
     VerifyProgress,
 )
 from duplexd.api.models.reload_model import Reloaded
+from duplexd.api.models.repair_model import Repaired
 from duplexd.api.models.request_model import (
     AdoptRequest,
     CutEmpty,
@@ -38,6 +39,7 @@ from duplexd.api.models.request_model import (
     QuiesceRequest,
     ReloadRequest,
     RenewRequest,
+    RepairRequest,
     ResyncRequest,
     SuspendRequest,
     SwapRequest,
@@ -105,6 +107,10 @@ async def post_verify(context: Context, call: Call) -> Lines | Slow:
 
 async def post_swap(context: Context, call: Call) -> Answer:
     return answer(await context.actions.swap(call.peer, call.parse(SwapRequest)))
+
+
+async def post_repair(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.repair(call.peer, call.parse(RepairRequest)))
 
 
 async def post_adopt(context: Context, call: Call) -> Answer:
@@ -213,7 +219,16 @@ ROUTES: tuple[RouteEntry, ...] = (
         RenewRequest,
         (LeaseStatus,),
     ),
-    RouteEntry("GET", "/v1/cuts", cuts.get_cuts, "The latest cuts", None, (CutList,)),
+    RouteEntry(
+        "GET",
+        "/v1/cuts",
+        cuts.get_cuts,
+        "The latest cuts, or those of some targets",
+        None,
+        (CutList,),
+        (),
+        _TARGET_QUERY,
+    ),
     RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (CutStatus,)),
     RouteEntry(
         "POST",
@@ -291,6 +306,14 @@ ROUTES: tuple[RouteEntry, ...] = (
         VerifyRequest,
         (Verified,),
         _VERIFY_LINES,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/repair",
+        post_repair,
+        "Make legs that differ equal again",
+        RepairRequest,
+        (Repaired,),
     ),
     RouteEntry("POST", "/v1/swap", post_swap, "Let images change roles", SwapRequest, (Roles,)),
     RouteEntry(

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric
 
 from duplexd.api import metrics, pair_metrics
 from duplexd.api.loop_lag import WrittenBy
@@ -20,14 +20,13 @@ from duplexd.runtime.histogram import Histogram
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from prometheus_client.core import Metric
-
     from duplexd.api.actions import Controller
+    from duplexd.api.durations import Later
     from duplexd.api.health import HealthOf
     from duplexd.api.loop_lag import LoopLag
     from duplexd.json_object import Json
 
-    Source = Callable[[], Iterable[Metric]]
+    Source = Callable[[], Iterable[Metric | Later]]
 
 
 class EventFigures:
@@ -123,7 +122,7 @@ class Scrape:
         self.written = WrittenBy()
         self.figures = EventFigures()
 
-    def _collect(self) -> Iterator[Metric]:
+    def _collect(self) -> Iterator[Metric | Later]:
         controller, health = self._controller, self._health
         status, now = controller.status(), time.time()
         volumes = status["volumes"]
@@ -145,6 +144,8 @@ class Scrape:
     def prepare(self) -> Callable[[], bytes]:
         """The text in the Prometheus exposition format, once it is called."""
         registry = CollectorRegistry()
-        registry.register(Collected(list(self._collect())))
+        found = list(self._collect())
+        registry.register(Collected([each for each in found if isinstance(each, Metric)]))
+        texts = [each for each in found if not isinstance(each, Metric)]
         ProcessCollector(registry=registry)
-        return lambda: generate_latest(registry)
+        return lambda: generate_latest(registry) + "".join(text() for text in texts).encode()

@@ -65,11 +65,6 @@ class Admission(NamedTuple):
         return cls(Access(os.geteuid(), settings.group_role, settings.tls), context)
 
 
-def _authorities(context: ssl.SSLContext | None) -> frozenset[bytes]:
-    """Those that client certificates are verified by."""
-    return frozenset(context.get_ca_certs(binary_form=True) if context is not None else ())
-
-
 @dataclass
 class Listening:
     """What a server that was started has open. `context` is that of the TLS addresses, if there
@@ -200,13 +195,13 @@ class ControlServer:
         listening = self._listening
         if listening is None:
             return
-        removed = bool(_authorities(listening.context) - _authorities(admission.context))
+        removed = tls.authorities(listening.context) - tls.authorities(admission.context)
         listening.context = admission.context
         if listening.remote is not None and admission.context is not None:
             listening.remote.context = admission.context
             if removed:
                 listening.remote.break_off()
-        listening.connections.admit(admission.access, verify_again=removed)
+        listening.connections.admit(admission.access, verify_again=bool(removed))
 
     async def stop(self) -> None:
         """End every hold (`stopping`) and stream, let running commands answer for a moment.

@@ -197,6 +197,22 @@ ROLES = fields(
         )
     }
 )
+REPAIRED = fields(
+    {
+        "volumes": each(
+            fields(
+                {
+                    "name": text,
+                    "from": text,
+                    "path": text,
+                    "ranges": each(each(whole)),
+                    "bytes": whole,
+                    "repaired": flag,
+                }
+            )
+        )
+    }
+)
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
 REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
 RESYNC = fields(
@@ -260,6 +276,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/verify"): VERIFIED,
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
+    ("POST", "/v1/repair"): REPAIRED,
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
     ("GET", "/v1/health"): WELLNESS,
 }

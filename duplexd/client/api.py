@@ -13,6 +13,7 @@ from duplexd.client.results import (
     Cuts,
     Released,
     Reloaded,
+    Repaired,
     Resynced,
     Roles,
     Settled,
@@ -156,7 +157,7 @@ class Client:
         asked = self.links_to(group.members)
         statuses, errors = await survey.try_status(asked, group.members)
         survey.check_names(statuses, asked)
-        held = _held(statuses, everything=not is_group, plain=is_group and len(asked) == 1)
+        held = outcomes.held(statuses, everything=not is_group, plain=is_group and len(asked) == 1)
         found = held if is_group else {lease: cut for lease, cut in held.items() if cut == target}
         if not found:
             await survey.identify(asked)  # perhaps another controller was asked for the volumes
@@ -258,19 +259,21 @@ class Client:
         """The present state of one daemon, then `synced`; with `follow`, then every change."""
         (link,) = self.links_to(self.groups.controllers).values()
         path = f"/v1/events?follow={'true' if follow else 'false'}"
-        lines = link.lines("GET", path) if follow else link.lines_patiently("GET", path)
-        async with aclosing(lines):
+        async with aclosing(link.lines_patiently("GET", path)) as lines:
             async for line in lines:
                 yield line
 
     async def cuts(self, *targets: str) -> Cuts:
-        """The cuts that the controllers of the targets (by default all) know, oldest first."""
+        """The cuts of the targets (by default all) that their controllers know, oldest first.
+
+        Raises NotFoundError for a target that its controller does not know.
+        """
         group = self.groups.resolve(targets) if targets else self.groups.everything()
         links = self.links_to(group.members)
         await survey.identify(links)
-        found, errors = await outcomes.ask(links)
-        if len(errors) == len(group.members):
-            survey.raise_all(errors)
+        found, errors = await outcomes.ask(links, targets=group.members)
+        unknown = {name: e for name, e in errors.items() if isinstance(e, NotFoundError)}
+        survey.raise_all(errors if len(errors) == len(group.members) else unknown)
         return Cuts(
             outcomes.in_order(found.values()),
             {name: str(error) for name, error in errors.items()},
@@ -369,16 +372,28 @@ class Client:
         roll_forward: bool = False,
         keep_to: str | None = None,
         lose_changes: bool = False,
+        accept_differences: bool = False,
     ) -> Roles:
         """Let the two images of each pair change roles; clients notice nothing.
 
         `roll_forward`, of SUSPENDED pairs: the secondary leaves its cut for the last change first,
         and with `keep_to` is copied there, as it is at the cut, before that. `lose_changes`: it is
-        taken as it is. Raises WrongStateError if one of them is needed, or is not possible.
+        taken as it is. `accept_differences`: also where the legs are known to differ. Raises
+        WrongStateError if one of them is needed, or is not possible.
         """
         group, _ = self._group(targets, None)
         options = {"roll_forward": roll_forward, "keep_to": keep_to, "lose_changes": lose_changes}
+        options |= {"accept_differences": True} if accept_differences else {}
         return await roles.change(group, self.links_to(group.members), "/v1/swap", options)
+
+    async def repair(self, *targets: str, source: str, dry_run: bool = False) -> Repaired:
+        """Make legs that are known to differ equal, with the content of the image of the role
+        `source`; with `dry_run`, say where.
+        """
+        group, _ = self._group(targets, None)
+        links, options = self.links_to(group.members), {"from": source, "dry_run": dry_run}
+        done = await roles.change(group, links, "/v1/repair", options)
+        return Repaired(done.volumes, done.failed, done.exit_codes)
 
     async def adopt(self, *targets: str) -> Roles:
         """Take the primary images of volumes that are not served as they are."""
@@ -418,18 +433,6 @@ class Client:
                 self._links[name] = Http(name, place, any_name=alone, limits=self.limits)
             found[name] = self._links[name]
         return found
-
-
-def _held(statuses: dict[str, Json], everything: bool, plain: bool) -> dict[str, str]:
-    """Leases, and the cuts they are held for. `plain`: also those that are held for none."""
-    found: dict[str, str] = {}
-    for each in statuses.values():
-        names = {volume["name"] for volume in each["volumes"]}
-        for lease in each.get("leases", ()):
-            ours = everything or names.intersection(lease.get("volumes", ()))
-            if ours and (lease.get("cut") or plain):
-                found[lease["id"]] = lease.get("cut") or ""
-    return found
 
 
 def _titled(group: Group, link: Http, answer: Json) -> Json:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _LIMITS = ClientLimits()
 _AGAIN_SECONDS = 0.01
+_QUIET_PART = 0.25  # of the time that a controller may be silent, before it is asked for a sign
 _ERRORS, _BUSY = 300, 429  # statuses of HTTP: from here on; this one
 _BUSY_PAUSE_SECONDS_MIN = 0.05  # whatever it says, so that nobody can have us ask without end
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
@@ -162,16 +163,29 @@ class Http:
                 yield line
 
     async def _patiently(self, work: Coroutine[None, None, T], doubt: str) -> T:
+        """A controller that is silent for `answer_seconds_max` is asked for a sign of life within
+        that time: it is the longest that anybody waits in vain.
+        """
         asked = asyncio.ensure_future(work)
+        quiet_s = self.limits.answer_seconds_max * _QUIET_PART
         try:
-            while not (await asyncio.wait((asked,), timeout=self.limits.answer_seconds_max))[0]:
-                await self.call("GET", "/healthz", timeout_s=self.limits.answer_seconds_max)
+            while not (await asyncio.wait((asked,), timeout=quiet_s))[0]:
+                await self._sign_of_life(self.limits.answer_seconds_max - quiet_s)
             return asked.result()
         except TimedOutError as error:
             raise TimedOutError(str(error).removesuffix(doubt) + doubt) from None
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
+
+    async def _sign_of_life(self, left_s: float) -> None:
+        try:
+            await self.call("GET", "/healthz", timeout_s=left_s)
+        except TimedOutError:
+            seconds = self.limits.answer_seconds_max
+            raise TimedOutError(
+                f"{self.prefix}no answer within {seconds:g} s at {self.place}"
+            ) from None
 
     async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
         """One request whose answer is not JSON."""

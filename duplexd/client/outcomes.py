@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from duplexd.client import survey
 from duplexd.client.answers import check_cut, check_sender
@@ -11,7 +12,7 @@ from duplexd.core.cut_states import CONSISTENT, NONE, VOID
 from duplexd.errors import NotFoundError, UndecidedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from duplexd.client.http import Http
     from duplexd.errors import DuplexdError
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 
 
 async def ask(
-    links: Mapping[str, Http], cut: str = ""
+    links: Mapping[str, Http], cut: str = "", targets: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
-    """The cuts, or this one, by id; and the errors of controllers that do not answer.
+    """The cuts, or this one, by id; and the errors of controllers that do not answer. With
+    `targets` (by controller) those of these alone: what is unknown is a NotFoundError.
 
     A controller that may have any name goes by its own, as in the cuts.
     """
+    wanted = targets or {}
     answers, errors = await survey.gather(
-        {name: _ask_one(link, cut) for name, link in links.items()}
+        {name: _ask_one(link, cut, wanted.get(name, ())) for name, link in links.items()}
     )
     found: dict[str, dict[str, Json]] = {}
     for name, cuts in answers.items():
@@ -37,11 +40,14 @@ async def ask(
     return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
 
 
-async def _ask_one(link: Http, cut: str) -> list[Json]:
-    path = f"/v1/cuts/{cut}" if cut else "/v1/cuts"
+async def _ask_one(link: Http, cut: str, targets: Sequence[str]) -> list[Json]:
+    query = urlencode([("target", target) for target in targets])
+    path = f"/v1/cuts/{cut}" if cut else "/v1/cuts" + ("?" + query if query else "")
     try:
         answer = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
     except NotFoundError:
+        if targets:
+            raise
         return []
     cuts: list[Json] = [answer] if cut else answer["cuts"]
     if cut:
@@ -110,3 +116,15 @@ def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> Undec
         f" {' and '.join(unreached) or 'its members'} can be asked: {who};"
         f" then run `duplexctl settle {group or 'GROUP'}`"
     )
+
+
+def held(statuses: dict[str, Json], everything: bool, plain: bool) -> dict[str, str]:
+    """Leases, and the cuts they are held for. `plain`: also those that are held for none."""
+    found: dict[str, str] = {}
+    for each in statuses.values():
+        names = {volume["name"] for volume in each["volumes"]}
+        for lease in each.get("leases", ()):
+            ours = everything or names.intersection(lease.get("volumes", ()))
+            if ours and (lease.get("cut") or plain):
+                found[lease["id"]] = lease.get("cut") or ""
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from duplexd.core.waits import together, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from duplexd.config.groups import Group
     from duplexd.json_object import Json
@@ -47,9 +47,10 @@ class Wellness(Result):
     unreachable: dict[str, str] = field(default_factory=dict)  # why, by controller
     exit_codes: dict[str, int] = field(default_factory=dict)  # of these
 
-    def only(self, severity: str) -> Wellness:
-        """Without the findings of another severity."""
-        left = [each for each in self.findings if each["severity"] == severity]
+    def only(self, severity: str, besides: Collection[str] = ()) -> Wellness:
+        """Without the findings of another severity, and of the kinds `besides`."""
+        of_it = [each for each in self.findings if each["severity"] == severity]
+        left = [each for each in of_it if each["kind"] not in besides]
         return replace(self, well=not left and not self.unreachable, findings=left)
 
 
@@ -200,6 +201,15 @@ class Roles(Result):
     volumes: list[Json]  # {name, state, reason, swapped, primary, secondary, sequence, lost, ...}
     failed: dict[str, str] = field(default_factory=dict)  # controller: why
     exit_codes: dict[str, int] = field(default_factory=dict)  # controller: of which kind that is
+
+
+@dataclass(frozen=True)
+class Repaired(Result):
+    """What was made equal, or with `dry_run` would be; `failed` as in `Roles`."""
+
+    volumes: list[Json]  # {name, from, path, ranges, bytes, repaired}
+    failed: dict[str, str] = field(default_factory=dict)
+    exit_codes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

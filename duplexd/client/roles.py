@@ -1,9 +1,9 @@
-"""Swap and adopt: which image of a pair is what clients read and write.
+"""Swap, adopt and repair: what each controller does to its own images.
 
-Neither needs a common point, even of a group: a swap changes no byte that a client reads, so every
-controller does its part between two batches of its own. That is why there is one request for each
-controller and no coordination. One that fails does not undo the others, and the answer says of each
-what happened.
+None of them needs a common point, even of a group: a swap changes no byte that a client reads, and
+a repair those of one volume, so every controller does its part between two batches of its own. That
+is why there is one request for each controller and no coordination. One that fails does not undo
+the others, and the answer says of each what happened.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from duplexd.config.values import (
     check_hold_max,
     check_host_port,
     check_journal_size,
+    check_scrub_rate,
     check_tcp,
     check_volume_size,
 )
@@ -96,6 +97,17 @@ class HealthConfig(Section):
     )
 
 
+class ScrubConfig(Section):
+    """`[scrub]`: how often all pairs are compared by themselves; without `every`, never."""
+
+    every: Annotated[float, BeforeValidator(check_duration)] | None = Field(
+        default=None, examples=['"7d"']
+    )
+    rate: Annotated[int, BeforeValidator(check_scrub_rate)] = Field(
+        default=limits.SCRUB_RATE_BYTES_DEFAULT, examples=['"32MiB"']
+    )
+
+
 class MetricsConfig(Section):
     """`[metrics]`: a listener that answers GET /metrics, and nothing else, to all who ask."""
 
@@ -130,5 +142,6 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     health: HealthConfig = HealthConfig()
     metrics: MetricsConfig = MetricsConfig()
+    scrub: ScrubConfig = ScrubConfig()
     volumes: dict[Name, VolumeConfig] = Field(default_factory=dict)
     groups: dict[Name, GroupConfig] = Field(default_factory=dict)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from duplexd.units import toml
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
@@ -68,7 +70,7 @@ def _reason(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"is empty; {_example(owner, key)}"
     if kind == "missing":
         return f"is missing; {_example(owner, key)}"
-    return f"{value!r} is not {_EXPECTED.get(kind, 'valid here')}; {_example(owner, key)}"
+    return f"{toml(value)} is not {_EXPECTED.get(kind, 'valid here')}; {_example(owner, key)}"
 
 
 def _example(owner: type[BaseModel] | None, key: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from duplexd import limits
 from duplexd.net.address import Address, TcpAddress, UnixAddress, parse_address, parse_host_port
-from duplexd.units import format_size, parse_duration, parse_size
+from duplexd.units import format_size, parse_duration, parse_size, toml
 
 _OWNER = 0o600  # the daemon reads and writes its own files
 _MODE = re.compile(r"0?[0-7]{3}")
@@ -25,7 +25,7 @@ def check_name(value: object) -> str:
     """A name of a controller, volume or group: safe in a path, a URL and a command line."""
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in {".", ".."}:
         raise ValueError(
-            f"{value!r} is not a name; expected 1 to 128 letters, digits, '.', '_' or '-',"
+            f"{toml(value)} is not a name; expected 1 to 128 letters, digits, '.', '_' or '-',"
             " not '-' first"
         )
     return value
@@ -36,13 +36,13 @@ def check_volume_size(value: object) -> int:
     size = parse_size(value)
     unit, most = limits.VOLUME_ALIGNMENT_BYTES, limits.VOLUME_BYTES_MAX
     if size <= 0:
-        raise ValueError(f"{value!r} is too small for a volume; expected at least {unit}")
+        raise ValueError(f"{toml(value)} is too small for a volume; expected at least {unit}")
     if size > most:
-        raise ValueError(f"{value!r} is too big; expected at most {most} ({format_size(most)})")
+        raise ValueError(f"{toml(value)} is too big; expected at most {most} ({format_size(most)})")
     if size % unit:
         below = size // unit * unit
         nearest = f"{below} or {below + unit}" if below else str(unit)
-        raise ValueError(f"{value!r} is not a multiple of {unit} bytes; expected {nearest}")
+        raise ValueError(f"{toml(value)} is not a multiple of {unit} bytes; expected {nearest}")
     return size
 
 
@@ -52,7 +52,7 @@ def check_journal_size(value: object) -> int:
     low, high = limits.JOURNAL_SIZE_BYTES_MIN, limits.JOURNAL_SIZE_BYTES_MAX
     if not low <= size <= high:
         raise ValueError(
-            f"{value!r} is too {'small' if size < low else 'big'};"
+            f"{toml(value)} is too {'small' if size < low else 'big'};"
             f" expected {format_size(low)} to {format_size(high)}"
         )
     return size
@@ -63,7 +63,18 @@ def check_copy_rate(value: object) -> int:
     rate = parse_size(value)
     if rate < limits.COPY_RATE_BYTES_MIN:
         raise ValueError(
-            f"{value!r} is too slow; copy_rate must be at least"
+            f"{toml(value)} is too slow; copy_rate must be at least"
+            f" {format_size(limits.COPY_RATE_BYTES_MIN)}/s"
+        )
+    return rate
+
+
+def check_scrub_rate(value: object) -> int:
+    """Bytes a second of each image. A scrub that is slower takes years for a disk."""
+    rate = parse_size(value)
+    if rate < limits.COPY_RATE_BYTES_MIN:
+        raise ValueError(
+            f"{value!r} is too slow; the rate of a scrub must be at least"
             f" {format_size(limits.COPY_RATE_BYTES_MIN)}/s"
         )
     return rate
@@ -74,7 +85,7 @@ def check_hold_max(value: object) -> float:
     most = limits.HOLD_SECONDS_MAX
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise ValueError(
-            f"invalid hold_max: {value!r}; expected seconds, more than 0 and at most {most:g}"
+            f"invalid hold_max: {toml(value)}; expected seconds, more than 0 and at most {most:g}"
             " (the NBD client of Linux gives up later)"
         )
     return float(value)
@@ -84,7 +95,7 @@ def check_disk_timeout(value: object) -> float:
     """Seconds that a disk may take to answer."""
     low, high = limits.DISK_TIMEOUT_SECONDS_MIN, limits.DISK_TIMEOUT_SECONDS_MAX
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{value!r} is no such time; expected {low:g} to {high:g} seconds")
+        raise ValueError(f"{toml(value)} is no such time; expected {low:g} to {high:g} seconds")
     return float(value)
 
 
@@ -92,7 +103,7 @@ def check_duration(value: object) -> float:
     """A time that is expected of what people or their scripts do."""
     seconds = parse_duration(value)
     if not limits.EXPECTED_SECONDS_MIN <= seconds <= limits.EXPECTED_SECONDS_MAX:
-        raise ValueError(f'{value!r} is not between 1 s and 10 years; write for example "8h"')
+        raise ValueError(f'{toml(value)} is not between 1 s and 10 years; write for example "8h"')
     return seconds
 
 
@@ -100,14 +111,14 @@ def check_tcp(value: object) -> TcpAddress:
     """Where to listen; a Unix socket for the same is there already."""
     address = parse_address(value)
     if not isinstance(address, TcpAddress):
-        raise ValueError(f'{value!r} is not a TCP address; expected "tcp:HOST:PORT"')
+        raise ValueError(f'{toml(value)} is not a TCP address; expected "tcp:HOST:PORT"')
     return address
 
 
 def absolute_path(value: object, base: Path) -> Path:
     """A path, made absolute: a relative one starts at `base`, the directory of the file."""
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError(f'{value!r} is not a path; write for example "/srv/a/data.img"')
+        raise ValueError(f'{toml(value)} is not a path; write for example "/srv/a/data.img"')
     if "\0" in str(value):
         raise ValueError(f"{str(value)!r} is not a path: it contains a NUL character; remove it")
     return Path(os.path.normpath(base / value))
@@ -140,16 +151,19 @@ def check_socket(value: object, base: Path) -> Path:
 def check_mode(value: object) -> int:
     """The mode of a file, as chmod takes it: octal digits."""
     if not isinstance(value, str) or not _MODE.fullmatch(value):
-        raise ValueError(f'{value!r} is not a mode; expected three octal digits, such as "0660"')
+        raise ValueError(
+            f'{toml(value)} is not a mode; expected three octal digits, such as "0660"'
+        )
     mode = int(value, 8)
     if mode & _OWNER != _OWNER:
         raise ValueError(
-            f'{value!r} takes access from the daemon itself; expected 6 or 7 first, as in "0660"'
+            f"{toml(value)} takes access from the daemon itself; expected 6 or 7 first,"
+            ' as in "0660"'
         )
     return mode
 
 
 def _fixed_port(address: TcpAddress, value: object) -> TcpAddress:
     if address.port == 0:  # any free port: clients could not know which
-        raise ValueError(f"{value!r}: port 0 is out of range; expected 1 to 65535")
+        raise ValueError(f"{toml(value)}: port 0 is out of range; expected 1 to 65535")
     return address

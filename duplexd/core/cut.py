@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import cut_states
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from duplexd.json_object import Json
 
@@ -22,12 +22,13 @@ class Cut:
     `state` is one of `cut_states`. `members` names the controllers that take it together. `crc` and
     `chain` are the checksums of its record and of the one before it; None where this run did not
     write it, or where a new segment begins with it. `why` names the failure of a secondary that
-    made the cut, or that made it void.
+    made the cut, or that made it void. `of`: the numbers of its volumes, as runs; empty where
+    that was not recorded.
     """
 
     __slots__ = (
-        "chain", "crc", "grade", "group", "id", "members", "sequence", "state", "tag", "time_us",
-        "why",
+        "chain", "crc", "grade", "group", "id", "members", "of", "sequence", "state", "tag",
+        "time_us", "why",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +41,7 @@ class Cut:
         group: str = "",
         members: Sequence[str] = (),
         grade: Json | None = None,
+        of: Sequence[int] = (),
     ) -> None:
         self.id = cut_id
         self.sequence = sequence
@@ -49,6 +51,7 @@ class Cut:
         self.group = group
         self.members = tuple(members)
         self.grade = grade  # what a canary found
+        self.of = tuple(of)
         self.crc: int | None = None
         self.chain: int | None = None
         self.why = ""
@@ -62,5 +65,14 @@ class Cut:
         """For the checkpoint: the arguments of the constructor."""
         return [
             self.id, self.sequence, self.time_us, self.tag, self.state, self.group,
-            list(self.members), self.grade,
+            list(self.members), self.grade, list(self.of),
         ]  # fmt: skip
+
+    def is_of(self, volumes: Iterable[int]) -> bool:
+        """Whether it was made of any of these volumes; True where that was not recorded."""
+        starts, ends = self.of[::2], self.of[1::2]
+        return not self.of or any(
+            start <= number <= end
+            for number in volumes
+            for start, end in zip(starts, ends, strict=True)
+        )

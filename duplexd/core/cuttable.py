@@ -1,28 +1,50 @@
-"""Which pairs can be suspended at one cut: those that are all DUPLEX. Pure.
+"""Which pairs can be suspended at one cut: those that are all DUPLEX, and equal. Pure.
 
 A cut promises that all secondaries hold the same prefix of the sequence. A secondary that is being
-copied, or that is suspended at another cut already, cannot keep that promise. So the states are
+copied, or that is suspended at another cut already, cannot keep that promise. Nor can one that is
+known to differ from its primary, because one of the two is wrong. So this is
 checked first: before the marker of a suspend, and before the hold of a group, which would make
 writes wait for a cut that cannot be made.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairRecord
 
 _LISTED_MAX = 5  # in an error message
 
 
-def check_all_duplex(pairs: Sequence[Pair]) -> None:
-    """Raises WrongStateError unless all are DUPLEX; it names those that are not, and what to do."""
+def check_can_be_cut(pairs: Sequence[Pair]) -> None:
+    """Raises WrongStateError unless all are DUPLEX, and no legs are known to differ; it names those
+    in the way, and what to do.
+    """
+    _check_all_duplex(pairs)
+    differing = [pair.record for pair in pairs if pair.record.differs is not None]
+    if differing:
+        refuse_differing(differing)
+
+
+def refuse_differing(records: Iterable[PairRecord]) -> NoReturn:
+    """Raises WrongStateError for these pairs, whose legs are known to differ."""
+    found = [(pair.name, pair.differs) for pair in records if pair.differs is not None]
+    listed = "; ".join(f"{name}: {differs.text}" for name, differs in found[:_LISTED_MAX])
+    more = f"; and {len(found) - _LISTED_MAX} more" if len(found) > _LISTED_MAX else ""
+    raise WrongStateError(
+        f"a pair whose legs differ cannot be suspended, because its secondary may be wrong: "
+        f"{listed}{more}; find out which image is right, then "
+        f"`duplexctl repair {found[0][0]} --from primary|secondary`"
+    )
+
+
+def _check_all_duplex(pairs: Sequence[Pair]) -> None:
     wrong = [record for pair in pairs if (record := pair.record).state != DUPLEX]
     if not wrong:
         return

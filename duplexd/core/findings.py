@@ -8,7 +8,7 @@ yet, for some seconds after a start, is none.
 
 `KINDS` is the table of all kinds, with what each costs:
 
-    error      service: clients get errors or wait, or soon will
+    error      service: clients get errors or wait, or soon will; or an image holds wrong bytes
     warning    redundancy or a backup: the next fault would be an error, or loses data
 
 A pair that somebody suspended is well until that has lasted longer than `suspended_max`: it is what
@@ -36,29 +36,35 @@ KINDS = {
     "requests-fail": ERROR,
     "primary-error": WARNING,
     "secondary-error": WARNING,
-    "legs-differ": WARNING,
+    "legs-differ": ERROR,
+    "not-compared": WARNING,
     "primary-repaired": WARNING,
     "secondary-unusable": WARNING,
     "suspended-too-long": WARNING,
     "cut-too-old": WARNING,
     "cut-in-doubt": WARNING,
+    "scrub-error": WARNING,
+    "scrub-overdue": WARNING,
     "one-file-system": WARNING,
     "no-room": WARNING,
     "disk-silent": WARNING,
 }
+NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
 _ROLES = ("primary", "secondary")
 
 
 class Finding(NamedTuple):
     """One thing that is not well. `volume` is empty where it is of the controller or of a disk;
-    `since` is seconds since 1970, None if that is not known.
+    `since` is seconds since 1970, None if that is not known. `about`: what tells it from others of
+    its kind and volume, as the text changes with time.
     """
 
     kind: str
     volume: str
     text: str
     since: float | None = None
+    about: str = ""
 
     @property
     def severity(self) -> str:
@@ -67,10 +73,11 @@ class Finding(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the configuration expects of `[health]`, in seconds; None: nothing."""
+    """What the configuration expects of `[health]` and `[scrub]`, in seconds; None: nothing."""
 
     suspended_s_max: float | None = None
     cut_age_s_max: float | None = None
+    scrub_every_s: float | None = None
 
 
 class ImageRoom(NamedTuple):
@@ -86,7 +93,7 @@ class ImageRoom(NamedTuple):
 class Around(NamedTuple):
     """What is known of the disks: room by path, and why there is none of the others.
     `state_silent`: the same of state_dir. `differing`: volumes whose legs the last `verify` could
-    not find equal, and why.
+    not compare, and why.
     """
 
     images: Mapping[str, ImageRoom] = {}
@@ -123,13 +130,18 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
     if not volume.get("served", True):
         yield Finding("volume-not-served", name, f"not served: {volume.get('error') or 'see log'}")
     for what, why in (volume.get("failing") or {}).items():
-        yield Finding("requests-fail", name, f"the last {what} of a client failed: {why}")
+        text = f"the last {what} of a client failed: {why}"
+        yield Finding("requests-fail", name, text, about=what)
     for role in _ROLES:
         yield from _of_leg(name, role, volume.get(role) or {}, str(volume.get("error") or ""))
     if volume["state"] == "PENDING" and not (volume.get("secondary") or {}).get("usable"):
         yield Finding("secondary-unusable", name, _copying(volume))
+    if differs := volume.get("differs"):
+        text = f"{differs['text']}; run `duplexctl repair {name}` with --from primary or secondary"
+        yield Finding("legs-differ", name, text, differs["time"])
     yield from _suspended(volume, now, expected.suspended_s_max)
     yield from _uncut(volume, now, expected.cut_age_s_max)
+    yield from _unscrubbed(volume, now, expected.scrub_every_s)
 
 
 def _of_leg(name: str, role: str, leg: Json, said: str) -> Iterator[Finding]:
@@ -140,7 +152,7 @@ def _of_leg(name: str, role: str, leg: Json, said: str) -> Iterator[Finding]:
         yield Finding(f"{role}-error", name, f"{role} {text}", leg.get("error_time"))
     if size := leg.get("repaired_bytes"):
         text = f"{role} {path}: {format_size(size)} were unreadable, and rewritten"
-        yield Finding("primary-repaired", name, f"{text}; its disk may be failing")
+        yield Finding("primary-repaired", name, f"{text}; its disk may be failing", about=path)
 
 
 def _copying(volume: Json) -> str:
@@ -173,12 +185,27 @@ def _uncut(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
         yield Finding("cut-too-old", volume["name"], text, last + most_s)
 
 
+def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Finding]:
+    """A pass takes long, and begins when it is due: it is late when the next one should begin."""
+    name, scrub = volume["name"], volume.get("scrub") or {}
+    if error := scrub.get("error"):
+        yield Finding("scrub-error", name, f"the scrub found that {error}")
+    if every_s is None or volume.get("secondary") is None:
+        return
+    since = scrub.get("done_time") or scrub.get("began_time")
+    if since is not None and now - since > 2 * every_s:
+        text = f"not compared as a whole for {format_duration(now - since)}"
+        text = f"{text}; [scrub] wants that every {format_duration(every_s)}: see its rate"
+        yield Finding("scrub-overdue", name, text, since + 2 * every_s)
+
+
 def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
     for cut in cuts:
         if (age_s := now - cut["time"]) > IN_DOUBT_SECONDS_MAX:
             text = f"cut {cut['id']} is in doubt for {format_duration(age_s)}"
             group = cut.get("group") or "GROUP"
-            yield Finding("cut-in-doubt", "", f"{text}: run `duplexctl settle {group}`")
+            text = f"{text}: run `duplexctl settle {group}`"
+            yield Finding("cut-in-doubt", "", text, about=cut["id"])
 
 
 # ------------------------------------------------------------------------------------------ disks
@@ -188,7 +215,7 @@ def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
     for volume in volumes:
         yield from _of_one(volume, around)
         if why := around.differing.get(volume["name"]):
-            yield Finding("legs-differ", volume["name"], why)
+            yield Finding("not-compared", volume["name"], why)
     if around.state_silent:
         yield Finding("disk-silent", "", f"state_dir cannot be looked at: {around.state_silent}")
     yield from _short_of_room(around.images)
@@ -205,7 +232,7 @@ def _of_one(volume: Json, around: Around) -> Iterator[Finding]:
     for role, leg in legs:
         if (why := around.silent.get(leg.get("path") or "")) and not leg.get("error"):
             text = f"{role} {leg['path']}: cannot be looked at: {why}"
-            yield Finding("disk-silent", volume["name"], text)
+            yield Finding("disk-silent", volume["name"], text, about=role)
 
 
 def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
@@ -224,4 +251,5 @@ def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
                 "",
                 f"{min(paths)}{others} may grow by {format_size(missing)},"
                 f" but their file system has {format_size(free)} free",
+                about=min(paths),
             )

@@ -16,12 +16,15 @@ from functools import singledispatchmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
-from duplexd.core import cut_states, markers, pair_states, snapshot
+from duplexd.core import cut_states, leg_differences, markers, pair_states, snapshot
 from duplexd.core.cut import Cut
+from duplexd.core.cut_book import CutBook
+from duplexd.core.cuttable import refuse_differing
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
+from duplexd.core.scrub_state import Scrub
 from duplexd.core.synced import Synced
-from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
+from duplexd.core.transitions import PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 VOID = cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
 _NONE: dict[int, int] = {}
-_Vote = markers.Ready | markers.Stood | markers.Agreed | markers.Void
 ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
@@ -59,7 +61,7 @@ class Ledger:
         self.boot = ""
         self.closed = False  # the daemon was shut down cleanly
         self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
-        self.cuts: dict[str, Cut] = {}  # the latest, oldest first; current ones, and many more
+        self._book = CutBook(self.pairs, limits)
 
     def next_id(self) -> int:
         """A number for a new volume: above those of all pairs, removed ones included."""
@@ -69,13 +71,14 @@ class Ledger:
         """The pairs that were not removed from the configuration, by name."""
         return {pair.name: pair for pair in self.pairs.values() if not pair.removed}
 
+    @property
+    def cuts(self) -> dict[str, Cut]:
+        """The cuts that are remembered, oldest first."""
+        return self._book.known
+
     def cut(self, cut_id: str) -> Cut | None:
         """The cut of that id, if it is remembered or a secondary is at it."""
-        known = self.cuts.get(cut_id)
-        if known is not None:
-            return known
-        at_cuts = (pair.cut for pair in self.pairs.values() if pair.cut is not None)
-        return next((cut for cut in at_cuts if cut.id == cut_id), None)
+        return self._book.find(cut_id)
 
     def state_of(self, cut_id: str) -> str:
         """What the journal says of a cut, see `cut_states`."""
@@ -92,6 +95,10 @@ class Ledger:
         for pair in self._of(marker.volumes):
             if (pair.state, event) not in pair_states.TRANSITIONS:
                 raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
+        if isinstance(marker, markers.MakeCut):
+            differing = [pair for pair in self._of(marker.volumes) if pair.differs is not None]
+            if differing:
+                refuse_differing(differing)
 
     def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
         """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
@@ -164,7 +171,8 @@ class Ledger:
     def _(self, marker: markers.Attach, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.ATTACH, "")
-            pair.usable = True
+            pair.usable, pair.differs = True, None
+            pair.scrub = Scrub().paired(place.time_us)
             pair.secondary_is_at(place.sequence)
 
     @_fold.register
@@ -174,6 +182,7 @@ class Ledger:
             pair.usable = False
             self._leave_cut(pair)
             pair.secondary_path, pair.secondary_image = "", None
+            pair.differs, pair.scrub = None, Scrub()
             pair.regions.closed()
 
     @_fold.register
@@ -211,54 +220,37 @@ class Ledger:
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
-        self._remember(cut)
-
-    def _remember(self, cut: Cut) -> None:
-        """Beyond the limit, forget the oldest cut that is decided; if none is, the oldest. One that
-        secondaries are suspended at is also found by their pairs, see `cut`.
-        """
-        self.cuts[cut.id] = cut
-        if len(self.cuts) > self._limits.cuts_kept_max:
-            decided = (old.id for old in self.cuts.values() if old.verdict and old is not cut)
-            del self.cuts[next(decided, next(iter(self.cuts)))]
+        self._book.remember(cut, marker.volumes)
 
     @_fold.register
     def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
-        self._vote(marker)
+        self._book.vote(marker)
 
     @_fold.register
     def _(self, marker: markers.Void, place: Place) -> None:
-        if self.cut(marker.cut) is None:  # aborted before it was made, or forgotten
-            self._remember(Cut(marker.cut, place.sequence, place.time_us, "", VOID))
-        else:
-            self._vote(marker)
-
-    def _vote(self, marker: _Vote) -> None:
-        cut = self.cut(marker.cut)
-        if cut is None:
-            return
-        after = cut_states.after(cut.state, CUT_EVENTS[type(marker)])
-        if after is None:
-            raise ValueError(f"cut {cut.id} is {cut.state}")
-        cut.state = after
-        if after == VOID:
-            snapshot.forget_good(self.pairs.values(), cut)
-        elif isinstance(marker, markers.Ready | markers.Stood):
-            self._arrived(cut)
-
-    def _arrived(self, cut: Cut) -> None:
-        """Its secondaries are durable there. No restart writes to them: a backup may read."""
-        for pair in self.pairs.values():
-            if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
-                pair.secondary_is_at(max(pair.applied, cut.sequence))
+        self._book.void(marker, place.sequence, place.time_us)
 
     @_fold.register
     def _(self, marker: markers.Grade, _place: Place) -> None:
-        cut = self.cut(marker.cut)
-        if cut is not None:
-            grade = marker._asdict()
-            del grade["cut"]
-            cut.grade = grade
+        self._book.grade(marker)
+
+    # ----------------------------------------------------------------------------- comparisons
+
+    @_fold.register
+    def _(self, marker: markers.Differ, place: Place) -> None:
+        pair = self.pairs[marker.id]
+        sequence, time_us = place.sequence, place.time_us
+        pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
+        self._book.differs(pair)
+
+    @_fold.register
+    def _(self, marker: markers.Same, _place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            pair.differs = None
+
+    @_fold.register
+    def _(self, marker: markers.Scrubbed, _place: Place) -> None:
+        self.pairs[marker.id].scrub = Scrub(marker.at, marker.began_us, marker.done_us)
 
     # ------------------------------------------------------------------------------- failures
 
@@ -267,10 +259,10 @@ class Ledger:
         first = VOID if marker.unusable else cut_states.CUT
         cut = Cut(marker.id, marker.at, place.time_us, "", first)
         cut.why = marker.error
-        self._remember(cut)
+        self._book.remember(cut, marker.volumes)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                _lose(pair.cut, cut.why)
+                self._book.lose(pair.cut, cut.why)
             failed = pair.id in marker.failed
             others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
             reason = pair_states.BY_ERROR if failed else others
@@ -283,6 +275,7 @@ class Ledger:
                 missed = marker.missed[pair.id]
                 pair.tracked_bytes += missed.changed_bytes
                 pair.changed = pair.merged(missed)
+            self._book.differs(pair)
 
     @_fold.register
     def _(self, marker: markers.Missed, _place: Place) -> None:
@@ -303,6 +296,10 @@ class Ledger:
             pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)
+            if pair.differs is not None and leg_differences.is_covered(
+                pair.differs.runs, pair.changed
+            ):
+                pair.differs = pair.differs._replace(copied=True)
 
     @_fold.register
     def _(self, marker: markers.Copied, _place: Place) -> None:
@@ -339,9 +336,13 @@ class Ledger:
             pair.staging = ""
 
     @_fold.register
-    def _(self, marker: markers.Equal, _place: Place) -> None:
+    def _(self, marker: markers.Equal, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.EQUAL, "")
+            if pair.differs is not None and pair.differs.copied:
+                pair.differs = None
+            if not pair.usable:
+                pair.scrub = pair.scrub.paired(place.time_us)
             pair.usable = True
             self._leave_cut(pair)
 
@@ -441,10 +442,6 @@ class Ledger:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         found = snapshot.unpack_all(saved, self._limits)
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
-        self.cuts, self.pairs, self.ahead = found.cuts, found.pairs, found.ahead
-
-
-def _lose(cut: Cut, why: str) -> None:
-    """A secondary failed at a cut: it is void, unless it was known to be durable there before."""
-    if cut_states.after(cut.state, cut_states.LOSE) == VOID != cut.state:
-        cut.state, cut.why = VOID, why
+        self.pairs, self.ahead = found.pairs, found.ahead
+        self._book = CutBook(self.pairs, self._limits)
+        self._book.known = found.cuts

@@ -34,6 +34,9 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
     synced                                           see `core/synced.py`
+    differ    id, runs                               the legs differ there: `core/leg_differences`
+    same      volumes                                they were compared, and are equal
+    scrubbed  id, at, began, done                    how far a scrub is: `core/scrub_state.py`
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -44,6 +47,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
+from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.synced import Synced
 
@@ -52,6 +57,13 @@ if TYPE_CHECKING:
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.json_object import Json
+
+__all__ = [
+    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
+    "Detach", "Differ", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed", "NewVolume",
+    "Open", "Ready", "Regions", "Remove", "Resync", "Same", "Scrubbed", "Settled", "Stood", "Swap",
+    "Synced", "Void", "encode", "unpack",
+]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
 
@@ -178,58 +190,6 @@ class MakeCut(NamedTuple):
         return own._replace(group=str(fields.get("group", "")), members=members)
 
 
-class Stood(NamedTuple):
-    """The secondaries are durable at a cut of this controller alone."""
-
-    cut: str
-
-    def pack(self) -> Json:
-        return {"m": "stood", "cut": self.cut}
-
-    @classmethod
-    def unpack(cls, fields: Json) -> Stood:
-        return cls(str(fields["cut"]))
-
-
-class Ready(NamedTuple):
-    """This controller is prepared to commit a group's cut."""
-
-    cut: str
-
-    def pack(self) -> Json:
-        return {"m": "ready", "cut": self.cut}
-
-    @classmethod
-    def unpack(cls, fields: Json) -> Ready:
-        return cls(str(fields["cut"]))
-
-
-class Agreed(NamedTuple):
-    """A group's cut is committed."""
-
-    cut: str
-
-    def pack(self) -> Json:
-        return {"m": "agreed", "cut": self.cut}
-
-    @classmethod
-    def unpack(cls, fields: Json) -> Agreed:
-        return cls(str(fields["cut"]))
-
-
-class Void(NamedTuple):
-    """A cut is not consistent, or was aborted before it was made."""
-
-    cut: str
-
-    def pack(self) -> Json:
-        return {"m": "void", "cut": self.cut}
-
-    @classmethod
-    def unpack(cls, fields: Json) -> Void:
-        return cls(str(fields["cut"]))
-
-
 class Fail(NamedTuple):
     """Pairs are suspended at number `at`, before this record, because the `failed` ones failed; if
     there is none, because the journal, or a copy of a part of it, could not be read for them.
@@ -264,23 +224,6 @@ class Fail(NamedTuple):
             str(fields.get("error", "")),
             unpack_maps(fields["missed"]),
         )
-
-
-class Grade(NamedTuple):
-    """What a canary found on the secondaries of a cut."""
-
-    cut: str
-    consistent: bool
-    records: int
-    detail: str
-
-    def pack(self) -> Json:
-        return {"m": "grade", **self._asdict()}
-
-    @classmethod
-    def unpack(cls, fields: Json) -> Grade:
-        consistent, records = bool(fields["consistent"]), int(fields["records"])
-        return cls(str(fields["cut"]), consistent, records, str(fields["detail"]))
 
 
 class Resync(NamedTuple):
@@ -425,7 +368,7 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap | Synced
+    | Swap | Synced | Differ | Same | Scrubbed
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -434,6 +377,7 @@ KINDS: dict[str, type[Marker]] = {
     "agreed": Agreed, "void": Void, "fail": Fail, "grade": Grade, "resync": Resync,
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
+    "differ": Differ, "same": Same, "scrubbed": Scrubbed,
 }  # fmt: skip
 
 

@@ -14,12 +14,14 @@ from duplexd.backend import Change
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.regions import DirtyRegions
+from duplexd.core.scrub_state import Scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
     from duplexd.core.image_record import Image
+    from duplexd.core.leg_differences import Differences
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 
@@ -56,16 +58,16 @@ class PairRecord:
     `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
     `swapped`: the image that the configuration calls `secondary` is the primary. `adopted`: another
     image has become the primary since the cut, so the journal does not lead from there to now.
+    `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent.
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "cut", "good_cut_us", "id", "last_cut", "limits", "name",
-        "primary_at",
-        "primary_image", "reason", "regions", "removed", "secondary_at", "secondary_image",
-        "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps",
-        "tracked_bytes", "usable",
+        "adopted", "applied", "changed", "cut", "differs", "good_cut_us", "id", "last_cut",
+        "limits", "name", "primary_at", "primary_image", "reason", "regions", "removed", "scrub",
+        "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging", "state",
+        "swapped", "swaps", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -88,6 +90,8 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
+        self.differs: Differences | None = None
+        self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
         self.staged = 0  # how many records that log has
         self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)
@@ -140,12 +144,13 @@ class Pair:
 
     __slots__ = (
         "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
-        "halfway", "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty",
-        "read_cached", "record", "regions", "repaired_bytes", "resync_error", "secondary",
-        "secondary_dirty", "size", "tracks", "uncompared",
+        "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name", "primary",
+        "primary_dirty", "read_cached", "record", "regions", "repaired_bytes", "resync_error",
+        "secondary", "secondary_dirty", "size", "tracks", "uncompared",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
+    has_lost_writes: Callable[[], bool]
 
     def __init__(self, record: PairRecord, primary: Leg, secondary: Leg | None, mode: str) -> None:
         self.record = record
@@ -176,6 +181,7 @@ class Pair:
         self.secondary = secondary
         self.mode = mode
         self.read_cached = primary.read_cached
+        self.has_lost_writes = primary.has_lost_writes
         self.refresh()
 
     def refresh(self) -> None:
@@ -241,6 +247,16 @@ class Pair:
         return self.secondary
 
     @property
+    def can_lead(self) -> bool:
+        """Whether the secondary may become the primary now, without anybody being asked."""
+        return self.mirrors and self.record.differs is None
+
+    def mirror_has(self, offset: int, length: int) -> bool:
+        """Whether the secondary holds what the volume holds there."""
+        differs = self.record.differs
+        return self.mirrors and not (differs is not None and differs.overlaps(offset, length))
+
+    @property
     def can_trim(self) -> bool:
         """Whether a trim does the same to both legs."""
         return self.primary.can_punch and (self.secondary is None or self.secondary.can_punch)
@@ -255,7 +271,7 @@ class Pair:
 
         It is current only while it gets every change in the same batch: before and after.
         """
-        if not self.mirrors or self.secondary is None:
+        if not self.mirror_has(offset, len(buffer)) or self.secondary is None:
             return False
         try:
             self.secondary.read_into(offset, buffer)

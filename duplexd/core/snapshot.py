@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core import leg_differences
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
 from duplexd.core.pair_states import BY_COMMAND
+from duplexd.core.scrub_state import Scrub
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
+        **({"scrub": list(pair.scrub)} if any(pair.scrub) else {}),
         **_cuts_of(pair),
     }
 
@@ -139,7 +143,9 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not
+    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next two
+    pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
+    pair.scrub = Scrub(*map(int, saved.get("scrub", ())))
     # left out where nothing is known of them
     pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))
     if saved["changed"] is not None:

@@ -27,6 +27,7 @@ EVENT_LEVELS = {
     "copied": "debug",
     "image-changed": "warning",
     "journal-full": "error",
+    "legs-differ": "error",
     "image-misplaced": "warning",
     "primary-error": "error",
     "primary-failed": "error",
@@ -34,6 +35,9 @@ EVENT_LEVELS = {
     "reload-refused": "debug",  # the log has it in a line of its own
     "reloaded": "debug",
     "resync-failed": "error",
+    "scrub-ended": "debug",
+    "scrub-error": "error",
+    "scrub-started": "debug",
     "secondary-overwritten": "warning",
     "segment-failed": "warning",
     "staging-left": "warning",

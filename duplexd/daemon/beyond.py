@@ -21,6 +21,7 @@ from duplexd.errors import (
     DuplexdError,
     ForbiddenError,
     NotFoundError,
+    TimedOutError,
     UnreachableError,
     WrongStateError,
 )
@@ -106,6 +107,9 @@ def _of_daemon(config: Config, owner: str) -> Beyond:
     who = f"a daemon runs with this state_dir (process {owner})"
     try:
         return Beyond([], reload=asyncio.run(_ask(config)))
+    except TimedOutError as error:
+        line = f"{who}, but it does not say whether it would apply this: {error}"
+        return Beyond([], [f"{line}; see its log, and restart it if it hangs"], error.exit_code)
     except NotFoundError:
         line = f"{who}, of a version that does not say whether it would apply this; restart it"
         return Beyond([Problem(line, degrades=True)])

@@ -217,4 +217,4 @@ def _rest_of(found: Sequence[str]) -> list[str]:
 def _is_of_rest(key: str) -> bool:
     if key.startswith("volumes."):
         return key.endswith((".allow", ".read_only"))
-    return key.startswith(("nbd.", "control.", "health.")) and key != "nbd.listen"
+    return key.startswith(("nbd.", "control.", "health.", "scrub.")) and key != "nbd.listen"

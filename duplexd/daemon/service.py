@@ -52,7 +52,7 @@ from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.net.activation import NOTHING_PASSED, Passed, passed_sockets
-from duplexd.runtime.allocator import few_arenas
+from duplexd.runtime.allocator import keep_little
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
@@ -415,7 +415,7 @@ def run(config: Config, adopt: bool = False) -> None:
     possible, or if the controller has failed meanwhile.
     """
     os.umask(UMASK)
-    few_arenas()
+    keep_little()
     limits = shared_out(Limits(), config, raise_limit())
     loop = TurnLoop()
     relay = Relay(loop)

@@ -12,13 +12,16 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.config.differences import value_in_file
 from duplexd.daemon import preflight
 from duplexd.engine.live_settings import LIVE
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
+from duplexd.limits import DaemonLimits
 from duplexd.runtime import directory, owned
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ _PATH_ERRORS = frozenset(
     {errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
 )
 
+_LIMITS = DaemonLimits()
+_LOCK_RETRY_SECONDS = 0.02
 
 # Not through a link: who prepared the directory could have us write to a file of somebody else
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -67,11 +72,15 @@ def refuse_fixed(old: Config, new: Config) -> None:
     for key, value in before.items():
         if value != after[key]:
             changed.append(
-                f"{new.source}: {key}: was {str(value)!r}, is now {str(after[key])!r}:"
+                f"{new.source}: {key}: was {_said(key, value)}, is now {_said(key, after[key])}:"
                 " cannot change while the daemon runs; restart the daemon"
             )
     if changed:
         raise WrongStateError("\n".join(changed))
+
+
+def _said(key: str, value: object) -> str:
+    return "not set" if value is None else value_in_file(key, value)
 
 
 def _fixed(config: Config) -> dict[str, object]:
@@ -117,6 +126,22 @@ def _close_to_others(path: Path) -> None:
         path.chmod(directory.DIRECTORY_MODE)
 
 
+def _locked(lock: int, limits: DaemonLimits) -> bool:
+    """Lock it. Another daemon keeps its lock; `duplexd check` and `journal inspect`, which look
+    whether there is one, have it for an instant. So a lock that is taken is tried again.
+    """
+    until = time.monotonic() + limits.state_lock_seconds_max
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOCK_RETRY_SECONDS)
+        else:
+            return True
+
+
 class StateLock:
     """One daemon for one state directory: the kernel releases the lock however the process ends.
 
@@ -124,7 +149,7 @@ class StateLock:
     `serving`, which `verify-cut` reads.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, limits: DaemonLimits = _LIMITS) -> None:
         path = config.controller.state_dir
         self._path = str(path / "lock")
         try:
@@ -143,16 +168,14 @@ class StateLock:
             raise ConfigurationError(
                 f"{config.source}: controller.state_dir: {str(path)!r}: {error.strerror}"
             ) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(self._fd, limits):
             owner = os.pread(self._fd, 20, 0).decode(errors="replace").partition("\n")[0]
             os.close(self._fd)
             raise WrongStateError(
                 f"{config.source}: controller.state_dir: {str(path)!r} is in use by another"
                 f" duplexd, process {owner or 'unknown'}; stop that one first,"
                 " or configure another state_dir"
-            ) from None
+            )
         self._owner = f"{os.getpid()}\n".encode()
         with owned.naming(self._path):
             self._own(os.fstat(self._fd).st_size)

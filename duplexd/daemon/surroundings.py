@@ -112,7 +112,8 @@ def outlook_on(controller: Controller, around: Surroundings, workers: Workers) -
 
     def expected() -> Expected:
         health = controller.config.health
-        return Expected(health.suspended_max, health.cut_age_max)
+        scrub_s = controller.config.scrub.every
+        return Expected(health.suspended_max, health.cut_age_max, scrub_s)
 
     async def threads() -> None:
         """A thread that nothing else may hold up: one of each pool would hang with its disk."""

@@ -11,7 +11,7 @@ JSON.
     events   client.events    texts.event_text     completion  client.status     names
     canary   client.links     canary.report_text   verify-cut  no client         proof
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
-    reload   client.reload    what changed
+    reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
@@ -50,6 +50,7 @@ _MODULES = {
     "health": "wellness",
     "quiesce": "hold",
     "release": "hold",
+    "repair": "legs",
     "reload": "configuration",
     "resync": "resync",
     "settle": "resync",
@@ -64,7 +65,7 @@ _MODULES = {
 class Commands(click.Group):
     """The commands of the modules above."""
 
-    def list_commands(self, _context: click.Context) -> list[str]:
+    def list_commands(self, _context: click.Context | None) -> list[str]:
         return sorted(_MODULES)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:

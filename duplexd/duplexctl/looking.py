@@ -114,10 +114,9 @@ def events(settings: Settings, follow: bool) -> None:
 @common()
 @click.pass_obj
 def cuts(settings: Settings, targets: tuple[str, ...]) -> None:
-    """The cuts that are kept, with their verdicts."""
+    """The cuts that are kept, with their verdicts; with targets, those of any of them."""
     of_groups = settings.of_groups(targets)
-    named = targets if of_groups else ()
-    found = run(settings, lambda client: client.cuts(*named), of_groups)
+    found = run(settings, lambda client: client.cuts(*targets), of_groups)
     settings.answer(found.json(), texts.cuts_text(found))
     if found.unreachable:
         raise UnreachableError("; ".join(found.unreachable.values()))

@@ -27,6 +27,7 @@ SILENT_SECONDS_MAX = 30.0  # of one daemon, unless --timeout says otherwise
 def run(settings: Settings, work: Callable[[Client], Awaitable[T]], of_groups: bool) -> T:
     """Do `work` with the controllers of the groups file, or with the daemon behind the socket."""
     settings.interrupts.begin()
+    settings.asked_groups = of_groups
     return _loop(of_groups)(_stopped_by_signals(settings, work, of_groups))
 
 

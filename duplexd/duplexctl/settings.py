@@ -61,6 +61,7 @@ class Settings:
         # why the answer is not there, though the command went on
         self.unwritten: OutputError | None = None
         self.done = ""  # what the command has changed, if its answer is not there to say it
+        self.asked_groups = False  # the controllers of the groups file, not the daemon of `socket`
         self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
         self.begin: Callable[[], object] | None = None  # to be called when the command is loaded
         # what begins them leaves their end to `cli.run`, after the last word
@@ -141,7 +142,7 @@ class Settings:
     def explained(self, error: DuplexdError) -> DuplexdError:
         """With what else the reader needs: of --timeout, and of the groups file."""
         if isinstance(error, TimedOutError) and "allow" not in str(error):
-            return TimedOutError(f"{error}; see its log, or allow more with --timeout")
+            return TimedOutError(f"{error}; {self._remedy()}, or allow more with --timeout")
         if not self.not_in_groups or not isinstance(error, NotFoundError | UnreachableError):
             return error
         from difflib import get_close_matches
@@ -158,6 +159,14 @@ class Settings:
             # nobody named a daemon, and there is none: the groups file is all there is
             return NotFoundError(f"{missing}{hint}; if it is a volume of this machine: {error}")
         return type(error)(f"{error}; {missing} either{hint}")
+
+    def _remedy(self) -> str:
+        """What to do about a daemon that is silent."""
+        if self.asked_groups:
+            return "see its log"
+        from duplexd.duplexctl.silence import remedy
+
+        return remedy(self.socket)
 
     def group_names(self) -> list[str]:
         """The groups of the groups file, the rest unchecked. Raises ConfigurationError."""

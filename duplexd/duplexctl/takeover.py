@@ -22,7 +22,7 @@ from duplexd.printable import only_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from duplexd.client import Roles
+    from duplexd.client import Repaired, Roles
     from duplexd.duplexctl.settings import Settings
     from duplexd.json_object import Json
 
@@ -47,6 +47,11 @@ _yes = click.option("--yes", is_flag=True, help="do not ask, also on a terminal"
     is_flag=True,
     help="of a suspended pair: take the secondary as it is; changes after its cut are lost",
 )
+@click.option(
+    "--accept-differences",
+    is_flag=True,
+    help="swap also a pair whose legs are known to differ, as they are",
+)
 @_yes
 @common()
 @click.pass_obj
@@ -56,6 +61,7 @@ def swap(
     roll_forward: bool,
     keep_to: str | None,
     lose_changes: bool,
+    accept_differences: bool,
     yes: bool,
 ) -> None:
     """Let the two images of a pair change roles, between two writes: clients notice nothing."""
@@ -68,11 +74,15 @@ def swap(
     result = run(
         settings,
         lambda client: client.swap(
-            *targets, roll_forward=roll_forward, keep_to=keep_to, lose_changes=lose_changes
+            *targets,
+            roll_forward=roll_forward,
+            keep_to=keep_to,
+            lose_changes=lose_changes,
+            accept_differences=accept_differences,
         ),
         of_groups,
     )
-    _say(settings, result, texts.swapped_text(result.volumes))
+    say(settings, result, texts.swapped_text(result.volumes))
 
 
 @click.command(short_help="Take the primary image of a volume as it is.")
@@ -87,7 +97,7 @@ def adopt(settings: Settings, targets: tuple[str, ...], yes: bool) -> None:
         question = "Take these images as they are?"
         _ask(settings, targets, of_groups, texts.would_be_adopted, question)
     result = run(settings, lambda client: client.adopt(*targets), of_groups)
-    _say(settings, result, texts.adopted_text(result.volumes))
+    say(settings, result, texts.adopted_text(result.volumes))
 
 
 def _check_options(roll_forward: bool, keep_to: str | None, lose_changes: bool) -> None:
@@ -131,7 +141,7 @@ def _ask(
         raise DuplexdError("not confirmed; nothing was changed")
 
 
-def _say(settings: Settings, result: Roles, text: str) -> None:
+def say(settings: Settings, result: Roles | Repaired, text: str) -> None:
     """Write the answer. Raises what the controllers said that refused."""
     settings.answer(result.json(), text, done=text)
     if result.failed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from duplexd.core.findings import NO_SERVICE_LOST
 from duplexd.duplexctl.options import common, targets
 from duplexd.duplexctl.runner import run
 from duplexd.errors import DuplexdError, error_of
@@ -37,7 +38,7 @@ def health(settings: Settings, targets: tuple[str, ...], service: bool) -> None:
     of_groups = settings.of_groups(targets)
     found = run(settings, lambda client: client.health(*targets), of_groups)
     if service:
-        found = found.only("error")
+        found = found.only("error", besides=NO_SERVICE_LOST)
     settings.answer(found.json(), text(found))
     if found.exit_codes:
         code = next(iter(found.exit_codes.values()))

@@ -69,7 +69,10 @@ outside of batches, `hung` those that do not answer any more, and `bad_ranges` a
 true. `volumes` are served; `opening` opens their images, each for itself, `reopen` those that were
 absent, and `adopt` takes them as they are. `live_changes` says what a `reload` may change of them:
 it opens `new_images`, states what `left_images` hold, and takes `live_settings`.
-`swapping` exchanges the images of a pair, on command. `verify` compares legs. `commands` is what
+`swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by
+`compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
+`repairing` makes them equal again: `comparisons` are these parts together. `own_writes` are changes
+that the engine makes itself. `commands` is what
 clients can ask for, of several volumes with `each_of`; `status`, `counters` and `events` are what
 they see.
 """

@@ -296,7 +296,7 @@ class Executor:
         """`final`: it takes nothing more, also where no secondary can go on."""
         watch.inside[0] = JOURNAL
         pair, failure = change.volume, PrimaryFailure(change, error)
-        goes_on = self.swaps and pair.mirrors and pair not in batch.frozen
+        goes_on = self.swaps and pair.can_lead and pair not in batch.frozen
         if goes_on or final:
             batch.dead[pair] = failure
         if not goes_on:

@@ -20,11 +20,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from duplexd.backend import WRITE
-from duplexd.core.pair import PairChange
 from duplexd.core.patience import SECONDARY
-from duplexd.engine.batch import Batch
-from duplexd.engine.repair import NOBODY
 from duplexd.images.unreadable import BLOCK_BYTES, read
 from duplexd.replication.watched import WatchedLegs
 from duplexd.runtime.tasks import to_its_end
@@ -34,10 +30,10 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
+    from duplexd.engine.own_writes import OwnWrites
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.write_path import WritePath
     from duplexd.images.leg import Leg
-    from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
 
     Range = tuple[int, int]  # offset, length
@@ -57,13 +53,13 @@ class BadRanges:
         write_path: WritePath,
         legs: LegCalls,
         events: Events,
-        limits: EngineLimits,
+        own_writes: OwnWrites,
     ) -> None:
         self._timeline = timeline
         self._write_path = write_path
         self._legs = legs
         self._events = events
-        self._limits = limits
+        self._own_writes = own_writes
         self._waiting: dict[Pair, deque[Range]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_rewritten: Callable[[Pair], None] = _nobody
@@ -120,12 +116,17 @@ class BadRanges:
     async def _rewrite_one(self, pair: Pair, primary: Leg, offset: int, length: int) -> bool:
         self._write_path.close_gates([pair])
         try:
-            if not await self._timeline.at_rest(lambda: pair.mirrors):
+            if not await self._timeline.at_rest(lambda: pair.mirror_has(offset, length)):
                 return False
             secondary = pair.copy_of
             content = partial(read, secondary, offset, length)
             data = await self._legs.on(pair, secondary, SECONDARY, content)
-            return await self._write(pair, primary, offset, data)
+
+            def good() -> bool:
+                """It is current only if the pair has mirrored ever since."""
+                return pair.mirror_has(offset, len(data)) and pair.primary is primary
+
+            return await self._own_writes.write(pair, offset, data, good)
         finally:
             self._write_path.open_gates([pair])
 
@@ -143,29 +144,6 @@ class BadRanges:
             "range-repaired", volume=pair.name, path=primary.path, offset=offset, length=length
         )
         self.on_rewritten(pair)
-
-    async def _write(self, pair: Pair, primary: Leg, offset: int, data: bytearray) -> bool:
-        """Journal and apply it; whether it is on that primary."""
-        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-        def answer(batch: Batch, error: BaseException | None) -> None:
-            written.set_result(error is None and not batch.dead and not batch.primary_errors)
-
-        def begin() -> None:
-            room = self._limits.marker_reserve_bytes + 2 * len(data)
-            fits = self._timeline.writer.room(room, self._limits.record_bytes_max)
-            # What was read is current only if the pair has mirrored ever since.
-            if not fits or self._timeline.failed or not pair.mirrors or pair.primary is not primary:
-                written.set_result(False)
-                return
-            change = PairChange(NOBODY, 0, pair, WRITE, offset, len(data), bytes(data))
-            fresh = pair.regions.touch(offset, len(data))
-            pair.primary_dirty = pair.secondary_dirty = True
-            regions = {pair.id: fresh} if fresh else {}
-            self._timeline.batch(Batch([change], regions, True, answer))
-
-        self._timeline.when_at_rest(begin)
-        return await written
 
 
 def _bad(primary: Leg, offset: int, end: int) -> list[Range]:

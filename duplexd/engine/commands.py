@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.adopt import Adoptions
+    from duplexd.engine.comparisons import Comparisons
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
     from duplexd.engine.swapping import Swaps
-    from duplexd.engine.verify import Progress, Verification
+    from duplexd.engine.verify import Progress
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
     from duplexd.replication.resync import Resyncs
@@ -36,7 +37,7 @@ class Commands:
         leases: Leases,
         suspends: Suspends,
         resyncs: Resyncs,
-        verification: Verification,
+        comparisons: Comparisons,
         reopening: Reopening,
         adoptions: Adoptions,
         swaps: Swaps,
@@ -46,7 +47,7 @@ class Commands:
         self._leases = leases
         self._suspends = suspends
         self._resyncs = resyncs
-        self._verification = verification
+        self._comparisons = comparisons
         self._reopening = reopening
         self._adoptions = adoptions
         self._swaps = swaps
@@ -109,11 +110,16 @@ class Commands:
         return await self._adoptions.adopt(self._volumes.named(names))
 
     async def swap(
-        self, names: Sequence[str], roll_forward: bool, keep_to: str | None, lose_changes: bool
+        self,
+        names: Sequence[str],
+        roll_forward: bool,
+        keep_to: str | None,
+        lose_changes: bool,
+        accept_differences: bool = False,
     ) -> Json:
         """See `Swaps.swap`."""
-        pairs = self._volumes.named(names)
-        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes)
+        pairs, accept = self._volumes.named(names), accept_differences
+        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept)
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""
@@ -121,4 +127,8 @@ class Commands:
 
     async def verify(self, names: Sequence[str], progress: Progress | None = None) -> Json:
         """See `Verification.verify`."""
-        return await self._verification.verify(self._served(names), progress)
+        return await self._comparisons.verification.verify(self._served(names), progress)
+
+    async def repair(self, names: Sequence[str], source: str, dry_run: bool) -> Json:
+        """See `Repairs.repair`."""
+        return await self._comparisons.repairs.repair(self._served(names), source, dry_run)

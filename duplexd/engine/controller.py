@@ -21,6 +21,7 @@ from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
+from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import Counters
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
@@ -35,6 +36,7 @@ from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.live_settings import settings_changes
 from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
+from duplexd.engine.own_writes import OwnWrites
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
@@ -48,7 +50,6 @@ from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
 from duplexd.engine.swapping import Swaps
 from duplexd.engine.timeline import Timeline
-from duplexd.engine.verify import Verification
 from duplexd.engine.volumes import Volumes
 from duplexd.engine.write_path import WritePath
 from duplexd.errors import DuplexdError
@@ -188,7 +189,8 @@ class Controller:
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
         self.extents_of = Extents(self.legs, clock, limits)
-        self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, limits)
+        self.own_writes = own = OwnWrites(timeline, limits)
+        self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, own)
 
     def _copies(self) -> None:
         """What brings secondaries along the journal."""
@@ -224,13 +226,17 @@ class Controller:
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
-        self.verification = Verification(timeline, leases, followers, self.legs, self._limits)
+        self.comparisons = Comparisons(
+            timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
+            self.volumes, self.events, clock, self._limits,
+        )  # fmt: skip
+        self.comparisons.scrubs.reading = self.reads.waiting
         self.places = ImagePlaces(
             self.volumes, self.legs, self.failed_legs, self.events, self._limits.image_look_seconds
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
-            clock,
+            self.comparisons.scrubs.unreadable, clock,
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
@@ -257,7 +263,7 @@ class Controller:
         )
         swaps = Swaps(timeline, self.leases, followers, self.resyncs, failures, self.legs, disk)
         self.commands = commands = Commands(
-            volumes, self.leases, self.suspends, self.resyncs, self.verification, reopening,
+            volumes, self.leases, self.suspends, self.resyncs, self.comparisons, reopening,
             adoptions, swaps, clock,
         )  # fmt: skip
         self.auto_resync = AutoResync(
@@ -275,7 +281,7 @@ class Controller:
         self.release = self.leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
-        self.adopt, self.swap = commands.adopt, commands.swap
+        self.adopt, self.swap, self.repair = commands.adopt, commands.swap, commands.repair
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
@@ -349,7 +355,12 @@ class Controller:
         self.settling.resume(self.volumes.all())
         self.failures.on_cut = self.settling.begin
         self.resyncs.resume(interrupted)
+        self._take_tasks()
+
+    def _take_tasks(self) -> None:
+        """What goes on by itself, if the configuration says so."""
         self.auto_resync.enable(self.config.controller.auto_resync)
+        self.comparisons.scrubs.take(self.config.scrub.every, self.config.scrub.rate)
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -359,6 +370,7 @@ class Controller:
         self.leases.stop()
         await self.places.stop()
         await self.auto_resync.stop()
+        await self.comparisons.scrubs.stop()
         await self.bad_ranges.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
@@ -390,7 +402,7 @@ class Controller:
     def _switched(self, config: Config, changes: list[str]) -> None:
         changes += settings_changes(self.config.controller, config.controller)
         self._take_settings(config)
-        self.auto_resync.enable(config.controller.auto_resync)
+        self._take_tasks()
         self.events.emit("reloaded", changes=changes)
 
     # ------------------------------------------------------------------------- the NBD server's

@@ -18,7 +18,7 @@ from duplexd.core.cut_states import CONSISTENT, CUT, READY
 from duplexd.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from duplexd.core.cut import Cut
     from duplexd.core.ledger import Ledger
@@ -146,9 +146,11 @@ class CutArchive:
                 at_cuts.setdefault(pair.cut.id, []).append(pair.name)
         return [self._show_one(each, at_cuts.get(each.id, [])) for each in wanted]
 
-    def remembered(self) -> list[Json]:
-        """All that are remembered, by number."""
-        return self.show_all(sorted(self._ledger.cuts.values(), key=lambda cut: cut.sequence))
+    def remembered(self, names: Sequence[str] = ()) -> list[Json]:
+        """All that are remembered, by number; with `names`, those of any of these volumes."""
+        cuts = sorted(self._ledger.cuts.values(), key=lambda cut: cut.sequence)
+        numbers = [self._volumes.by_name[name].id for name in names]
+        return self.show_all(cut for cut in cuts if not numbers or cut.is_of(numbers))
 
     def undecided(self) -> list[Json]:
         """Those of groups without a verdict: in doubt."""

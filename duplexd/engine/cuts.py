@@ -21,6 +21,8 @@ from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.events import Events
     from duplexd.engine.group_cut import GroupCuts
@@ -56,9 +58,9 @@ class Cuts:
         """One cut. Raises NotFoundError."""
         return self._archive.show(self._archive.find(cut_id))
 
-    def all(self) -> Json:
-        """All that are remembered, oldest first."""
-        return {"cuts": self._archive.remembered()}
+    def all(self, names: Sequence[str] = ()) -> Json:
+        """All that are remembered, oldest first; with `names`, those of any of these volumes."""
+        return {"cuts": self._archive.remembered(names)}
 
     async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json:
         """Record what a canary found on the secondaries of a cut; a broken cut is void."""

@@ -80,7 +80,7 @@ class Failures:
     def primary_failed(self, pair: Pair, error: OSError) -> None:
         """A primary is not to be used any more: go on with the secondary if it is current."""
         self._report("primary-failed", pair, error)
-        if self.swaps and pair.mirrors:
+        if self.swaps and pair.can_lead:
             self._go_on_with_secondary(pair, error)
         else:
             self.unserved(pair, error)

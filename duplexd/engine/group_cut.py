@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states
 from duplexd.core import lease as ends
-from duplexd.core.cuttable import check_all_duplex
+from duplexd.core.cuttable import check_can_be_cut
 from duplexd.core.markers import MakeCut
 from duplexd.engine.suspend import images, refused_cut
 
@@ -66,7 +66,7 @@ class GroupCuts:
         def step() -> tuple[Json, list[str]]:
             hold = self._leases.participant.find(lease_id, fence)
             pairs = list(hold.pairs)
-            check_all_duplex(pairs)
+            check_can_be_cut(pairs)
             numbers = [pair.id for pair in pairs]
             marker = MakeCut(cut_id, tag, numbers, group, members)
             try:

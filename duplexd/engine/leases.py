@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.cut_states import VOID
-from duplexd.core.cuttable import check_all_duplex
+from duplexd.core.cuttable import check_can_be_cut
 from duplexd.core.lease import Lease
 from duplexd.core.participant import Participant
 from duplexd.core.waits import Waits, by_name, together
@@ -124,7 +124,7 @@ class Leases:
         self._check(pairs, hold_s)
         self._check_room(pairs, hold_s)
         if cut_id:
-            check_all_duplex(pairs)  # before any write waits for a cut that cannot be made
+            check_can_be_cut(pairs)  # before any write waits for a cut that cannot be made
         hold = Hold(pairs, owner, hold_s, self._clock.monotonic(), cut_id)
         self.participant.close(hold)
         self._write_path.close_gates(pairs)

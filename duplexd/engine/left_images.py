@@ -41,7 +41,7 @@ class Left(NamedTuple):
 
 def left_by(pair: Pair, leg: Leg, written: int) -> Left:
     """What a pair leaves, before its markers are written; `written`: the last number of all."""
-    if why_absent(leg) or not pair.usable:
+    if why_absent(leg) or not pair.usable or pair.record.differs is not None:
         return Left(pair.name, leg, None, None)
     if pair.state == pair_states.SUSPENDED:
         return Left(pair.name, leg, pair.applied, pair.cut)

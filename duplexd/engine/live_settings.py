@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.config.differences import value_in_file
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -33,5 +34,4 @@ def _said(key: str, value: object) -> str:
         if not isinstance(value, int):
             return "copy_rate removed: copies are not limited"
         return f"copy_rate is now {format_size(value)} per second"
-    shown = str(value).lower() if isinstance(value, bool) else value
-    return f"{key} is now {shown}"
+    return f"{key} is now {value_in_file(key, value)}"

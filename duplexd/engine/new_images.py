@@ -44,13 +44,20 @@ if TYPE_CHECKING:
 
 class Prepared:
     """`opened`: images of new volumes, and of those that get another secondary, by name. `paths`:
-    where an image in use is from now on. `gone`: the pairs that lose their secondary.
+    where an image in use is from now on. `gone`: the pairs that lose their secondary. `unused`:
+    images that nothing uses any more after the switch.
     """
 
     def __init__(self) -> None:
         self.opened: dict[str, Images] = {}
         self.paths: dict[Leg, str] = {}
         self.gone: list[Pair] = []
+        self.unused: list[Leg] = []
+
+
+def legs_of(images: Images | Pair) -> list[Leg]:
+    """The images that there are."""
+    return [leg for leg in (images.primary, images.secondary) if leg is not None]
 
 
 class NewImages:
@@ -77,7 +84,7 @@ class NewImages:
             pair = self.known(name)
             if pair is None:
                 prepared.opened[name] = await to_its_end(self._open(name, volume))
-                self._refuse(name, prepared)
+                await self._refuse(name, prepared)
             else:
                 await to_its_end(self._legs(pair, old, new, prepared, create=True))
 
@@ -92,8 +99,7 @@ class NewImages:
                 elif name not in self._volumes.by_name:
                     await to_its_end(self._look_at_volume(name, volume))
         finally:
-            for name in prepared.opened:
-                self.close(name, prepared.opened[name])
+            await self.close(prepared)
 
     # --------------------------------------------------------------------------- new volumes
 
@@ -104,12 +110,13 @@ class NewImages:
             return images
         return images._replace(secondary=await self._judged(images.secondary, SECONDARY))
 
-    def _refuse(self, name: str, prepared: Prepared) -> None:
+    async def _refuse(self, name: str, prepared: Prepared) -> None:
         """A volume that was not served before because of its images just stays so."""
         images = prepared.opened[name]
         why = images.refused or why_absent(images.primary) or why_absent(images.secondary)
         if why and name in self._volumes.by_name:
-            prepared.opened.pop(name).close()
+            prepared.unused += legs_of(prepared.opened.pop(name))
+            await self.close_unused(prepared)
         elif why:
             raise ConfigurationError(why)
 
@@ -206,12 +213,17 @@ class NewImages:
         judgement = judge(ours, recorded, found, facts)
         return "" if judgement.current else judgement.why
 
-    def close(self, name: str, images: Images) -> None:
-        """Close those that are not served; a step that failed half-way serves some already."""
-        served = self._volumes.by_name.get(name)
-        if served is None or images.primary is not served.primary:
-            images.primary.close()
-        if images.secondary is not None and (
-            served is None or images.secondary is not served.secondary
-        ):
-            images.secondary.close()
+    async def close(self, prepared: Prepared) -> None:
+        """Close what was opened and is not served; a step that failed half-way serves some of it.
+        Each is closed in a worker, and given up there: closing may wait for a disk.
+        """
+        for name, images in prepared.opened.items():
+            served = self._volumes.by_name.get(name)
+            used = () if served is None else (served.primary, served.secondary)
+            prepared.unused += [leg for leg in legs_of(images) if leg not in used]
+        await self.close_unused(prepared)
+
+    async def close_unused(self, prepared: Prepared) -> None:
+        """Close what nothing uses any more."""
+        while prepared.unused:
+            await self._opener.close(prepared.unused.pop())

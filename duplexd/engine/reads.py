@@ -96,6 +96,11 @@ class _Read:
         self.error: OSError | None = None
         self.answered = False
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether the secondary has what it wants."""
+        return self.pair.mirror_has(self.offset, self.length)
+
     def tried(self, use: str) -> bool:
         """Whether this leg was asked."""
         return any(attempt.use == use for attempt in self.attempts)
@@ -139,7 +144,7 @@ class Reads:
         pair = cast("Pair", volume)
         loop = asyncio.get_running_loop()
         read = _Read(pair, offset, length, room, done, sparse, loop.time())
-        if pair.primary in self._slow and pair.mirrors:
+        if pair.primary in self._slow and pair.mirror_has(offset, length):
             self._ask(read, SECONDARY)
         else:
             self._ask(read, PRIMARY)
@@ -171,7 +176,7 @@ class Reads:
             self.on_leg_failed(read.pair, attempt.leg, error)
         if read.answered:
             return
-        if content is not None and _is_current(read.pair, attempt.leg):
+        if content is not None and _is_current(read, attempt.leg):
             self._answer(read, 0, content)
             if read.error is not None and not isinstance(read.error, HungError | LostWritesError):
                 self.on_unreadable(read.pair, read.offset, read.length)
@@ -181,7 +186,7 @@ class Reads:
             return
         if attempt.use == PRIMARY:
             read.error = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
-            if read.pair.mirrors and not read.tried(SECONDARY):
+            if read.mirrored and not read.tried(SECONDARY):
                 self._ask(read, SECONDARY)
         elif not read.tried(PRIMARY):
             self._ask(read, PRIMARY)
@@ -206,6 +211,10 @@ class Reads:
             why = error.strerror or str(error)
             path = pair.primary.path
             self._events.emit("primary-error", volume=pair.name, error=why, path=path)
+
+    def waiting(self) -> bool:
+        """Whether clients wait for a disk now."""
+        return bool(self._asked)
 
     def repaired(self, pair: Pair) -> None:
         """The next range that cannot be read is reported again."""
@@ -241,7 +250,7 @@ class Reads:
     def _look_at(self, read: _Read, age_s: float) -> None:
         """It may have spent its time in a queue: that says nothing of the leg."""
         patience = self._legs.patience
-        if age_s >= patience.seconds(SECONDARY) and read.pair.mirrors and not read.tried(SECONDARY):
+        if age_s >= patience.seconds(SECONDARY) and read.mirrored and not read.tried(SECONDARY):
             self._slow.add(read.attempts[0].leg)
             self._ask(read, SECONDARY)
         limit_s = patience.primary_s + (patience.secondary_s if read.tried(SECONDARY) else 0)
@@ -280,9 +289,11 @@ def _fill(attempt: _Attempt, offset: int, part: memoryview) -> None:
             leg.read_into(offset, part)
 
 
-def _is_current(pair: Pair, leg: Leg) -> bool:
-    """Whether this leg has every change: it may have been suspended, or swapped, during a read."""
-    return leg is pair.primary or (pair.mirrors and leg is pair.secondary)
+def _is_current(read: _Read, leg: Leg) -> bool:
+    """Whether this leg has every change: it may have been suspended, or swapped, during a read; or
+    it was found to differ.
+    """
+    return leg is read.pair.primary or (leg is read.pair.secondary and read.mirrored)
 
 
 def _nobody_swaps(_pair: Pair, _leg: Leg, _error: OSError) -> None:

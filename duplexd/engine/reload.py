@@ -23,7 +23,7 @@ from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.markers import Detach, Remove
 from duplexd.engine.left_images import Left, left_by
-from duplexd.engine.new_images import Prepared
+from duplexd.engine.new_images import Prepared, legs_of
 from duplexd.engine.opening import Images
 from duplexd.engine.volumes import introduce
 from duplexd.errors import WrongStateError
@@ -112,9 +112,9 @@ class Reload:
                     lambda: self._switch(old, new, prepared, arrived, left)
                 )
         except BaseException:
-            for name, images in prepared.opened.items():
-                self._images.close(name, images)
+            await self._images.close(prepared)
             raise
+        await self._images.close_unused(prepared)
         await timeline.durable()
         changes += await self._left_images.settle(left)
         await self._checkpointer.checkpoint()
@@ -199,9 +199,10 @@ class Reload:
     def _switch_over(self, new: Config, prepared: Prepared, left: list[Left]) -> list[str]:
         volumes, opened = self._volumes, prepared.opened
         changes = self._move(prepared)
-        changes += [self._bring_in(name, images, new, left) for name, images in opened.items()]
+        changes += [self._bring_in(name, new, prepared, left) for name in opened]
         changes += [self._detach(pair, new, left) for pair in prepared.gone]
-        changes += [self._remove(name) for name in list(volumes.by_name) if name not in new.volumes]
+        removed = [name for name in volumes.by_name if name not in new.volumes]
+        changes += [self._remove(name, prepared) for name in removed]
         changes += self._change_modes(new)
         groups = {name: list(group.volumes) for name, group in new.groups.items()}
         if groups != volumes.groups:
@@ -221,10 +222,11 @@ class Reload:
                 self._timeline.ledger.use_secondary(pair.record, pair.secondary.path)
         return changes
 
-    def _bring_in(self, name: str, images: Images, new: Config, left: list[Left]) -> str:
+    def _bring_in(self, name: str, new: Config, prepared: Prepared, left: list[Left]) -> str:
         pair, mode = self._images.known(name), new.volumes[name].mode
-        if pair is None and name in self._volumes.by_name:
-            self._volumes.remove(name).close()  # it was not served, and not recorded
+        images = prepared.opened[name]
+        if pair is None and name in self._volumes.by_name:  # not served, and not recorded
+            prepared.unused += legs_of(self._volumes.remove(name))
         replaces = pair is not None and pair.secondary is not None
         if pair is not None:
             self._take_out(pair, left)
@@ -278,12 +280,12 @@ class Reload:
         if pair.state == pair_states.DUPLEX:
             self._followers.adopt([pair])
 
-    def _remove(self, name: str) -> str:
+    def _remove(self, name: str, prepared: Prepared) -> str:
         pair = self._volumes.remove(name)
         if pair.id > 0:
             self._timeline.append(Remove(pair.id))
         self._followers.forget(pair)
-        pair.close()
+        prepared.unused += legs_of(pair)
         return f"volume {name} removed"
 
 

@@ -4,6 +4,8 @@
                                        there before, only what it lacks is copied; any other image
                                        that belongs to nobody else is the new secondary, and gets
                                        all of it
+    a pair whose secondary is open,    the same: its disk was replaced while the daemon runs. The
+    and another image is at its path   open one is closed once the other is in its place
     a volume that is not served        its primary is opened, and gets from the journal what it
                                        lacks
 
@@ -90,7 +92,7 @@ class Reopening:
                     f"{pair.name} is not served: {pair.failed}; `duplexctl adopt {pair.name}` "
                     "takes its images as they are"
                 )
-            if why_absent(pair.secondary):
+            if why_absent(pair.secondary) or await self._is_replaced(pair):
                 try:
                     await to_its_end(self._take_secondary(pair, known_only))
                 except WrongStateError:
@@ -101,14 +103,29 @@ class Reopening:
 
     # -------------------------------------------------------------------------------- secondaries
 
+    async def _is_replaced(self, pair: Pair) -> bool:
+        """Whether the open secondary has another image at its path. A copy that writes to it goes
+        on: it is not closed under it.
+        """
+        leg = pair.secondary
+        if leg is None or pair.state not in {pair_states.SUSPENDED, pair_states.DUPLEX}:
+            return False
+        with suppress(OSError):  # what hangs or fails is found by its next use
+            is_open = await self._opener.look(leg, SECONDARY, leg.in_place)
+            return not is_open and await self._opener.is_there(leg.path, SECONDARY)
+        return False
+
     async def _take_secondary(self, pair: Pair, known_only: bool) -> None:
-        """Use what lies at the path of an absent secondary."""
-        absent = pair.copy_of
-        path = absent.path
+        """Use what lies at the path of a secondary that is absent, or lies there no more."""
+        before = pair.copy_of
+        path = before.path
         leg, judgement = await self.open(pair, SECONDARY)
 
         def use() -> None:
-            same = pair.secondary is absent and absent.path == path
+            same = pair.secondary is before and before.path == path
+            written = pair.state == pair_states.PENDING or self._followers.is_on_its_way(pair)
+            if written and not isinstance(before, AbsentLeg):
+                raise WrongStateError(f"{pair.name}: {path} is being written just now; try again")
             if not same or pair.name not in self._config().volumes:
                 raise WrongStateError(f"{pair.name}: a reload replaced {path}; try again")
             self._use_secondary(pair, leg, judgement)
@@ -119,10 +136,13 @@ class Reopening:
                 f"{judgement.why}; `duplexctl resync {pair.name}` takes it for the new secondary"
             )
         try:
-            await self._timeline.at_rest(use)
+            # No worker may be using an image that is about to be closed.
+            async with self._checkpointer.no_syncs(), self._followers.stepping:
+                await self._timeline.at_rest(use)
         except WrongStateError:
             await self._opener.close(leg)
             raise
+        await self._opener.close(before)
         if pair.record.secondary_image is None:
             # If the former image is put back while this one is copied to, a start has to notice.
             try:

@@ -13,13 +13,15 @@ from duplexd.images.probe import SAMPLE_BYTES, checksum
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from duplexd.images.leg import Leg
+    from duplexd.journal.format import Record
     from duplexd.journal.segment import Segment
 
 _SPREAD = 0x9E3779B97F4A7C15  # multiples of it, modulo any number, lie apart
 _NEVER = 1 << 62
+_PIECE_BYTES = 1 << 20  # of a segment, read at once; more where one record is longer
 _ZERO_CRC = crc32c(bytes(SAMPLE_BYTES))
 
 
@@ -65,10 +67,7 @@ def recent(
     an image need not hold them, or may hold others, whose records were lost.
     """
     found: dict[int, Recent] = {}
-    buffer = segment.file.read(0, end)
-    at = SEGMENT_HEADER_BYTES
-    while at < end and (record := unpack_record(buffer, at)) is not None:
-        at = record.end
+    for buffer, record in _records(segment, end):
         if record.kind not in (WRITE, ZERO, TRIM):
             continue
         blocks = found[record.volume].blocks if record.volume in found else {}
@@ -84,6 +83,24 @@ def recent(
             content = buffer[start : start + SAMPLE_BYTES]
             blocks[offset] = crc32c(content) if record.kind == WRITE else _ZERO_CRC
     return found
+
+
+def _records(segment: Segment, end: int) -> Iterator[tuple[bytes, Record]]:
+    """Each record up to byte `end`, and the buffer that it lies in. A piece at a time: what a
+    checkpoint takes of memory, malloc keeps, and a segment may have 16 MiB.
+    """
+    at, size = SEGMENT_HEADER_BYTES, _PIECE_BYTES
+    while at < end:
+        buffer, start = segment.file.read(at, min(size, end - at)), 0
+        while (record := unpack_record(buffer, start)) is not None and record.end <= len(buffer):
+            yield buffer, record
+            start = record.end
+        if start:
+            at, size = at + start, _PIECE_BYTES
+        elif record is not None and at + record.end <= end:
+            size = record.end
+        else:
+            return
 
 
 def _forget(blocks: dict[int, int], start: int, end: int, kept_max: int) -> None:

@@ -11,7 +11,7 @@ from duplexd.images.absent import AbsentLeg
 from duplexd.limits import GROUP_PROTOCOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
@@ -48,9 +48,12 @@ class Status:
         archive: CutArchive,
         followers: Followers,
         misplaced: Callable[[Leg], str],
+        unreadable: Mapping[str, str],
         clock: Clock,
     ) -> None:
-        """`misplaced`: what was found at the path of an open image, "" if nothing is wrong."""
+        """`misplaced`: what was found at the path of an open image, "" if nothing is wrong.
+        `unreadable`: by volume, what a scrub could not read.
+        """
         self._timeline = timeline
         self._admission = admission
         self._volumes = volumes
@@ -58,6 +61,7 @@ class Status:
         self._archive = archive
         self._followers = followers
         self._misplaced = misplaced
+        self._unreadable = unreadable
         self._clock = clock
         self._errors: dict[tuple[str, str], float] = {}  # by volume and path
 
@@ -120,6 +124,19 @@ class Status:
             "swapped": pair.record.swapped,
             "primary": self._primary(pair),
             "rebuild": self._rebuild(pair),
+            "scrub": self._scrub(pair),
+            "differs": pair.record.differs.show() if pair.record.differs is not None else None,
+        }
+
+    def _scrub(self, pair: Pair) -> Json | None:
+        if pair.secondary is None:
+            return None
+        scrub = pair.record.scrub
+        return {
+            "done_time": scrub.done_us / 1e6 if scrub.done_us else None,
+            "began_time": scrub.began_us / 1e6 if scrub.under_way else None,
+            "position": scrub.at,
+            "error": self._unreadable.get(pair.name, ""),
         }
 
     def _primary(self, pair: Pair) -> Json:
@@ -149,7 +166,9 @@ class Status:
         absence = _absence(pair.secondary)
         applied = self._timeline.written if pair.mirrors else pair.applied
         # Beside a primary that is not served, nothing is recorded of a secondary that is no good.
-        usable = pair.usable and not (absence and pair.state == pair_states.DUPLEX)
+        # One that differs from its primary is a copy of nothing that is known to be right.
+        absent = absence and pair.state == pair_states.DUPLEX
+        usable = pair.usable and not absent and pair.record.differs is None
         error = absence or _failure(pair) or self._misplaced(pair.secondary)
         return {
             "usable": usable,

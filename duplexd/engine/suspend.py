@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.cut_states import CONSISTENT, VOID
-from duplexd.core.cuttable import check_all_duplex
+from duplexd.core.cuttable import check_can_be_cut
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
 from duplexd.errors import UsageError, WrongStateError
-from duplexd.known import known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,11 +160,13 @@ class Suspends:
         try:
             self._timeline.append(marker)
         except WrongStateError:
-            check_all_duplex(pairs)  # its message names all pairs in the way, and what to do
+            check_can_be_cut(pairs)  # its message names all pairs in the way, and what to do
             raise
         except OSError as error:
             raise refused_cut(error) from error
-        cut = known(pairs[0].record.cut, "the marker of the cut was folded")
+        cut = pairs[0].record.cut
+        if cut is None:
+            raise RuntimeError("the marker of a cut was folded, and a pair has none")
         self._settling.begin(pairs, cut)
         return cut
 

@@ -13,6 +13,9 @@ After an unclean stop the primary may hold changes whose records were lost. Clie
 since, so a primary that is served is copied from in that case (`_only_in_primary`). The journal
 alone, which lacks them, is used once there is no such primary.
 
+Legs that are known to differ are not exchanged unless the caller accepts that: the secondary may be
+the wrong one. The pair may have no other good image left, so there is a way to say so.
+
 What happens by itself when a primary fails is in `failures.py`, and how a start does the same in
 `recovery/degraded.py`.
 """
@@ -71,7 +74,12 @@ class Swaps:
         self._disk = disk
 
     async def swap(
-        self, pairs: Sequence[Pair], roll_forward: bool, keep_to: str | None, lose_changes: bool
+        self,
+        pairs: Sequence[Pair],
+        roll_forward: bool,
+        keep_to: str | None,
+        lose_changes: bool,
+        accept_differences: bool = False,
     ) -> Json:
         """Swap these pairs, one after the other. `keep_to`: a new file for what the secondary holds
         at its cut, of one pair.
@@ -82,6 +90,8 @@ class Swaps:
         if keep_to is not None and len(pairs) != 1:
             raise WrongStateError("the image of a cut can be kept of one volume at a time")
         for pair in pairs:
+            if not accept_differences:
+                _refuse_differing(pair)
             self._check(pair, roll_forward, lose_changes)
         if roll_forward:
             await to_its_end(self._roll_forward(pairs, keep_to))
@@ -300,6 +310,16 @@ class Swaps:
             self._failures.leave_failed(pair, OSError(errno.EIO, failed))
         self._failures.said_swapped(pair, "by command, changes given up", primary)
         return lost
+
+
+def _refuse_differing(pair: Pair) -> None:
+    differs = pair.record.differs
+    if differs is not None:
+        raise WrongStateError(
+            f"{pair.name}: {differs.text}, so its secondary may be wrong; find out which image is "
+            f"right, then `duplexctl repair {pair.name} --from primary|secondary`; "
+            "--accept-differences swaps them as they are"
+        )
 
 
 def _only_in_primary(pair: Pair) -> bool:

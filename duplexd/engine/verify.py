@@ -3,6 +3,9 @@
 Pieces are compared in a worker, without a hold, so a change in flight may look like a difference. A
 difference therefore counts only if it is still there with the volume held and the secondary at the
 last number that it may hold. That hold is short and rarely needed.
+
+A difference is recorded when it is found first, and again at the end with all that was found
+(`difference_record.py`). A comparison of everything that finds none ends the record.
 """
 
 from __future__ import annotations
@@ -13,24 +16,22 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
-from duplexd.core.patience import PRIMARY, SECONDARY
+from duplexd.core.leg_differences import joined
+from duplexd.engine.compare import Compared, Legs, compare, elsewhere
 from duplexd.errors import TimedOutError, WrongStateError
-from duplexd.images.holes import equal_holes
-from duplexd.images.place import misplaced
-from duplexd.images.unreadable import UnreadableError, read
-from duplexd.replication.watched import WatchedLeg
+from duplexd.images.unreadable import UnreadableError
 from duplexd.runtime.watch import HungError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
+    from duplexd.core.leg_differences import Run
     from duplexd.core.pair import Pair
     from duplexd.core.patience import Waited
+    from duplexd.engine.difference_record import DifferenceRecord
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
-    from duplexd.images.leg import Leg
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
@@ -40,43 +41,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PIECE_BYTES = 1 << 20
 RECHECKS_MAX = 3
 COMPARABLE = (pair_states.DUPLEX, pair_states.SUSPENDED)
-_PROGRESS_BYTES = 64 * PIECE_BYTES
+_PROGRESS_BYTES = 64 << 20
 
 
-class Compared(NamedTuple):
-    """Of the next `length` bytes: where the legs first differ, or None; and how many of them were
-    looked at.
-    """
+class _Sum(NamedTuple):
+    """Of the pieces so far."""
 
-    length: int
-    first_difference: int | None
-    looked_bytes: int
+    offset: int = 0
+    looked: int = 0
+    first: int | None = None
+    runs: Sequence[Run] = ()
 
-
-class _Legs(NamedTuple):
-    """The images that are compared. A reload or a swap may give the pair others meanwhile, and
-    close these.
-    """
-
-    primary: Leg
-    secondary: Leg
-
-    def watched(self, pair: Pair, watch: Watch[Waited]) -> _Legs:
-        """The same, for a worker."""
-        return _Legs(
-            WatchedLeg(pair, self.primary, PRIMARY, watch),
-            WatchedLeg(pair, self.secondary, SECONDARY, watch),
-        )
-
-    def check(self, pair: Pair) -> None:
-        """Raises WrongStateError if the pair has others now."""
-        if pair.primary is not self.primary or pair.secondary is not self.secondary:
-            raise WrongStateError(
-                f"{pair.name}: its images changed while they were compared; compare them again"
-            )
+    def plus(self, found: Compared, most: int) -> _Sum:
+        first = found.first_difference if self.first is None else self.first
+        runs = joined([*self.runs, *found.runs], most) if found.runs else self.runs
+        return _Sum(self.offset + found.length, self.looked + found.looked_bytes, first, runs)
 
 
 class Verification:
@@ -88,13 +69,16 @@ class Verification:
         leases: Leases,
         followers: Followers,
         legs: LegCalls,
+        record: DifferenceRecord,
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
         self._leases = leases
         self._followers = followers
         self._legs = legs
+        self._record = record
         self._hold_s = limits.recheck_hold_seconds
+        self._runs_max = limits.differing_runs_max
 
     async def verify(self, pairs: Sequence[Pair], progress: Progress | None) -> Json:
         """Compare all of a DUPLEX pair, and of a SUSPENDED one what did not change since its cut.
@@ -109,55 +93,72 @@ class Verification:
             raise WrongStateError(
                 f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}"
             )
-        elsewhere = {
-            pair: await self._in_worker(pair, _Legs(pair.primary, pair.copy_of), _misplaced)
+        moved = {
+            pair: await self._in_worker(pair, Legs(pair.primary, pair.copy_of), elsewhere)
             for pair in pairs
         }
-        for pair, why in elsewhere.items():
+        for pair, why in moved.items():
             if not why:
                 _refuse_unusable(pair)
-        results = [await self._one(pair, why, progress) for pair, why in elsewhere.items()]
+        results = [await self._one(pair, why, progress) for pair, why in moved.items()]
         return {"volumes": results, "equal": all(result["equal"] for result in results)}
 
     async def _one(self, pair: Pair, why: str, progress: Progress | None) -> Json:
-        legs = _Legs(pair.primary, pair.copy_of)
-        offset, looked, first, shown = 0, 0, None, 0
+        legs = Legs(pair.primary, pair.copy_of)
+        total, shown, unreadable = _Sum(), 0, ""
         end = 0 if _unusable(pair) else pair.size
-        while offset < end:
+        while total.offset < end:
             try:
-                found = await self._piece(pair, legs, offset)
+                found = await self.piece(pair, legs, total.offset, end)
             except UnreadableError as error:
                 legs.check(pair)  # it may only have been closed
-                why = "; ".join(filter(None, (why, error.strerror)))
+                unreadable = error.strerror or str(error)
                 break
-            offset += found.length
-            looked += found.looked_bytes
-            if first is None:
-                first = found.first_difference
-            if progress is not None and offset - shown >= _PROGRESS_BYTES:
-                progress(pair.name, offset, pair.size)
-                shown = offset
-        if not why:
+            if found.runs and total.first is None:
+                await self._record.differ(pair, legs, found.runs, whole=False)
+            total = total.plus(found, self._runs_max)
+            if progress is not None and total.offset - shown >= _PROGRESS_BYTES:
+                progress(pair.name, total.offset, pair.size)
+                shown = total.offset
+        if not (why or unreadable):
             _refuse_unusable(pair)  # it may have become so meanwhile
+        why = "; ".join(filter(None, (why and why + _remedy(pair), unreadable)))
+        await self._conclude(pair, legs, total, placed=not why)
         if progress is not None:
             progress(pair.name, pair.size, pair.size)
+        return self._result(pair, total, why)
+
+    async def _conclude(self, pair: Pair, legs: Legs, total: _Sum, placed: bool) -> None:
+        """`placed`: it was compared to its end, and both images are where they should be."""
+        whole = placed and total.looked == pair.size
+        if total.runs:
+            await self._record.differ(pair, legs, total.runs, whole)
+        elif whole:
+            await self._record.equal(pair, legs)
+
+    def _result(self, pair: Pair, total: _Sum, why: str) -> Json:
+        differs = pair.record.differs
+        if differs is not None and total.first is None and not why:
+            why = f"{differs.text}, which has changed since its cut; resync, then verify again"
         return {
             "name": pair.name,
-            "equal": first is None and not why,
-            "compared_bytes": looked,
-            "changed_bytes": offset - looked,
-            "first_difference": first,
+            "equal": total.first is None and not why,
+            "compared_bytes": total.looked,
+            "changed_bytes": total.offset - total.looked,
+            "first_difference": total.first,
             "why": why or None,
+            "differences": [list(run) for run in total.runs],
         }
 
-    async def _piece(self, pair: Pair, legs: _Legs, offset: int) -> Compared:
-        found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
+    async def piece(self, pair: Pair, legs: Legs, offset: int, end: int) -> Compared:
+        """Compare the next piece before `end`. Raises UnreadableError, and as `verify` does."""
+        found = await self._in_worker(pair, legs, partial(compare, pair, offset, end))
         legs.check(pair)
         if found.first_difference is None:
             return found
-        return await self._recheck(pair, legs, offset)
+        return await self._recheck(pair, legs, offset, end)
 
-    async def _in_worker(self, pair: Pair, legs: _Legs, call: Callable[[_Legs], T]) -> T:
+    async def _in_worker(self, pair: Pair, legs: Legs, call: Callable[[Legs], T]) -> T:
         """The result of a call with these legs. Raises TimedOutError for one that hangs."""
         watch: Watch[Waited] = Watch()
         watched = legs.watched(pair, watch)
@@ -168,7 +169,7 @@ class Verification:
                 f"{pair.name}: {hung.filename}: {hung.strerror}; it was not compared"
             ) from hung
 
-    async def _recheck(self, pair: Pair, legs: _Legs, offset: int) -> Compared:
+    async def _recheck(self, pair: Pair, legs: Legs, offset: int, end: int) -> Compared:
         """Compare again with the volume held and its follower as far as it may go.
 
         Raises WrongStateError if the pair can no longer be compared, TimedOutError if its
@@ -180,7 +181,7 @@ class Verification:
             try:
                 await self._arrival(pair, hold)
                 before = _place(pair)
-                found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
+                found = await self._in_worker(pair, legs, partial(compare, pair, offset, end))
                 legs.check(pair)
                 # a resync may have begun and ended meanwhile
                 if before == _place(pair) and (found.first_difference is None or not hold.lost):
@@ -222,6 +223,18 @@ def _place(pair: Pair) -> tuple[str, Cut | None]:
     return pair.state, pair.cut
 
 
+def _remedy(pair: Pair) -> str:
+    """What to do about an image that is elsewhere: one of a pair that was frozen is not written to
+    any more, so it need not be put back.
+    """
+    if pair.state != pair_states.SUSPENDED or pair.reason == pair_states.BY_COMMAND:
+        return ""
+    return (
+        f"; the pair is SUSPENDED ({pair.reason}), so its secondary is frozen: "
+        f"put an image of its size there, then `duplexctl resync {pair.name}`"
+    )
+
+
 def _unusable(pair: Pair) -> bool:
     return pair.state == pair_states.SUSPENDED and not pair.usable
 
@@ -233,49 +246,3 @@ def _refuse_unusable(pair: Pair) -> None:
         raise WrongStateError(
             f"{pair.name}: its secondary is not usable until it was copied{because}; resync it"
         )
-
-
-def _misplaced(legs: _Legs) -> str:
-    return misplaced(legs.primary) or misplaced(legs.secondary)
-
-
-def _compare(pair: Pair, offset: int, legs: _Legs) -> Compared:
-    """The next piece, or a longer range that is a hole on both."""
-    hole = _hole(legs, offset, pair.size)
-    if hole:
-        return Compared(hole, None, hole)
-    length = min(PIECE_BYTES, pair.size - offset)
-    ours, theirs = read(legs.primary, offset, length), read(legs.secondary, offset, length)
-    changed = pair.changed if pair.state == pair_states.SUSPENDED else None
-    if changed is not None and changed.overlaps(offset, length):
-        return _compare_unchanged(changed, offset, ours, theirs)
-    differs = None if ours == theirs else offset + _first_difference(ours, theirs)
-    return Compared(length, differs, length)
-
-
-def _hole(legs: _Legs, offset: int, end: int) -> int:
-    """How many bytes from `offset` on are a hole on both; 0 where that cannot be found out."""
-    try:
-        return equal_holes(*legs, offset, end) - offset
-    except OSError:
-        return 0  # the read that follows says which image it is
-
-
-def _compare_unchanged(
-    changed: ChangeMap, offset: int, ours: bytearray, theirs: bytearray
-) -> Compared:
-    first, looked = None, 0
-    step = min(changed.grain_bytes, PIECE_BYTES)
-    for at in range(0, len(ours), step):
-        if changed.overlaps(offset + at, min(step, len(ours) - at)):
-            continue
-        mine, other = ours[at : at + step], theirs[at : at + step]
-        looked += len(mine)
-        if first is None and mine != other:
-            first = offset + at + _first_difference(mine, other)
-    return Compared(len(ours), first, looked)
-
-
-def _first_difference(ours: bytearray, theirs: bytearray) -> int:
-    both = enumerate(zip(ours, theirs, strict=True))
-    return next(place for place, (mine, other) in both if mine != other)

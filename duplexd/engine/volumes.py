@@ -7,12 +7,15 @@ as existing images, so that pair begins with a first copy, though there is nothi
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Attach, Copy, Detach, NewVolume
 from duplexd.core.pair import Pair, PairRecord
 from duplexd.errors import NotFoundError
+from duplexd.limits import NAME_CHARACTERS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from duplexd.engine.opening import Images
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
+
+_COMPARED_MAX = 500
 
 
 class Volumes:
@@ -69,9 +74,16 @@ class Volumes:
                 names.update(dict.fromkeys(self.groups[target]))
             else:
                 raise NotFoundError(
-                    f"{target!r}: no such volume or group; duplexctl status shows them"
+                    f"{target!r}: no such volume or group;{self._meant(target)}"
+                    " duplexctl status shows them"
                 )
         return list(names)
+
+    def _meant(self, target: str) -> str:
+        """The name that this may be a typing error of. Of so many names only: it takes time."""
+        names = islice(chain(self.groups, self.by_name), _COMPARED_MAX)
+        close = get_close_matches(target[:NAME_CHARACTERS_MAX], names, 1, 0.5)
+        return f" did you mean {close[0]!r}?" if close else ""
 
     def assign_groups(self, groups: Mapping[str, GroupConfig]) -> None:
         """Take over the configured groups."""

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class AbsentLeg:
-    """See `Leg`. Every method raises OSError EIO with `why`; only `close` does nothing."""
+    """See `Leg`. Methods raise OSError EIO with `why`; only `close` does nothing, and those that
+    ask something of the image find nothing good of it.
+    """
 
     __slots__ = ("busy", "is_block", "path", "settled", "size", "why")
 
@@ -34,6 +36,9 @@ class AbsentLeg:
 
     def read_cached(self, _offset: int, _buffer: memoryview) -> bool:
         self._fail()
+
+    def has_lost_writes(self) -> bool:
+        return True
 
     def write(self, _offset: int, _data: Data) -> None:
         self._fail()

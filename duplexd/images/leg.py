@@ -35,7 +35,12 @@ class Leg(Protocol):
         """
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
-        """Fill the whole buffer without waiting for the disk, or return False."""
+        """Fill the whole buffer without waiting for the disk, or return False. What was filled
+        counts only if `has_lost_writes` denies it afterwards.
+        """
+
+    def has_lost_writes(self) -> bool:
+        """Whether the disk has lost writes that had succeeded, see `read_into`. Does not wait."""
 
     def write(self, offset: int, data: Data, /) -> None:
         """Write all of it; after an error any part of it may have been written."""

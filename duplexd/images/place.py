@@ -17,10 +17,7 @@ from duplexd.images.absent import AbsentLeg
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
-REMEDY = (
-    "put it back and resync, or put any image of its size there, restart the daemon and resync:"
-    " then all of it is copied"
-)
+REMEDY = "put it back, or any image of its size, and resync: then all of it is copied"
 
 
 def misplaced(leg: Leg | None) -> str:

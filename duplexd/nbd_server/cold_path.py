@@ -8,6 +8,7 @@ a request that is plainly right and served from memory.
 from __future__ import annotations
 
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
@@ -62,6 +63,7 @@ class Requests:
         "progressed",
         "read_bytes",
         "serving",
+        "since",
         "stalled",
         "write_paused",
     )
@@ -85,6 +87,7 @@ class Requests:
         )
         self.read_bytes = 0  # being read in worker threads
         self.serving = False  # within `serve`, which sends the replies of what is done at once
+        self.since = 0.0  # when the last `serve` began (monotonic)
         self.stalled = False  # the connection does not read, or is about to close
         self.write_paused = False
         self.progressed = progressed
@@ -293,18 +296,36 @@ class Requests:
         if self.stalled:
             self.progressed()
 
-    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
+    def _read_elsewhere(self, cached: list[Request]) -> None:
+        """What was read from memory does not count, because the disk has lost writes: a worker
+        finds a leg that has them.
+        """
+        for at, request in enumerate(cached):
+            if not self._start_read(request):
+                self.backlog = [*cached[at:], *self.backlog]
+                self._server.reading.wait(self)
+                return
+            self._traffic.requests[c.CMD_READ] += 1
+            self._traffic.byte_counts[c.CMD_READ] += request[4]
+
+    def _start_read(self, request: Request) -> bool:
+        """Read in a worker; False if that has to wait."""
+        _flags, _command, cookie, offset, length, _payload = request
         if not self._begin_reading(length):
             return False
+        self._traffic.timed_reads += 1
         if length > self._limits.inline_read_bytes_max:
             self._ask_long(offset, length, _HEADER, False, partial(self._long_read_done, cookie))
             return True
-        done = partial(self._read_done, cookie, length)
+        done = partial(self._read_done, cookie, length, self.since)
         self._server.backend.read(self._volume, offset, length, _HEADER, done)
         return True
 
-    def _read_done(self, cookie: int, length: int, number: int, reply: bytearray) -> None:
+    def _read_done(
+        self, cookie: int, length: int, since: float, number: int, reply: bytearray
+    ) -> None:
         self._end_reading(length)
+        self._traffic.read_took(monotonic() - since)
         error = self._read_outcome(number)
         if error:
             self._answer(_pack(_MAGIC, error, cookie))
@@ -322,6 +343,7 @@ class Requests:
         self._end_reading(read.length)
         if self.dropped:
             return
+        self._traffic.read_took(monotonic() - read.since)
         if error := self._read_outcome(number):
             self._answer(_pack(_MAGIC, error, cookie))
             return

@@ -15,6 +15,8 @@ what it would be measured by.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
@@ -37,7 +39,7 @@ _QUERIES = frozenset({c.CMD_CACHE, c.CMD_BLOCK_STATUS})
 # Two calls do what `Change(...)` does, in half the time: CPython enters `__init__` directly.
 _new, _init = object.__new__, Change.__init__
 # READ and WRITE need no second look if they have no flag but FUA, the lowest.
-_READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
+_READ, _WRITE, _FUA = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA
 
 
 class Dispatch(Requests):
@@ -60,7 +62,7 @@ class Dispatch(Requests):
             later = requests[self._limits.turn_requests_max :]
             requests = requests[: self._limits.turn_requests_max]
         changes: list[Change] = []
-        self.serving = True
+        self.serving, self.since = True, monotonic()
         try:
             position = self._take(iter(requests), changes)
             if changes:
@@ -69,6 +71,12 @@ class Dispatch(Requests):
             self.serving = False
         if position or self._replies:
             self._send(position)
+        if position:  # READs were answered: one addition for all of them
+            took, traffic = monotonic() - self.since, self._traffic
+            seconds, reads = traffic.seconds[_READ], traffic.requests[_READ] - traffic.timed_reads
+            seconds.counts[bisect_left(seconds.bounds, took)] += reads
+            seconds.total += took * reads
+            traffic.timed_reads += reads
         if later:
             self._take_later(later)
         if not 0 <= self.payload_bytes - self._counted <= self._share_bytes:
@@ -96,6 +104,7 @@ class Dispatch(Requests):
         """Reply to changes."""
         replies, failing = self._replies, self._server.failing
         freed = self._request_bytes * len(changes)
+        writes = 0
         for change in changes:
             error = change.error
             if error or failing:
@@ -104,7 +113,15 @@ class Dispatch(Requests):
             if change.kind == WRITE:
                 freed += change.length
                 change.data = b""  # its receive buffer is free
+                writes += 1
             replies.append(_pack(_MAGIC, error, change.cookie))
+        since = changes[0].since
+        if writes == len(changes) and changes[-1].since == since:  # the common case
+            took, seconds = monotonic() - since, self._traffic.seconds[_WRITE]
+            seconds.counts[bisect_left(seconds.bounds, took)] += writes
+            seconds.total += took * writes
+        else:
+            self._traffic.took(changes)
         self.payload_bytes -= freed
         self.in_flight -= len(changes)
         if self.serving:
@@ -130,13 +147,14 @@ class Dispatch(Requests):
         read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0  # WRITEs, their bytes, and those of these that count from now
+        cached: list[Request] = []  # READs that are in the reply buffer
         full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
             self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
         inline_max = self._limits.inline_read_bytes_max
-        if self._server.reading.full:
-            inline_max = min(inline_max, self._share_bytes)
+        inline_max = min(inline_max, self._share_bytes) if self._server.reading.full else inline_max
         reply_buffer, position = self._server.reply_buffer, 0
+        size = len(reply_buffer)
         for request in requests:
             flags, command, cookie, offset, length, payload = request
             # What is plainly right is not looked at further: nearly everything. A WRITE that was
@@ -153,29 +171,29 @@ class Dispatch(Requests):
                 _init(change, self, cookie, volume, WRITE, offset, length, payload, flags != 0)
                 changes.append(change)
                 continue
-            if not (
+            if (
                 command == _READ
                 and flags <= _FUA
-                and 0 < length <= _LENGTH_MAX
+                and 0 < length <= inline_max
                 and offset + length <= readable
-            ) and not self._rare(request, requests, changes):
-                continue
-            if command == _READ:
+            ):
                 end = position + _HEADER + length
-                if length <= inline_max and end > len(reply_buffer):
+                if end > size:
                     self.backlog = [request, *requests]
                     self.progressed()  # in the next turn, behind what others have sent
                     break
                 try:
-                    cached = length <= inline_max and read_cached(
-                        offset, reply_buffer[position + _HEADER : end]
-                    )
+                    if read_cached(offset, reply_buffer[position + _HEADER : end]):
+                        _pack_into(reply_buffer, position, _MAGIC, 0, cookie)
+                        position = end
+                        cached.append(request)
+                        continue
                 except OSError:  # the worker may find it elsewhere
-                    cached = False
-                if cached:
-                    _pack_into(reply_buffer, position, _MAGIC, 0, cookie)
-                    position = end
-                elif not self._start_read(cookie, offset, length):
+                    pass
+            elif not self._rare(request, requests, changes):
+                continue
+            if command == _READ:
+                if not self._start_read(request):
                     self._wait(request, requests, self._server.reading)
                     break
             else:
@@ -185,6 +203,17 @@ class Dispatch(Requests):
         request_counts[_WRITE] += writes
         byte_counts[_WRITE] += written
         self.payload_bytes += taken
+        return self._read(cached, position, _HEADER) if cached else position
+
+    def _read(self, cached: list[Request], position: int, room: int) -> int:
+        """What was read from memory fills the reply buffer up to `position`, with `room` for each
+        header. Returns how much of it counts: none if the disk has lost writes.
+        """
+        if self._volume.has_lost_writes():
+            self._read_elsewhere(cached)
+            return 0
+        self._traffic.requests[_READ] += len(cached)
+        self._traffic.byte_counts[_READ] += position - room * len(cached)
         return position
 
     def _take_later(self, requests: list[Request]) -> None:
@@ -233,7 +262,9 @@ class Dispatch(Requests):
         self._traffic.requests[command] += 1
         self.in_flight += 1
         self.payload_bytes += self._request_bytes
-        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, offset, 0))
+        change = Change(self, cookie, self._volume, FLUSH, offset, 0)
+        change.since = self.since
+        self._server.backend.flush(change)
 
     def _without_payload(self, request: Request) -> Change:
         flags, command, cookie, offset, length, _payload = request
@@ -242,6 +273,9 @@ class Dispatch(Requests):
         return Change(self, cookie, self._volume, kind, offset, length, b"", fua, allocate)
 
     def _submit(self, changes: list[Change]) -> None:
+        since = self.since
+        for change in changes:
+            change.since = since
         # a new list: the write path may keep the one it gets
         self.lent = [*self.lent, *changes] if self.in_flight else changes
         self.in_flight += len(changes)

@@ -30,9 +30,12 @@ ALIGNMENT_BYTES = 4 * KIB
 
 
 class Owner(Protocol):
-    """The connection that it came over. `dropped`: the client has gone."""
+    """The connection that it came over. `dropped`: the client has gone. `since`: when it took what
+    it takes now (monotonic seconds).
+    """
 
     dropped: bool
+    since: float
 
 
 class LongRead:
@@ -43,7 +46,7 @@ class LongRead:
 
     __slots__ = (
         "_at", "_done", "_error", "_found", "_left", "_piece_bytes", "_sparse", "length", "offset",
-        "owner", "pieces", "room", "volume",
+        "owner", "pieces", "room", "since", "volume",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +72,7 @@ class LongRead:
         self._found: list[Sequence[Extent]] = [()] * count
         self._sparse = sparse
         self._done = done
+        self.since = owner.since
         self._at = 0  # the next piece
         self._left = count
         self._error = 0

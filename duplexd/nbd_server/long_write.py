@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Owner(Client, Protocol):
-    """The connection that it came over."""
+    """The connection that it came over. `since`: when it took what it takes now."""
+
+    since: float
 
     def pieces_done(self, long: LongWrite, pieces: int, nbytes: int) -> None:
         """So many changes of `long`, and so much of its payload, are done."""
@@ -39,6 +41,7 @@ class LongWrite:
         fua = flags & c.CMD_FLAG_FUA != 0
         # Of no length: its bytes are counted with the pieces
         self._whole = Change(owner, cookie, volume, WRITE, offset, 0, b"", fua)
+        self._whole.since = owner.since
         self._owner = owner
         self._left = self.coming = length  # to be done; to come
         self.refused = refused

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.dispatch import Dispatch
     from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener
+    from duplexd.nbd_server.secured import Trust
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
     from duplexd.net.address import Address
@@ -183,13 +184,18 @@ class Connection:
             self._dispatch.stop()
             self._adjust()
 
-    def admit_again(self, listeners: Mapping[Address, Listener]) -> None:
+    def admit_again(self, listeners: Mapping[Address, Listener], trust: Trust) -> None:
         """The rules have changed: end if they allow less than when the volume was chosen."""
-        exports = self.exports
+        exports, wire = self.exports, self._wire
         exports.listener = listeners.get(exports.listener.address, exports.listener)
-        if exports.tls == "required" and self._wire is self._socket:
+        if isinstance(wire, TlsWire):
+            if why := trust.objection(wire):
+                self._end(why)
+                return
+        elif exports.tls == "required":
             self._end("TLS is required now")
-        elif self.volume is not None and exports.access(self.volume.name) < self._access:
+            return
+        if self.volume is not None and exports.access(self.volume.name) < self._access:
             self._end("the rules allow it no longer")
 
     def _end(self, why: str) -> None:

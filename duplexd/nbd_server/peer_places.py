@@ -1,25 +1,32 @@
 """How many connections a peer and a volume may have, so that nobody takes all places.
 
 A peer is who the kernel says it is: the user of a process on a Unix socket, the address of a TCP
-client. By default it may have three quarters of all places, and so may a volume: what is left is
-for others. A connection that gets no place is closed at once, and costs nobody a descriptor.
+client; of IPv6 the first 64 bits, because the rest is for a host to choose, as often as it likes.
+By default a peer may have three quarters of all places, and so may a volume: what is left is for
+others. A connection that gets no place is closed at once, and costs nobody a descriptor.
 """
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from duplexd.net.allow import Caller, IpAddress
+    from duplexd.net.allow import Caller
 
-    Peer = int | IpAddress  # a user, or an address
+    Peer = int | IPv4Address | IPv6Network  # a user, or where it comes from
+
+IPV6_PREFIX_BITS = 64
 
 
 def peer_of(caller: Caller) -> Peer:
     """Who it is, for the count of places. It is not changed by a certificate that is shown later:
     the place was taken before.
     """
-    return caller.uid if caller.address is None else caller.address
+    address = caller.address
+    if isinstance(address, IPv6Address):
+        return IPv6Network((address, IPV6_PREFIX_BITS), strict=False)
+    return caller.uid if address is None else address
 
 
 class Shares(NamedTuple):
@@ -46,8 +53,7 @@ class Places:
         if self.taken >= self._connections_max:
             why = "all places are taken"
         elif of >= self._part(self.shares.peer):
-            what = "user" if isinstance(peer, int) else "address"
-            why = f"this {what} has {of} connections"
+            why = f"this {_kind(peer)} has {of} connections"
         if why:
             self.refused += 1
             return why
@@ -69,3 +75,9 @@ class Places:
     def _part(self, wanted: int | None) -> int:
         most = max(1, self._connections_max * 3 // 4)
         return most if wanted is None else min(wanted, self._connections_max)
+
+
+def _kind(peer: Peer) -> str:
+    if isinstance(peer, int):
+        return "user"
+    return "address" if isinstance(peer, IPv4Address) else f"network {peer}"

@@ -1,4 +1,5 @@
-"""What TLS asks of the server around a connection: turns for handshakes, and who the client is.
+"""What TLS asks of the server around a connection: turns for handshakes, who the client is, and
+whether that counts after a reload.
 
 A handshake costs the loop a millisecond or two, and a stranger nothing. So there are so many in a
 second; a connection that has to wait for its turn waits within the time limit of its handshake.
@@ -6,8 +7,10 @@ second; a connection that has to wait for its turn waits within the time limit o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ssl
+from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.net import tls
 from duplexd.net.certificate_names import ALTERNATIVES, names_of
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.nbd_server.peer_places import Peer
+    from duplexd.nbd_server.tls_wire import TlsWire
     from duplexd.net.allow import Caller
     from duplexd.net.certificate_names import Certificate
 
@@ -59,6 +63,33 @@ class Turns:
         self._next = self._loop.time() + self._interval_s
         self._schedule()
         begin()
+
+
+class Trust(NamedTuple):
+    """What a reload did to certificates of clients. `removed`: an authority. Python does not say
+    which one signed a certificate, so all that were shown before are doubtful then: their clients
+    may connect again. `required`: a client must have one now.
+    """
+
+    removed: bool
+    required: bool
+
+    @classmethod
+    def after(cls, before: ssl.SSLContext | None, now: ssl.SSLContext | None) -> Trust:
+        """A change from one context to another."""
+        removed = tls.authorities(before) - tls.authorities(now)
+        required = now is not None and now.verify_mode == ssl.CERT_REQUIRED
+        return cls(bool(removed), required)
+
+    def objection(self, wire: TlsWire) -> str:
+        """Why the client at the other end may not stay, or "". A handshake that is not complete
+        goes by the rules of its beginning.
+        """
+        if self.removed and (wire.shaking_hands or wire.certificate):
+            return "an authority was removed from nbd.tls.client_ca"
+        if self.required and not wire.shaking_hands and not wire.certificate:
+            return "a certificate is required now"
+        return ""
 
 
 def identified(caller: Caller, certificate: Certificate) -> Caller:

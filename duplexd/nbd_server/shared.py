@@ -17,7 +17,7 @@ from duplexd.nbd_server.hangup import HangupWatch
 from duplexd.nbd_server.long_read import ReadTurns
 from duplexd.nbd_server.peer_places import Places, peer_of
 from duplexd.nbd_server.round_robin import RoundRobin
-from duplexd.nbd_server.secured import Turns
+from duplexd.nbd_server.secured import Trust, Turns
 from duplexd.nbd_server.traffic import Traffic
 from duplexd.runtime.buffers import Buffers
 from duplexd.runtime.log import Seldom
@@ -49,8 +49,8 @@ class Served(Protocol):
     def look(self, now: float) -> None:
         """End the connection if its client does not go on (monotonic seconds)."""
 
-    def admit_again(self, listeners: Mapping[Address, Listener]) -> None:
-        """The rules have changed; the listeners as they are now."""
+    def admit_again(self, listeners: Mapping[Address, Listener], trust: Trust) -> None:
+        """The rules have changed; the listeners, and whose certificates count, as they are now."""
 
 
 class Server:
@@ -104,10 +104,11 @@ class Server:
         """Take these rules from now on; connections that may do less by them end. Those that have a
         place keep it, also where there are fewer now.
         """
+        trust = Trust.after(self.policy.context, policy.context)
         self.policy = policy
         self.places.shares = policy.shares
         for connection in list(self.connections):
-            connection.admit_again(listeners)
+            connection.admit_again(listeners, trust)
 
     # Connections, counters and states
 

@@ -94,8 +94,8 @@ class Wire:
     """
 
     __slots__ = (
-        "_closing", "_connection", "_fd", "_loop", "_lost", "_paused", "_reading", "_sends",
-        "_unsent", "_watched", "budget", "high_bytes", "received_bytes", "sent_bytes", "sock",
+        "_closing", "_connection", "_fd", "_loop", "_lost", "_paused", "_reading", "_unsent",
+        "_watched", "budget", "high_bytes", "received_bytes", "sends", "sent_bytes", "sock",
         "unsent_bytes",
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ class Wire:
         self._lost = False  # `connection_lost` was called, or will be
         self._paused = False
         self._reading = False
-        self._sends = sends
+        self.sends = sends
         self._watched = False  # the loop says when the client takes more
 
     def start(self) -> None:
@@ -197,7 +197,7 @@ class Wire:
         if self._lost:
             return
         if not self._unsent:
-            self._sends.ask(self)
+            self.sends.ask(self)
         for part in parts:
             self._keep(part)
 
@@ -222,7 +222,7 @@ class Wire:
     def _writable(self) -> None:
         if self.unsent_bytes > SENT_BYTES_MAX:
             self._watch_no_longer()
-            self._sends.ask(self)
+            self.sends.ask(self)
         else:
             self.turn()
 
@@ -248,7 +248,7 @@ class Wire:
         if not unsent:
             self._watch_no_longer()
         elif all_sent and not self._watched:
-            self._sends.ask(self)
+            self.sends.ask(self)
         else:
             self._watch()
         low_bytes = 0 if self.budget.full else self.high_bytes // 4
@@ -297,7 +297,7 @@ class Wire:
         self._lost = True
         self.pause_reading()
         self._watch_no_longer()
-        self._sends.withdraw(self)
+        self.sends.withdraw(self)
         if self._unsent:
             self._unsent.clear()
             self.budget.add(-self.unsent_bytes)

@@ -11,7 +11,9 @@ What is read in a worker, and is long, is answered in chunks: holes are not sent
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duplexd.backend import FLUSH, WRITE, Change
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier
 
-_READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
+_READ, _WRITE, _FUA = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA
 _new, _init = object.__new__, Change.__init__  # see `dispatch.py`
 _OFFSET = r.OFFSET_BYTES
 _pack_structured, _STRUCTURED = r.STRUCTURED_DATA.pack_into, r.STRUCTURED_DATA_FIRST
@@ -66,14 +68,14 @@ class StructuredDispatch(Dispatch):
         read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0
+        cached: list[Request] = []
         full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
             self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
         inline_max = self._limits.inline_read_bytes_max
-        if self._server.reading.full:
-            inline_max = min(inline_max, self._share_bytes)
+        inline_max = min(inline_max, self._share_bytes) if self._server.reading.full else inline_max
         reply_buffer, position = self._server.reply_buffer, 0
-        room = self._chunks.data_room
+        size, room = len(reply_buffer), self._chunks.data_room
         structured = self._chunks is r.STRUCTURED
         for request in requests:
             flags, command, cookie, offset, length, payload = request
@@ -89,42 +91,37 @@ class StructuredDispatch(Dispatch):
                 _init(change, self, cookie, volume, WRITE, offset, length, payload, flags != 0)
                 changes.append(change)
                 continue
-            if not (
+            if (
                 command == _READ
                 and flags <= _FUA
-                and 0 < length <= _LENGTH_MAX
+                and 0 < length <= inline_max
                 and offset + length <= readable
-            ) and not self._rare(request, requests, changes):
-                continue
-            if command == _READ:
+            ):
                 end = position + room + length
-                if length <= inline_max and end > len(reply_buffer):
+                if end > size:
                     self.backlog = [request, *requests]
                     self.progressed()  # in the next turn, behind what others have sent
                     break
                 try:
-                    cached = length <= inline_max and read_cached(
-                        offset, reply_buffer[position + room : end]
-                    )
+                    if read_cached(offset, reply_buffer[position + room : end]):
+                        chunk = length + _OFFSET
+                        if structured:
+                            _pack_structured(
+                                reply_buffer, position, _STRUCTURED, cookie, chunk, offset
+                            )
+                        else:
+                            _pack_extended(
+                                reply_buffer, position, _EXTENDED, cookie, offset, chunk, offset
+                            )
+                        position = end
+                        cached.append(request)
+                        continue
                 except OSError:  # the worker may find it elsewhere
-                    cached = False
-                if cached:
-                    if structured:
-                        _pack_structured(
-                            reply_buffer, position, _STRUCTURED, cookie, length + _OFFSET, offset
-                        )
-                    else:
-                        _pack_extended(
-                            reply_buffer,
-                            position,
-                            _EXTENDED,
-                            cookie,
-                            offset,
-                            length + _OFFSET,
-                            offset,
-                        )
-                    position = end
-                elif not self._start_chunked_read(flags, cookie, offset, length):
+                    pass
+            elif not self._rare(request, requests, changes):
+                continue
+            if command == _READ:
+                if not self._start_read(request):
                     self._wait(request, requests, self._server.reading)
                     break
             else:
@@ -134,7 +131,7 @@ class StructuredDispatch(Dispatch):
         request_counts[_WRITE] += writes
         byte_counts[_WRITE] += written
         self.payload_bytes += taken
-        return position
+        return self._read(cached, position, room) if cached else position
 
     def _reply(self, command: int, cookie: int, offset: int, error: int) -> bytes:
         """See `Dispatch`."""
@@ -146,14 +143,17 @@ class StructuredDispatch(Dispatch):
 
     # What waits for a worker
 
-    def _start_chunked_read(self, flags: int, cookie: int, offset: int, length: int) -> bool:
+    def _start_read(self, request: Request) -> bool:
+        """See `Dispatch`."""
+        flags, _command, cookie, offset, length, _payload = request
         if not self._begin_reading(length):
             return False
+        self._traffic.timed_reads += 1
         backend, room = self._server.backend, self._chunks.data_room
         if length > self._limits.inline_read_bytes_max:
             self._ask_long(offset, length, 0, True, partial(self._long_chunks_read, flags, cookie))
             return True
-        done = partial(self._chunks_read, flags, cookie, offset, length)
+        done = partial(self._chunks_read, flags, cookie, offset, length, self.since)
         if length < self._limits.sparse_read_bytes_min:
             backend.read(self._volume, offset, length, room, done)
         else:
@@ -166,11 +166,13 @@ class StructuredDispatch(Dispatch):
         cookie: int,
         offset: int,
         length: int,
+        since: float,
         number: int,
         content: bytearray,
         extents: Sequence[Extent] = (),
     ) -> None:
         self._end_reading(length)
+        self._traffic.read_took(monotonic() - since)
         error = self._read_outcome(number)
         if error:
             self._answer(self._chunks.error(cookie, offset, error))
@@ -184,6 +186,7 @@ class StructuredDispatch(Dispatch):
         self._end_reading(read.length)
         if self.dropped:
             return
+        self._traffic.read_took(monotonic() - read.since)
         if error := self._read_outcome(number):
             self._answer(self._chunks.error(cookie, read.offset, error))
             return
@@ -260,6 +263,7 @@ class ExtendedDispatch(StructuredDispatch):
         """See `Dispatch`."""
         replies, failing = self._replies, self._server.failing
         freed = self._request_bytes * len(changes)
+        writes = 0
         for change in changes:
             error = change.error
             if error or failing:
@@ -267,10 +271,18 @@ class ExtendedDispatch(StructuredDispatch):
             if change.kind == WRITE:
                 freed += change.length
                 change.data = b""
+                writes += 1
             if error:
                 replies.append(self._chunks.error(change.cookie, change.offset, error))
             else:
                 replies.append(_pack_none(_NONE, change.cookie, change.offset, 0))
+        since = changes[0].since
+        if writes == len(changes) and changes[-1].since == since:
+            took, seconds = monotonic() - since, self._traffic.seconds[_WRITE]
+            seconds.counts[bisect_left(seconds.bounds, took)] += writes
+            seconds.total += took * writes
+        else:
+            self._traffic.took(changes)
         self.payload_bytes -= freed
         self.in_flight -= len(changes)
         if self.serving:

@@ -6,7 +6,9 @@ copies everything three times and is bound to its transports, is not needed.
 
 Both directions are bounded. Ciphertext is received only when all that came before is decrypted and
 has a place, so at most one buffer of it waits. Replies are encrypted in pieces, and only while the
-client takes what was encrypted; the rest waits as it is, as in `Wire`.
+client takes what was encrypted; the rest waits as it is, as in `Wire`. What is longer than a piece,
+or behind something that waits, goes in turns with the long replies of all other connections:
+encrypting takes the loop longer than sending.
 
 An end without close_notify is an end like any other: requests have a length, so nothing can be cut
 off unnoticed. Ours is sent, and no answer to it is waited for.
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 RECEIVE_BYTES = 128 << 10  # of ciphertext; eight records
-ENCRYPTED_BYTES = 256 << 10  # that wait for the client, and the most that is encrypted at once
+ENCRYPTED_BYTES = 256 << 10  # that wait for the client, and the most that is encrypted in a turn
 
 
 class TlsWire:
@@ -50,6 +52,7 @@ class TlsWire:
         self.unsent_bytes = 0  # in plain text
         self.high_bytes = wire.high_bytes
         self._budget = wire.budget
+        self._sends = wire.sends
         self._loop = loop
         self._wire = wire
         self._connection = connection
@@ -65,6 +68,11 @@ class TlsWire:
         self._full = False  # the client does not take what was encrypted
         wire.high_bytes = ENCRYPTED_BYTES
         wire.hand_over(self)
+
+    @property
+    def shaking_hands(self) -> bool:
+        """Whether the client has not shown yet who it is."""
+        return self._up is not None
 
     @property
     def certificate(self) -> Certificate:
@@ -103,20 +111,24 @@ class TlsWire:
         if not self._unsent and not self._full and len(view) <= ENCRYPTED_BYTES:
             self._encrypt(view)
             return True
+        self._keep(view)
+        return False
+
+    def queue(self, parts: Sequence[Data]) -> None:
+        """Send, in turns with others. The parts have to be kept, as they are, until then."""
+        if not self._wire.is_closing():
+            for part in parts:
+                self._keep(memoryview(part))
+
+    def _keep(self, view: memoryview) -> None:
         self._unsent.append(view)
         self.unsent_bytes += len(view)
         self._budget.add(len(view))
-        self._send()
-        too_much = self.unsent_bytes > self.high_bytes or (self._unsent and self._budget.full)
-        if too_much and not self._paused:
+        if not self._full:
+            self._sends.ask(self)
+        if not self._paused and (self.unsent_bytes > self.high_bytes or self._budget.full):
             self._paused = True
             self._connection.pause_writing()
-        return not self._unsent
-
-    def queue(self, parts: Sequence[Data]) -> None:
-        """Send. The parts have to be kept, as they are, until then."""
-        for part in parts:
-            self.write(part)
 
     def close(self) -> None:
         """Read no more; close when the client has taken its replies and close_notify."""
@@ -169,18 +181,16 @@ class TlsWire:
     def resume_writing(self) -> None:
         """It has taken most of it."""
         self._full = False
-        self._send()
-        low_bytes = 0 if self._budget.full else self.high_bytes // 4
-        if self._paused and self.unsent_bytes <= low_bytes:
-            self._paused = False
-            self._connection.resume_writing()
-        if self._closing and not self._unsent:
-            self._say_goodbye()
+        if self._unsent:
+            self._sends.ask(self)
+        else:
+            self._go_on()
 
     def connection_lost(self, error: Exception | None, /) -> None:
         """The socket is closed."""
         self._closing = True
         self._reading = False
+        self._sends.withdraw(self)
         self._unsent.clear()
         self._budget.add(-self.unsent_bytes)
         self.unsent_bytes = 0
@@ -247,18 +257,31 @@ class TlsWire:
 
     # ------------------------------------------------------------------------------------ sending
 
-    def _send(self) -> None:
-        """Encrypt and send what waits, while the client takes it."""
-        unsent = self._unsent
-        while unsent and not self._full and not self._wire.is_closing():
-            piece, rest = unsent[0][:ENCRYPTED_BYTES], unsent[0][ENCRYPTED_BYTES:]
+    def turn(self) -> None:
+        """See `Working`: encrypt and send a piece of what waits, if the client takes it."""
+        unsent, left = self._unsent, ENCRYPTED_BYTES
+        while unsent and left and not self._full and not self._wire.is_closing():
+            piece, rest = unsent[0][:left], unsent[0][left:]
             if len(rest):
                 unsent[0] = rest
             else:
                 unsent.popleft()
+            left -= len(piece)
             self.unsent_bytes -= len(piece)
             self._budget.add(-len(piece))
             self._encrypt(piece)
+        if unsent and not self._full and not self._wire.is_closing():
+            self._sends.ask(self)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Let the connection write again, or leave, once enough is sent."""
+        low_bytes = 0 if self._budget.full else self.high_bytes // 4
+        if self._paused and self.unsent_bytes <= low_bytes:
+            self._paused = False
+            self._connection.resume_writing()
+        if self._closing and not self._unsent:
+            self._say_goodbye()
 
     def _encrypt(self, data: memoryview) -> None:
         """A client that broke TLS may wait for a reply still. The write path, which brings it, must

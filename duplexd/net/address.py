@@ -20,6 +20,8 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from duplexd.units import toml
+
 _PORT_DIGITS_MAX = 5
 
 
@@ -105,7 +107,7 @@ def parse_url(text: object) -> UrlAddress:
     # request, where a blank ends it.
     whole = str(url) == plain.removesuffix("/") and plain.isascii() and plain.isprintable()
     if not whole or " " in plain or not parts.hostname or not parts.port:
-        raise ValueError(f"{text!r} is not the URL of a controller; expected https://HOST:PORT")
+        raise ValueError(f"{toml(text)} is not the URL of a controller; expected https://HOST:PORT")
     return url
 
 
@@ -115,12 +117,12 @@ def _parse_tcp(rest: str, text: object, kind: str, expected: str) -> TcpAddress:
     if not (colon and host and port.isascii() and port.isdigit()):
         raise _not_an_address(text, expected)
     if len(port) > _PORT_DIGITS_MAX or int(port) >= 1 << 16:
-        raise ValueError(f"{text!r}: port {port} is out of range; expected 1 to 65535")
+        raise ValueError(f"{toml(text)}: port {port} is out of range; expected 1 to 65535")
     if host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1]):
         return TcpAddress(host[1:-1], int(port))
     if _is_ipv6(host):
         raise ValueError(
-            f"{text!r}: an IPv6 address needs brackets; expected for example {kind}[::1]:{port}"
+            f"{toml(text)}: an IPv6 address needs brackets; expected for example {kind}[::1]:{port}"
         )
     if ":" in host or "[" in host:
         raise _not_an_address(text, expected)
@@ -136,4 +138,4 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _not_an_address(text: object, expected: str) -> ValueError:
-    return ValueError(f"{text!r} is not a listen address; expected {expected}")
+    return ValueError(f"{toml(text)} is not a listen address; expected {expected}")

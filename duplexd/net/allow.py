@@ -19,6 +19,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.errors import ConfigurationError
+from duplexd.units import toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,13 +87,13 @@ def parse_allow(text: object) -> Entry:
     kind, _, value = text.partition(":") if isinstance(text, str) else ("", "", "")
     if kind not in KINDS or not value:
         expected = ", ".join(f'"{each}:..."' for each in KINDS)
-        raise ValueError(f"{text!r} does not say who is allowed; expected one of {expected}")
+        raise ValueError(f"{toml(text)} does not say who is allowed; expected one of {expected}")
     if kind == ADDRESS:
         try:
             ipaddress.ip_network(value)
         except ValueError as error:
             raise ValueError(
-                f'{text!r}: {error}; expected for example "address:10.0.0.0/8"'
+                f'{toml(text)}: {error}; expected for example "address:10.0.0.0/8"'
             ) from None
     return Entry(kind, value)
 

@@ -119,6 +119,11 @@ def bare_context(now: Callable[[], float] = time.time) -> ssl.SSLContext:
     return context
 
 
+def authorities(context: ssl.SSLContext | None) -> frozenset[bytes]:
+    """Those that a server verifies the certificates of its clients by."""
+    return frozenset(context.get_ca_certs(binary_form=True) if context is not None else ())
+
+
 def client_context(files: ClientFiles, table: str) -> ssl.SSLContext:
     """TLS 1.3, for the controller at `table` of the groups file. Raises as `server_context`."""
     if files.certificate is None:

@@ -19,8 +19,9 @@ from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP, Job
 from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.json_object import Json
     from duplexd.replication.followers import Followers
@@ -155,8 +156,16 @@ class Resyncs:
             self._emit("resync-started", volumes=[pair.name for pair in todo], how=how)
         return report
 
+    def begin_copy(self, pair: Pair, changed: ChangeMap) -> None:
+        """Copy these grains to the secondary of a DUPLEX pair that holds all changes. At rest."""
+        pair.copied_bytes, pair.resync_error = 0, None
+        self._begin_copy_of([pair], {pair.id: changed})
+        self._emit("resync-started", volumes=[pair.name], how=COPY)
+
     def _begin_copy(self, pairs: Sequence[Pair]) -> None:
-        maps = {pair.id: pair.changed or pair.new_map() for pair in pairs}
+        self._begin_copy_of(pairs, {pair.id: pair.changed or pair.new_map() for pair in pairs})
+
+    def _begin_copy_of(self, pairs: Sequence[Pair], maps: Mapping[int, ChangeMap]) -> None:
         number = self._timeline.append(Copy(maps, pair_states.RESYNCING))
         self._followers.begin(Job(COPY, pairs, number))
 

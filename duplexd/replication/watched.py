@@ -43,6 +43,9 @@ class WatchedLeg:
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         return self._leg.read_cached(offset, buffer)
 
+    def has_lost_writes(self) -> bool:
+        return self._leg.has_lost_writes()
+
     def write(self, offset: int, data: Data) -> None:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             self._leg.write(offset, data)

@@ -48,8 +48,12 @@ class File(Protocol):
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that
-        cannot be. Real errors raise.
+        cannot be. Real errors raise. What was filled counts only if `has_lost_writes` denies it
+        afterwards: asked once for many reads, because it takes half as long as one.
         """
+
+    def has_lost_writes(self) -> bool:
+        """Whether `read_into` would raise LostWritesError. Does not wait."""
 
     def write(self, offset: int, data: Data, /) -> None:
         """Write all of it, or raise OSError: then any part of it may have been written."""

@@ -37,6 +37,12 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
 
+    def copy(self) -> Histogram:
+        """What it is now."""
+        same = Histogram(self.bounds)
+        same.counts, same.total = self.counts.copy(), self.total
+        return same
+
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1

@@ -96,7 +96,7 @@ class RealFile:
         if not self._nowait:
             return self._read_in_memory(offset, buffer)
         try:
-            cached = os.preadv(self._fd, [buffer], offset, _NOWAIT) == len(buffer)
+            return os.preadv(self._fd, (buffer,), offset, _NOWAIT) == len(buffer)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -104,8 +104,10 @@ class RealFile:
                 raise
             self._nowait = False
             return self._read_in_memory(offset, buffer)
+
+    def has_lost_writes(self) -> bool:
         # The kernel may have read it from the disk just now, after that had refused what was here.
-        return cached and self._losses.find() is None
+        return self._losses.find() is not None
 
     def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
         """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block

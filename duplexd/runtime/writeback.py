@@ -40,7 +40,8 @@ class Losses:
     until then others may read. So a loss is known until the next sync has succeeded: that begins
     after the consequences, for example once a secondary was copied again as a whole.
 
-    `find` is called for each read, in the loop too: 0.4 us with arguments that are made once.
+    `find` is called for each read in a worker, and once for those of a wake-up in the loop: 0.4 us
+    with arguments that are made once, half of what a read of 4 KiB takes.
     """
 
     __slots__ = ("_arguments", "_lock", "_reported", "known")

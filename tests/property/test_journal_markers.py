@@ -51,6 +51,10 @@ def can(event: str) -> Callable[[PairRecord], bool]:
     return lambda pair: pair_states.after(pair.state, event) is not None
 
 
+def can_be_cut(pair: PairRecord) -> bool:
+    return can(pair_states.SUSPEND)(pair) and pair.differs is None
+
+
 def is_any(_pair: PairRecord) -> bool:
     return True
 
@@ -80,7 +84,7 @@ def candidates(ledger: Ledger, at: int, grains: list[int]) -> list[Candidate]:
             can(pair_states.COPY), lambda ids: markers.Copy(maps(ids), pair_states.UNCLEAN_STOP)
         ),
         Candidate(lambda pair: pair.state == PENDING, lambda ids: markers.Copied(ids[0], runs)),
-        Candidate(can(pair_states.SUSPEND), lambda ids: markers.MakeCut(f"c{at}", "t", ids)),
+        Candidate(can_be_cut, lambda ids: markers.MakeCut(f"c{at}", "t", ids)),
         Candidate(can(pair_states.FAIL), fail),
         Candidate(lambda pair: pair.cut is not None, lambda _: markers.Void(cuts[at % len(cuts)])),
         Candidate(lambda pair: pair.cut is not None, lambda _: markers.Stood(cuts[at % len(cuts)])),
@@ -100,6 +104,11 @@ def candidates(ledger: Ledger, at: int, grains: list[int]) -> list[Candidate]:
             lambda pair: pair.state != SIMPLEX,
             lambda ids: markers.Regions(dict.fromkeys(ids, grains)),
         ),
+        Candidate(
+            lambda pair: pair.state != SIMPLEX and bool(runs),
+            lambda ids: markers.Differ(ids[0], runs),
+        ),
+        Candidate(is_any, markers.Same),
         Candidate(can(pair_states.DETACH), markers.Detach),
         Candidate(lambda pair: not pair.removed, lambda ids: markers.Remove(ids[0])),
     ]
@@ -152,6 +161,9 @@ def test_a_checkpoint_anywhere_changes_nothing(plan: Plan, place: float) -> None
     for step in done[middle:]:
         step(after)
     assert everything(after) == everything(whole)
+    assert [pair.scrub for pair in after.pairs.values()] == [
+        pair.scrub for pair in whole.pairs.values()
+    ]
     for number, pair in after.pairs.items():
         assert pair.regions.open <= whole.pairs[number].regions.open, (
             "a checkpoint closes regions, it opens none"

@@ -56,6 +56,9 @@ class SimFile:
         buffer[:] = self.read(offset, len(buffer))
         return True
 
+    def has_lost_writes(self) -> bool:
+        return False
+
     def write(self, offset: int, data: Data) -> None:
         self._put("write", offset, bytes(data))
 

@@ -15,6 +15,7 @@ SMALL = EngineLimits(
     batch_bytes_max=40 * KIB,
     change_cost_bytes=72,
     shared_cost_max=24 * KIB,
+    shared_piece_bytes=6 * KIB,
     turn_cost=12 * KIB,
     zero_bytes_first=12 * KIB,
     zero_bytes_max=48 * KIB,

@@ -38,6 +38,9 @@ class BadSectors:
         self.read_into(offset, buffer)
         return True
 
+    def has_lost_writes(self) -> bool:
+        return self._leg.has_lost_writes()
+
     def write(self, offset: int, data: Data) -> None:
         self._leg.write(offset, data)
         self.bad -= {at for at in self.bad if offset <= at and at + BLOCK <= offset + len(data)}

@@ -68,9 +68,11 @@ class ControlPlane:
         if not self.stopped:
             self.stopped = True
             self.run(self.server.stop())
+            left = self.run(_others())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(60)
             self._loop.close()
+            assert not left, f"the server has stopped, and left these: {left}"
 
     def connect(self, timeout_s: float = 60.0) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -100,3 +102,8 @@ class ControlPlane:
             assert answer.status == 200, answer.read()
             while line := answer.readline():
                 yield json.loads(line)
+
+
+async def _others() -> list[str]:
+    """What runs in this loop beside the caller."""
+    return [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -251,7 +251,7 @@ class FakeCuts:
     def show(self, cut_id: str) -> Json:
         return dumped(self.status_of(cut_id))
 
-    def all(self) -> Json:
+    def all(self, names: object = ()) -> Json:
         return dumped(CutList(cuts=[self.status_of(cut_id) for cut_id in self.states]))
 
     def undecided(self) -> list[CutStatus]:
@@ -634,8 +634,32 @@ class FakeController:
         ]
         return dumped(Verified(equal=not self.differs.intersection(names), volumes=rows))
 
+    async def repair(self, names: list[str], source: str, dry_run: bool) -> Json:
+        for name in names:
+            if name not in self.differs:
+                raise WrongStateError(f"{name}: no difference is recorded; nothing to repair")
+        place = ("/a/{}.img" if source == "primary" else "/b/{}.img").format
+        rows: list[Json] = [
+            {
+                "name": name,
+                "from": source,
+                "path": place(name),
+                "ranges": [[4096, 4096], [65536, 8192]],
+                "bytes": 12288,
+                "repaired": not dry_run,
+            }
+            for name in names
+        ]
+        self.differs -= set() if dry_run else set(names)
+        return {"volumes": rows}
+
     async def swap(
-        self, names: list[str], roll_forward: bool, keep_to: str | None, lose_changes: bool
+        self,
+        names: list[str],
+        roll_forward: bool,
+        keep_to: str | None,
+        lose_changes: bool,
+        accept_differences: bool = False,
     ) -> Json:
         for name in names:
             state = self.volumes[name]

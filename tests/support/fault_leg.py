@@ -66,6 +66,9 @@ class FaultLeg:
         self._meet("read_cached")
         return self._leg.read_cached(offset, buffer)
 
+    def has_lost_writes(self) -> bool:
+        return self._leg.has_lost_writes()
+
     def write(self, offset: int, data: Data) -> None:
         fault = self._due("write")
         if fault is not None:

@@ -27,6 +27,9 @@ class LostWrites(FaultLeg):
             raise self._loss()
         super().read_into(offset, buffer)
 
+    def has_lost_writes(self) -> bool:
+        return self.lost
+
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         if self.lost:
             raise self._loss()

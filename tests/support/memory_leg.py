@@ -35,6 +35,9 @@ class MemoryLeg:
         self.read_into(offset, buffer)
         return True
 
+    def has_lost_writes(self) -> bool:
+        return False
+
     def write(self, offset: int, data: Data) -> None:
         self.data[offset : self._end(offset, len(data))] = data
 

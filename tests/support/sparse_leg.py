@@ -45,6 +45,9 @@ class SparseLeg:
         self.read_into(offset, buffer)
         return True
 
+    def has_lost_writes(self) -> bool:
+        return False
+
     def write(self, offset: int, data: Data) -> None:
         self._check(offset, len(data))
         for at in range(0, len(data), PAGE):

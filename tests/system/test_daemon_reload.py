@@ -79,7 +79,7 @@ def test_listeners_are_added_and_removed(daemon: Daemon) -> None:
     files.write()
     with closing(Talk(files.nbd_socket, "data")) as old:
         assert reload(daemon)["changes"] == [
-            "nbd.insecure: was 'False', is 'True'",
+            "nbd.insecure: was false, is true",
             f"listening on tcp:127.0.0.1:{files.tcp_port}",
         ]
         assert greeting(("127.0.0.1", files.tcp_port)) == b"NBDMAGIC"
@@ -232,6 +232,6 @@ def test_a_refused_reload_has_an_exit_code_and_stays_in_the_status_line(daemon: 
     files.config.write_text(files.text().replace('journal_size = "16MiB"', 'journal_size = "1GiB"'))
     code, problem = ctl(daemon, "reload")
     assert code == problem["exit_code"] == 5
-    assert "controller.journal_size: was '16777216', is now '1073741824'" in problem["detail"]
+    assert "controller.journal_size: was '16MiB', is now '1GiB'" in problem["detail"]
     files.write()
     assert ctl(daemon, "reload") == (0, {"applied": True, "changes": []})

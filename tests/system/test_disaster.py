@@ -142,7 +142,9 @@ class Drill:
 
 
 class Failing(NamedTuple):
-    """A set whose primaries, or whose journal, are on a disk that fails when the test says so."""
+    """A set with a disk (of primaries, of secondaries, of the journal) that fails when the test
+    says so.
+    """
 
     drill: Drill
     disk: FaultyDisk
@@ -182,6 +184,16 @@ def drill(begin: Begin) -> Drill:
 def failing(tmp_path: Path, begin: Begin) -> Iterator[Failing]:
     (tmp_path / "srv").mkdir()
     with faulty_disk(tmp_path / "srv" / "fast") as disk:
+        drill = begin()
+        yield Failing(drill, disk)
+        disk.lift()
+        drill.daemon.kill()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, begin: Begin) -> Iterator[Failing]:
+    (tmp_path / "srv").mkdir()
+    with faulty_disk(tmp_path / "srv" / "mirror") as disk:
         drill = begin()
         yield Failing(drill, disk)
         disk.lift()
@@ -257,6 +269,19 @@ def test_a_primary_disk_is_dead_after_a_kill(drill: Drill) -> None:
 
 
 # ----------------------------------------------------------------- a disk that begins to fail
+
+
+@of("The secondary's disk dies while the daemon runs")
+def test_a_secondary_disk_dies_while_the_daemon_runs(mirror: Failing) -> None:
+    drill = mirror.drill
+    mirror.disk.fail("write")
+    drill.write("tables", 2)
+    drill.follow(
+        {"truncate -s 16MiB /srv/mirror/tables.img /srv/mirror/wal.img": mirror.replace},
+    )
+    drill.reads("tables", 2)
+    drill.reads("wal", 1)
+    drill.equal()
 
 
 @of("The primary's disk dies while the pair is DUPLEX")

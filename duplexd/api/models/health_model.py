@@ -39,6 +39,7 @@ class HealthFinding(Answer):
     volume: str = Field(description="empty if it is of the controller, or of a disk")
     text: str = Field(description="one line for people")
     since: float | None = Field(None, description="when it began, if that is known")
+    about: str = Field("", description="what tells it from others of its kind and volume")
 
 
 class Wellness(Answer):

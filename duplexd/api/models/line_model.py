@@ -119,6 +119,9 @@ class VerifiedVolume(Answer):
     why: str | None = Field(
         None, description="what else is wrong, such as an image that is not at its path"
     )
+    differences: list[list[int]] = Field(
+        default_factory=list, description="offset and length of each range that differs"
+    )
 
 
 class Verified(Answer):

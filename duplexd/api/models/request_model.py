@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -107,6 +107,21 @@ class SwapRequest(Request):
         description="of a SUSPENDED pair: take the secondary as it is at its cut; later changes"
         " are lost",
     )
+    accept_differences: bool = Field(
+        False,
+        description="swap also a pair whose legs are known to differ: clients get what the"
+        " secondary holds there",
+    )
+
+
+class RepairRequest(Request):
+    """Make the legs of pairs equal where they are known to differ."""
+
+    targets: Targets
+    source: Literal["primary", "secondary"] = Field(
+        alias="from", description="role of the image that is right; the other gets its content"
+    )
+    dry_run: bool = Field(False, description="only say which ranges would be written")
 
 
 class AdoptRequest(Request):

@@ -92,6 +92,27 @@ class Secondary(Answer):
     error_time: float | None = Field(None, description="since when that is known")
 
 
+class Differs(Answer):
+    """Where the legs of a pair are known to differ; see docs/health.md."""
+
+    ranges: list[list[int]] = Field(description="offset and length of each; of many their span")
+    bytes: Bytes = Field(description="how much that is")
+    sequence: int = Field(description="the number at which that was found first")
+    time: float = Field(description="when")
+    text: str = Field(description="the same in words")
+
+
+class Scrub(Answer):
+    """The comparison of all of a pair in the background, see `[scrub]`."""
+
+    done_time: float | None = Field(
+        None, description="when the last one ended, or a copy made both images equal"
+    )
+    began_time: float | None = Field(None, description="of the one under way; null if none is")
+    position: Bytes = Field(0, description="what comes before it is compared")
+    error: str = Field("", description="what it could not read, since the start")
+
+
 class Copy(Answer):
     done_bytes: Bytes
     total_bytes: Bytes
@@ -127,6 +148,10 @@ class VolumeStatus(Answer):
     )
     primary: Primary | None = None
     rebuild: Rebuild | None = Field(None, description="null unless SUSPENDED")
+    scrub: Scrub | None = Field(None, description="null for SIMPLEX")
+    differs: Differs | None = Field(
+        None, description="null unless a comparison found that the legs differ"
+    )
 
 
 class GroupStatus(Answer):

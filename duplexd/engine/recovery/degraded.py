@@ -65,7 +65,7 @@ class Degraded:
                 error=_why(fault),
                 path=pair.primary.path,
             )
-            if self._may_swap and self._can_lead(pair):
+            if self._may_swap and self._can_lead(pair) and pair.record.differs is None:
                 self._swap(pair, fault)
             else:
                 self.refuse(pair, _why(fault))

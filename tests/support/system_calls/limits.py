@@ -16,6 +16,7 @@ LIMITS = Limits(
         change_cost_bytes=72,
         marker_reserve_bytes=8 * KIB,
         record_bytes_max=8 * KIB,
+        shared_piece_bytes=8 * KIB,
         journal_segments=8,
         segment_bytes_min=32 * KIB,
         segment_bytes_max=32 * KIB,

@@ -232,8 +232,7 @@ async def test_a_request_that_waits_for_its_turn_ends_with_its_client(wire: Wire
     turn = await wire.shared.lanes.enter(wire.connection.peer, "GET", "/v1/status")
     assert turn is not None
     await wire.send("/wait")
-    task = wire.connection.task
-    assert task is not None
+    (task,) = wire.shared.tasks
     wire.lose()
     await wire.rest()
     assert task.cancelled()
@@ -247,6 +246,37 @@ async def test_a_command_goes_on_without_its_client(wire: Wire) -> None:
     for _ in range(10):
         await asyncio.sleep(0)
     assert wire.endpoints.ended == ["wait"]
+
+
+async def test_stopping_waits_for_a_command_without_its_client(wire: Wire) -> None:
+    await wire.send("/wait")
+    wire.lose()
+    stopping = asyncio.create_task(wire.shared.stop())
+    await wire.rest()
+    assert not stopping.done()
+    wire.endpoints.go_on.set()
+    await stopping
+    assert wire.endpoints.ended == ["wait"]
+
+
+async def test_stopping_cancels_a_command_that_takes_too_long(wire: Wire) -> None:
+    wire.shared.limits = ApiLimits(stop_seconds_max=0.0)
+    await wire.send("/wait")
+    wire.lose()
+    (task,) = wire.shared.tasks
+    await wire.shared.stop()
+    assert task.cancelled()
+    assert not wire.shared.tasks
+
+
+async def test_nothing_more_is_begun_for_a_client_that_is_going(wire: Wire) -> None:
+    """Its next request might wait for a turn, and the loss of the connection not end it."""
+    await wire.send("/wait", "/wait")
+    wire.transport.abort()  # the loop calls `connection_lost` later
+    wire.endpoints.go_on.set()
+    await wire.rest()
+    assert wire.endpoints.ended == ["wait"]
+    assert not wire.shared.tasks
 
 
 @pytest.mark.parametrize("path", ["/lines", "/slow"])
@@ -294,4 +324,4 @@ async def test_the_answer_of_a_command_whose_client_has_gone_is_dropped(wire: Wi
     wire.lose()
     wire.endpoints.go_on.set()
     assert await wire.rest() == []
-    assert wire.connection.task is None
+    assert not wire.shared.tasks

@@ -6,12 +6,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.loop_lag import LoopLag
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.scrape import Scrape
+from duplexd.nbd import constants as c
 from duplexd.nbd_server.traffic import Traffic
 from duplexd.runtime.histogram import Histogram
 from tests.support.fake_controller import NO_COUNTS, FakeController
@@ -89,6 +91,23 @@ async def test_counters_of_the_nbd_server_are_exported() -> None:
     assert found["duplexd_nbd_bytes_total", (("op", "write"), ("volume", "data"))] == 4096
     assert found["duplexd_nbd_errors_total", (("cause", "storage"), ("volume", "data"))] == 1
     assert found["duplexd_nbd_connections_refused_total", ()] == 2
+
+
+@pytest.mark.parametrize("name", ["data", 'a"b', "a\\b", "a b"])
+async def test_the_time_of_requests_is_exported_for_operations_that_there_were(name: str) -> None:
+    counted = Counted()
+    counted.traffic = {name: counted.traffic["data"]}
+    for seconds in (0.00002, 0.002, 0.002, 99.0):
+        counted.traffic[name].seconds[c.CMD_READ].observe(seconds)
+    scrape = scrape_of(FakeController(["data"], {}), [lambda: nbd_metrics(counted)])
+    family = "duplexd_nbd_request_duration_seconds"
+    found = {key: value for key, value in scraped(scrape).items() if key[0].startswith(family)}
+    labels = (("op", "read"), ("volume", name))
+    assert {dict(key[1])["op"] for key in found} == {"read"}
+    assert found[f"{family}_count", labels] == 4
+    assert found[f"{family}_sum", labels] == pytest.approx(99.00402)
+    for bound, count in (("1e-05", 0), ("2.5e-05", 1), ("0.0025", 3), ("30.0", 3), ("+Inf", 4)):
+        assert found[f"{family}_bucket", (("le", bound), *labels)] == count
 
 
 async def test_a_failed_controller_shows() -> None:

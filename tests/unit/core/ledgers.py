@@ -68,6 +68,7 @@ def known(pair: PairRecord) -> Json:
         "staged": pair.staged,
         "changed": grains(pair.changed),
         "cut": None if cut is None else (cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict),
+        **({} if pair.differs is None else {"differs": pair.differs.pack()}),
     }
 
 

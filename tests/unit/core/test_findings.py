@@ -35,7 +35,7 @@ WELL: Json = {
 }
 ROOMY = {"/a/data.img": ImageRoom(1, GIB, 2 * GIB), "/b/data.img": ImageRoom(2, GIB, 2 * GIB)}
 AROUND = Around(ROOMY)
-EXPECTED = Expected(suspended_s_max=8 * 3600, cut_age_s_max=26 * 3600)
+EXPECTED = Expected(suspended_s_max=8 * 3600, cut_age_s_max=26 * 3600, scrub_every_s=100)
 
 
 def data(status: Json) -> Json:
@@ -71,6 +71,9 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "requests-fail": lambda it: data(it).update(failing={"read": "Input/output error"}),
     "primary-error": lambda it: data(it)["primary"].update(error="moved"),
     "secondary-error": lambda it: data(it)["secondary"].update(error="Input/output error"),
+    "legs-differ": lambda it: data(it).update(differs={"text": "the legs differ", "time": NOW}),
+    "scrub-error": lambda it: data(it).update(scrub={"error": "a block cannot be read"}),
+    "scrub-overdue": lambda it: data(it).update(scrub={"done_time": NOW - 201}),
     "primary-repaired": lambda it: data(it)["primary"].update(repaired_bytes=4096),
     "secondary-unusable": lambda it: copying(it, usable=False),
     "suspended-too-long": lambda it: suspended(it, 8 * 3600 + 1),
@@ -100,7 +103,7 @@ def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
         ("no-room", Around({**ROOMY, "/b/data.img": ImageRoom(2, 2 * GIB + 1, 2 * GIB)})),
         ("disk-silent", Around(ROOMY, {"/b/data.img": "no answer"})),
         ("disk-silent", Around(ROOMY, state_silent="no answer")),
-        ("legs-differ", Around(ROOMY, differing={"data": "the legs differ"})),
+        ("not-compared", Around(ROOMY, differing={"data": "/b/data.img cannot be read"})),
     ],
 )
 def test_each_fault_of_the_disks_is_one_finding(kind: str, around: Around) -> None:
@@ -108,7 +111,7 @@ def test_each_fault_of_the_disks_is_one_finding(kind: str, around: Around) -> No
 
 
 def test_every_kind_is_tested_here() -> None:
-    assert {*UNWELL, "one-file-system", "no-room", "disk-silent", "legs-differ"} == set(KINDS)
+    assert {*UNWELL, "one-file-system", "no-room", "disk-silent", "not-compared"} == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +122,18 @@ def test_every_kind_is_tested_here() -> None:
         lambda it: in_doubt(it, 60),
         lambda it: it["controller"]["journal"].update(waiting_s=2.9),
         lambda it: data(it).update(state="SIMPLEX", secondary=None, consistent_cut_time=None),
+        lambda it: data(it).update(scrub={"done_time": NOW - 200}),
+        lambda it: data(it).update(scrub={"done_time": None, "began_time": None}),
     ],
-    ids=["suspended", "resync", "voting", "slow journal", "simplex"],
+    ids=[
+        "suspended",
+        "resync",
+        "voting",
+        "slow journal",
+        "simplex",
+        "scrub in time",
+        "never scrubbed",
+    ],
 )
 def test_what_passes_or_is_wanted_is_no_finding(change: Callable[[Json], Any]) -> None:
     status = copy.deepcopy(WELL)

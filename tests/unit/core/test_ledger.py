@@ -10,6 +10,7 @@ import pytest
 
 import duplexd
 from duplexd.backend import TRIM, WRITE
+from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT, CUT, VOID
 from duplexd.core.image_record import Image
 from duplexd.core.ledger import ONLY_THE_MAP, UNCOMMITTED, Ledger, Place
@@ -315,6 +316,25 @@ def test_if_none_is_decided_the_oldest_is_forgotten_so_that_memory_is_bounded() 
     for cut_id in ("c1", "c2", "c3"):
         cut_again(story, cut_id, ["alpha", "beta"])
     assert list(story.ledger.cuts) == ["c2", "c3"]
+
+
+def test_void_cuts_push_out_no_others() -> None:
+    story = Story(limits=EngineLimits(cuts_kept_max=2, void_cuts_kept_max=3))
+    story.mark(Attach([1]))
+    cut_again(story, "good", [])
+    for number in range(5):
+        story.mark(Void(f"void {number}"))
+    assert list(story.ledger.cuts) == ["good", "void 2", "void 3", "void 4"]
+
+
+def test_a_cut_knows_its_volumes_also_after_a_restart() -> None:
+    story = Story("data", "wal", "log")
+    story.mark(Attach([1, 2, 3]))
+    story.mark(MakeCut("c1", "", [1, 3]))
+    (packed,) = [cut.pack() for cut in story.ledger.cuts.values()]
+    for cut in (story.ledger.cuts["c1"], Cut(*packed)):  # type: ignore[arg-type]
+        assert [cut.is_of([number]) for number in (1, 2, 3)] == [True, False, True]
+    assert Cut("old", 1, 1, "", CUT).is_of([2]), "it was not recorded by earlier versions"
 
 
 def test_a_forgotten_cut_that_a_secondary_is_at_is_found_by_its_pair() -> None:

@@ -22,6 +22,7 @@ from duplexd.core.markers import (
     Copied,
     Copy,
     Detach,
+    Differ,
     Equal,
     Fail,
     Grade,
@@ -33,6 +34,8 @@ from duplexd.core.markers import (
     Regions,
     Remove,
     Resync,
+    Same,
+    Scrubbed,
     Settled,
     Stood,
     Swap,
@@ -129,6 +132,9 @@ WRITTEN: list[tuple[Marker, Json]] = [
     (Detach([1, 2]), {"m": "detach", "volumes": [1, 2]}),
     (Swap([1, 2]), {"m": "swap", "volumes": [1, 2]}),
     (Synced(), {"m": "synced"}),
+    (Differ(1, [(4096, 8192)]), {"m": "differ", "id": 1, "runs": [[4096, 8192]]}),
+    (Same([1, 2]), {"m": "same", "volumes": [1, 2]}),
+    (Scrubbed(1, 4096, 7, 5), {"m": "scrubbed", "id": 1, "at": 4096, "began": 7, "done": 5}),
 ]
 
 # What older versions left out: the marker that it is
@@ -250,6 +256,9 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(Abandon, texts, lists, st.dictionaries(numbers, texts, max_size=3)),
     st.builds(Commit, texts, places, places, lists),
     st.builds(Settled, texts, lists),
+    st.builds(Differ, numbers, runs),
+    st.builds(Same, lists),
+    st.builds(Scrubbed, numbers, places, places, places),
     st.builds(Missed, maps_by_volume, lists.map(tuple)),
     st.builds(
         Regions,

@@ -40,6 +40,24 @@ def test_a_text_that_changes_is_no_other_finding() -> None:
     assert [line["finding"] for line in logged] == ["1 h old"]
 
 
+def test_a_second_disk_that_is_silent_is_another_finding() -> None:
+    primary = Finding("disk-silent", "data", "primary /a: no answer", about="primary")
+    secondary = Finding("disk-silent", "data", "secondary /b: no answer", about="secondary")
+    found = [primary]
+    complaints = Complaints(lambda: found)
+    with capture_logs() as logged:
+        complaints.look()
+        found[:] = [primary, secondary]
+        complaints.look()
+        found[:] = [secondary]
+        complaints.look()
+    assert [(line["event"], line.get("finding") or line["about"]) for line in logged] == [
+        ("not well", primary.text),
+        ("not well", secondary.text),
+        ("well again", "primary"),
+    ]
+
+
 async def test_a_look_that_goes_wrong_ends_nothing() -> None:
     looks: list[None] = []
     enough = asyncio.Event()

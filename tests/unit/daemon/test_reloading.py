@@ -145,4 +145,4 @@ async def test_what_neither_the_engine_nor_the_listeners_change_is_named_by_its_
     reloading: Reloading,
 ) -> None:
     text = config_text() + "\nread_only = true\n"
-    assert await reloading.of(text) == ["volumes.v.read_only: was 'False', is 'True'"]
+    assert await reloading.of(text) == ["volumes.v.read_only: was false, is true"]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +12,7 @@ from structlog.testing import capture_logs
 from duplexd.daemon import startup
 from duplexd.daemon.preflight import Problem
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
+from duplexd.limits import DaemonLimits
 from tests.unit.daemon.files import config
 
 if TYPE_CHECKING:
@@ -28,6 +31,17 @@ def test_the_lock_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
         startup.StateLock(config(tmp_path))
     first.close()
     startup.StateLock(config(tmp_path)).close()
+
+
+def test_the_lock_is_had_once_a_look_at_it_is_over(tmp_path: Path) -> None:
+    """`duplexd check` has it for an instant, to see whether somebody else does."""
+    startup.StateLock(config(tmp_path)).close()
+    look = (tmp_path / "state" / "lock").open("rb")
+    fcntl.flock(look, fcntl.LOCK_SH)
+    ends = threading.Timer(0.1, look.close)
+    ends.start()
+    startup.StateLock(config(tmp_path), DaemonLimits(state_lock_seconds_max=60.0)).close()
+    ends.join()
 
 
 def test_the_lock_says_whether_recovery_is_over_also_when_its_owner_is_gone(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ SMALL = dataclasses.replace(
     batch_bytes_max=32 * KIB,
     change_cost_bytes=72,
     shared_cost_max=16 * KIB,
+    shared_piece_bytes=4 * KIB,
     turn_cost=8 * KIB,
     zero_bytes_first=1024 * KIB,
     zero_bytes_max=1024 * KIB,

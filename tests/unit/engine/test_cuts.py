@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from duplexd.errors import DuplexdError, NotFoundError, UsageError, WrongStateError
-from tests.unit.engine.cores import Core, running
+from tests.unit.engine.cores import Core, new_disk, running
 
 TWO = {"data": "sync", "wal": "sync"}
 CUT = "00000000000000aa"
@@ -25,6 +25,18 @@ async def test_cuts_are_listed_oldest_first() -> None:
     async with running(TWO) as core:
         made = [(await core.controller.suspend([name]))["cut"] for name in TWO]
         assert [cut["id"] for cut in core.controller.cuts.all()["cuts"]] == made
+
+
+async def test_cuts_of_a_volume_are_those_that_were_made_of_it_also_after_a_restart() -> None:
+    disk = new_disk()
+    async with running(TWO, disk=disk) as core:
+        made = [(await core.controller.suspend([name]))["cut"] for name in TWO]
+        await core.controller.resync(list(TWO))
+        await core.controller.resync_wait(list(TWO))
+        both = (await core.controller.suspend(list(TWO)))["cut"]
+    async with running(TWO, disk=disk) as core:
+        found = core.controller.cuts.all(["wal"])["cuts"]
+        assert [cut["id"] for cut in found] == [made[1], both]
 
 
 async def test_an_unknown_cut_is_not_found() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from structlog.testing import capture_logs
+
 from duplexd.engine.events import Events
 from duplexd.json_object import Json
 from tests.sim.disk import SimDisk
@@ -42,6 +44,19 @@ def test_a_listener_may_leave_while_it_is_called() -> None:
     events.emit("graded")
     assert len(seen) == 2
     assert once not in events.listeners
+
+
+def test_a_listener_that_raises_costs_neither_who_emits_nor_the_others() -> None:
+    events, _, seen = new_events()
+
+    def broken(event: Json) -> None:
+        raise KeyError("volumes")
+
+    events.listeners.insert(0, broken)
+    with capture_logs() as logged:
+        events.emit("graded")
+    assert [event["event"] for event in seen] == ["graded"]
+    assert [(line["log_level"], line["of"]) for line in logged] == [("error", "graded")]
 
 
 async def test_an_event_of_a_controller_has_the_last_number_of_its_journal() -> None:

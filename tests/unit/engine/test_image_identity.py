@@ -92,26 +92,23 @@ async def test_a_lost_secondary_of_a_freeze_leaves_the_others_at_their_cut() -> 
         core.secondary("wal").fail("write")
         await core.write("wal", 0, b"something")
         assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
-        replace(core, "b")
+        delete(core, "b")
         with pytest.raises(WrongStateError, match=r"/b/data\.img"):
             await core.controller.resync(["data", "wal"])
         assert (core.pair("data").usable, core.pair("wal").usable) == (False, True)
 
 
-@each_loss
-async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all_of_it(
-    lose: Callable[[Core, str], None],
-) -> None:
+async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all_of_it() -> None:
     async with running(BOTH) as core:
         await core.controller.suspend(["data", "wal"])
         await core.write("data", 5000, b"changed")
         ours = core.disk.take("/b/data.img")
         core.disk.give("/b/data.img", ours)
-        lose(core, "b")
+        delete(core, "b")
         for _ in range(2):
             with pytest.raises(
                 WrongStateError,
-                match=r"/b/data\.img: .* put it back and resync, .*; nothing was started",
+                match=r"/b/data\.img: .* put it back, or any image .*; nothing was started",
             ):
                 await core.controller.resync(["data", "wal"])
             assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
@@ -122,6 +119,57 @@ async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all
         await core.controller.resync_wait(["data", "wal"])
         assert core.states() == dict.fromkeys(BOTH, pair_states.DUPLEX)
         assert core.equal("data")
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "DUPLEX"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_new_disk_at_the_path_of_a_secondary_is_taken_by_a_resync_and_gets_all_of_it(
+    mode: str, state: str
+) -> None:
+    async with running({"data": mode, "wal": mode}, DB) as core:
+        await core.write("data", 5000, b"something")
+        if state == "SUSPENDED":
+            await core.controller.suspend(["data", "wal"])
+        before = core.pair("data").secondary
+        core.disk.remove("/b/data.img")
+        new = core.disk.create("/b/data.img", SIZE)
+        new.write(0, b"of another life")
+        new.close()
+        started = await core.controller.resync(["data", "wal"])
+        assert {row["name"]: row["how"] for row in started["volumes"]}["data"] == "copy"
+        assert core.pair("data").secondary is not before
+        await core.write("data", 9000, b"meanwhile")
+        await core.controller.resync_wait(["data", "wal"])
+        await core.until(lambda: core.states() == dict.fromkeys(BOTH, pair_states.DUPLEX))
+        await core.until(lambda: core.equal("data"))
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_new_disk_whose_image_belongs_to_others_leaves_the_open_one_in_use() -> None:
+    other = new_disk()
+    async with running(disk=other):
+        pass
+    theirs = other.take("/b/data.img")
+    theirs.opened = False
+    async with running(BOTH) as core:
+        cut = (await core.controller.suspend(["data", "wal"]))["cut"]
+        before = core.pair("data").secondary
+        core.disk.remove("/b/data.img")
+        core.disk.give("/b/data.img", theirs)
+        with pytest.raises(WrongStateError, match="belongs to volume data of a controller"):
+            await core.controller.resync(["data"])
+        assert core.pair("data").secondary is before
+        assert core.controller.cuts.show(cut)["verdict"] == "consistent"
+
+
+async def test_a_new_disk_is_not_taken_by_a_resync_that_nobody_asked_for() -> None:
+    async with running(BOTH) as core:
+        await core.controller.suspend(["data", "wal"])
+        core.disk.remove("/b/data.img")
+        core.disk.create("/b/data.img", SIZE).close()
+        with pytest.raises(WrongStateError, match="`duplexctl resync data` takes it"):
+            await core.controller.commands.resync_again(["data"])
+        assert core.states()["data"] == pair_states.SUSPENDED
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

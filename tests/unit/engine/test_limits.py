@@ -32,6 +32,11 @@ def entries(core: Core, kind: str) -> list[Json]:
 # ------------------------------------------------------------------------------ the write path
 
 
+def test_a_piece_that_shares_a_batch_fits_into_a_record() -> None:
+    with pytest.raises(ValueError, match="shared_piece_bytes 2097152 is above"):
+        dataclasses.replace(DEFAULT, shared_piece_bytes=2 * MIB)
+
+
 async def test_a_daemons_writes_are_records_of_at_most_record_bytes_max() -> None:
     limits = dataclasses.replace(DEFAULT, record_bytes_max=MIB)
     async with running(limits=limits) as core:

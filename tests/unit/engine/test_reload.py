@@ -11,10 +11,12 @@ import pytest
 
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
+from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.images.leg import Leg
 
 DATA = b"\x77" * 8192
 BOTH = {"data": "sync", "log": "sync"}
@@ -330,3 +332,26 @@ async def test_a_volume_that_is_not_served_can_be_removed_though_it_was_written_
         await timeline.at_rest(lambda: failures.primary_failed(core.pair("log"), gone))
         await core.controller.reload(settings({"data": "sync"}))
         assert core.states() == {"data": DUPLEX}
+
+
+class Closed(FaultLeg):
+    """One that notes whether a worker closes it, who may wait, or a step of the loop."""
+
+    __slots__ = ("by",)
+
+    def __init__(self, leg: Leg) -> None:
+        super().__init__(leg)
+        self.by: list[str] = []
+
+    def close(self) -> None:
+        self.by.append("worker" if asyncio.current_task() is None else "loop")
+        super().close()
+
+
+async def test_the_images_of_a_removed_volume_are_closed_by_workers() -> None:
+    async with running({"data": "sync", "old": "sync"}) as core:
+        pair = core.pair("old")
+        primary, secondary = Closed(pair.primary), Closed(pair.copy_of)
+        pair.set_legs(primary, secondary, pair.mode)
+        await core.controller.reload(settings({"data": "sync"}))
+        assert (primary.by, secondary.by) == (["worker"], ["worker"])

@@ -348,7 +348,7 @@ async def test_settings_of_the_controller_are_in_force_at_once() -> None:
         changes = await core.controller.reload(config.model_copy(update={"controller": section}))
         assert changes == [
             "auto_resync is now true",
-            "on_primary_error is now refuse",
+            "on_primary_error is now 'refuse'",
             "primary_timeout is now 7.0",
             "secondary_timeout is now 3.0",
         ]

@@ -25,7 +25,7 @@ JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence", "waiting_s"}
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
-    "consistent_cut_time",
+    "consistent_cut_time", "differs", "scrub",
 }  # fmt: skip
 SECONDARY = {
     "usable",

@@ -11,12 +11,12 @@ import errno
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from duplexd.engine.verify import PIECE_BYTES
+from duplexd.engine.compare import PIECE_BYTES
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.support.fault_leg import FaultLeg
-from tests.unit.engine.cores import MIB, SIZE, Core, running
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 
 GRAIN = 64 << 10
 
@@ -268,3 +268,129 @@ async def test_progress_ends_at_the_size() -> None:
         )
         assert seen[-1] == ("data", SIZE, SIZE)
         assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+
+
+# -------------------------------------------------------------------- what was found is recorded
+
+
+async def differing(core: Core) -> None:
+    """A pair that is known to differ in the second block of its second piece."""
+    plant(core, PIECE_BYTES + 5000)
+    assert not (await core.controller.verify(["data"]))["equal"]
+
+
+RUN = (PIECE_BYTES + 4096, 4096)
+
+
+def recorded(core: Core) -> list[tuple[int, int]]:
+    differs = core.pair().record.differs
+    return [] if differs is None else list(differs.runs)
+
+
+async def test_where_legs_differ_is_recorded_and_said() -> None:
+    async with running() as core:
+        await differing(core)
+        assert recorded(core) == [RUN]
+        (volume,) = core.controller.status()["volumes"]
+        assert volume["differs"]["ranges"] == [list(RUN)]
+        assert not volume["secondary"]["usable"]
+        (event,) = core.named("legs-differ")
+        assert (event["offset"], event["bytes"]) == RUN
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_a_restart_does_not_forget_it(power: bool) -> None:
+    disk = new_disk()
+
+    async def find() -> None:
+        core = await Core.begin(disk, settings())
+        await differing(core)
+        await core.crash(power)
+
+    async def look() -> None:
+        core = await Core.begin(disk, settings())
+        assert recorded(core) == [RUN]
+        await core.controller.stop()
+
+    run(find())
+    run(look())
+
+
+async def test_more_places_than_are_kept_become_one() -> None:
+    limits = dataclasses.replace(EngineLimits(), differing_runs_max=2)
+    async with running(limits=limits) as core:
+        for place in (0, 2, 8):
+            plant(core, place * 4096)
+        await core.controller.verify(["data"])
+        assert recorded(core) == [(0, 9 * 4096)]
+
+
+async def test_a_verify_that_finds_all_equal_ends_the_record() -> None:
+    async with running() as core:
+        await differing(core)
+        await core.write("data", RUN[0], bytes(RUN[1]))  # this makes both legs equal
+        assert recorded(core) == [RUN], "but nobody has looked"
+        assert (await core.controller.verify(["data"]))["equal"]
+        assert recorded(core) == []
+        assert core.named("legs-equal")
+
+
+async def test_a_verify_that_leaves_out_the_place_does_not_call_the_legs_equal() -> None:
+    async with running() as core:
+        await differing(core)
+        core.controller.failures.freeze(
+            {core.pair()}, None, core.controller.sequence, OSError(5, "x"), (), {}
+        )
+        await core.write("data", RUN[0], b"changed since the cut")
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert (volume["equal"], volume["first_difference"]) == (False, None)
+        assert "changed since its cut; resync, then verify again" in volume["why"]
+        assert recorded(core) == [RUN]
+
+
+async def test_a_comparison_that_nobody_waits_for_any_more_has_recorded_what_it_found() -> None:
+    async with running() as core:
+        plant(core, 0)
+        verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+        await core.until(lambda: bool(recorded(core)))
+        verifying.cancel()
+        await asyncio.gather(verifying, return_exceptions=True)
+        assert recorded(core) == [(0, 4096)]
+
+
+async def test_a_pair_that_differs_is_not_suspended_nor_is_its_group() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await differing(core)
+        before = core.controller.sequence
+        with pytest.raises(WrongStateError, match="data: the legs differ in 1 place"):
+            await core.controller.suspend(["wal", "data"])
+        assert core.states() == {"data": DUPLEX, "wal": DUPLEX}
+        assert core.controller.sequence == before
+
+
+async def test_no_hold_is_taken_for_a_group_cut_that_cannot_be_made() -> None:
+    async with running() as core:
+        await differing(core)
+        with pytest.raises(WrongStateError, match="the legs differ"):
+            await core.controller.quiesce(["data"], 1.0, "owner", "cafe000000000001")
+        assert not core.controller.leases.held
+
+
+async def test_the_cut_at_which_it_is_found_is_called_consistent_no_more() -> None:
+    async with running() as core:
+        cut = await core.controller.suspend(["data"])
+        assert cut["verdict"] == "consistent"
+        await differing(core)
+        assert core.controller.cuts.show(cut["cut"])["verdict"] == "void"
+        assert core.controller.status()["volumes"][0]["consistent_cut_time"] is None
+
+
+async def test_an_image_that_a_failure_froze_is_said_to_be_frozen_and_how_to_go_on() -> None:
+    async with running() as core:
+        core.controller.failures.freeze(
+            {core.pair()}, core.pair(), core.controller.sequence, OSError(5, "x"), (), {}
+        )
+        core.disk.take("/b/data.img")
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert "SUSPENDED (by secondary error), so its secondary is frozen" in volume["why"]
+        assert "duplexctl resync data" in volume["why"]

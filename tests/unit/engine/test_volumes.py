@@ -46,6 +46,11 @@ def test_targets_are_volumes_and_groups_each_volume_once() -> None:
         volumes.resolve(["data", "nonesuch"])
 
 
+def test_a_typing_error_of_a_target_gets_the_name_that_was_meant() -> None:
+    with pytest.raises(NotFoundError, match=r"'wall': no such .*; did you mean 'wal'\?"):
+        Parts().volumes.resolve(["wall"])
+
+
 def test_the_default_export_is_the_only_volume() -> None:
     parts = Parts()
     assert parts.volumes.find("wal") is parts.pair("wal")

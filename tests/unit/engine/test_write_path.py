@@ -543,7 +543,7 @@ async def test_pieces_are_answered_together_once_the_last_one_is_done() -> None:
 
 
 async def test_the_limits_are_those_that_are_passed_in() -> None:
-    parts = Parts(dataclasses.replace(SMALL, record_bytes_max=KIB))
+    parts = Parts(dataclasses.replace(SMALL, record_bytes_max=KIB, shared_piece_bytes=KIB))
     before = parts.timeline.written
     parts.admission.hold(REASON)
     parts.send("data", 0, bytes(4 * KIB))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.engine.difference_record import DifferenceRecord
 from duplexd.engine.verify import Verification
 from duplexd.errors import TimedOutError
 from duplexd.limits import EngineLimits
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 def verification(world: Hanging) -> Verification:
     parts = world.parts
     followers = Replication(World()).followers  # it is not asked: both pairs mirror
-    return Verification(parts.timeline, parts.leases, followers, world.calls, EngineLimits())
+    record = DifferenceRecord(parts.timeline, parts.archive, parts.events, 64)
+    return Verification(
+        parts.timeline, parts.leases, followers, world.calls, record, EngineLimits()
+    )
 
 
 @pytest.mark.parametrize(("side", "path"), [(0, "/a/data.img"), (1, "/b/data.img")])

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 class MemoryVolume:
-    """`cold`: reads are not served from memory. `error`: errno of every read. `holes`: (offset,
-    length) of each, in order.
+    """`cold`: reads are not served from memory. `lost`: it has lost writes, and memory shows
+    zeroes. `error`: errno of every read. `holes`: (offset, length) of each, in order.
     """
 
     can_zero_fast = True
@@ -42,6 +42,7 @@ class MemoryVolume:
         # zeroes that cost nothing until they are touched
         self.data = memoryview(mmap.mmap(-1, size))
         self.cold = False
+        self.lost = False
         self.error = 0
         self.holes: list[tuple[int, int]] = []
 
@@ -61,8 +62,12 @@ class MemoryVolume:
             return False
         if self.error:
             raise OSError(self.error, "as the test wants it")
-        buffer[:] = self.data[offset : offset + len(buffer)]
+        length = len(buffer)
+        buffer[:] = bytes(length) if self.lost else self.data[offset : offset + length]
         return True
+
+    def has_lost_writes(self) -> bool:
+        return self.lost
 
 
 class MemoryBackend:

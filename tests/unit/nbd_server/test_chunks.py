@@ -64,6 +64,18 @@ async def test_a_read_is_answered_in_chunks(
     assert chunks[0].at == (512 if peer.extended else None)
 
 
+async def test_reads_after_lost_writes_are_answered_by_workers(
+    chunky: Chunky, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    volume = backend.volumes["data"]
+    volume.data[:8192] = bytes(range(256)) * 32
+    peer = await chunky()
+    volume.lost = True
+    for cookie in [await peer.send(c.CMD_READ, 0, 8192) for _ in range(3)]:
+        assert read_from(await peer.reply(cookie), 0, 8192) == bytes(range(256)) * 32
+    assert listeners.server.traffic["data"].by_operation()["read"] == (3, 3 * 8192)
+
+
 async def test_more_reads_than_the_reply_buffer_holds(
     chunky: Chunky, backend: MemoryBackend
 ) -> None:

@@ -52,6 +52,7 @@ class Disk:
 
 class Owner:
     dropped = False
+    since = 0.0
 
 
 class Reader:

@@ -229,6 +229,25 @@ async def test_failed_reads_get_their_errno(
     assert (reply.error, len(reply.data)) == (0, 4096)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [NbdLimits(), NbdLimits(connection_read_bytes_max=4096, connection_share_bytes=0)],
+    ids=["at once", "one after the other"],
+)
+async def test_reads_after_lost_writes_are_answered_by_workers(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    """Which find a leg that has them."""
+    peer, volume = await connect(), backend.volumes["data"]
+    content = bytes(range(1, 256)) * 65
+    volume.data[: len(content)] = content
+    volume.lost = True
+    cookies = [peer.nbd.read(index * 4096, 4096) for index in range(4)]
+    replies = await peer.replies(4)
+    assert b"".join(replies[cookie].data for cookie in cookies) == bytes(volume.data[: 4 * 4096])
+    assert listeners.server.traffic["data"].by_operation()["read"] == (4, 4 * 4096)
+
+
 async def test_traffic_counts_requests_and_bytes_by_operation(
     connect: Connect, listeners: Listeners
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd_server.peer_places import Places, Shares
+from duplexd.nbd_server.peer_places import Places, Shares, peer_of
 from duplexd.nbd_server.reach import Policy
 from duplexd.nbd_server.stalls import Progress
+from duplexd.net.allow import Caller
 from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
@@ -115,6 +117,29 @@ def test_places_are_kept_for_other_peers() -> None:
     assert [bool(places.take(2000)) for _ in range(3)] == [False] * 2 + [True]
     places.leave(1000)
     assert not places.take(2000)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_other"),
+    [
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", False),
+        ("2001:db8:1:3::1", True),
+        ("192.0.2.1", True),
+    ],
+)
+def test_addresses_of_one_ipv6_network_are_one_peer(other: str, is_other: bool) -> None:
+    places = Places(8, Shares(peer=1))
+    first, second = (peer_of(Caller(address=ip_address(at))) for at in ("2001:db8:1:2::1", other))
+    assert not places.take(first)
+    why = "" if is_other else "this network 2001:db8:1:2::/64 has 1 connections"
+    assert places.take(second) == why
+
+
+def test_each_ipv4_address_is_a_peer() -> None:
+    places = Places(8, Shares(peer=1))
+    assert not places.take(peer_of(Caller(address=ip_address("192.0.2.1"))))
+    assert not places.take(peer_of(Caller(address=ip_address("192.0.2.2"))))
+    assert "this address has" in places.take(peer_of(Caller(address=ip_address("192.0.2.2"))))
 
 
 @pytest.mark.parametrize("shares", [Shares(volume=1)])

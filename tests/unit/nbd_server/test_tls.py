@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import trustme
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
+from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.reach import Door, Listener, Policy
+from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
+from duplexd.nbd_server.sockets import Wire
+from duplexd.nbd_server.tls_wire import ENCRYPTED_BYTES, TlsWire
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.allow import Allow
 from duplexd.net.expiry import Expiry
 from tests.support.certificates import HOST, Certificates
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
+from tests.unit.nbd_server.test_sockets import Seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -165,6 +172,58 @@ async def test_large_replies_reach_a_slow_client_whole(serving: Serving) -> None
     assert [len(replies[cookie].data) for cookie in reads] == [4 << 20] * 8
 
 
+class Ends:
+    """Both ends of a connection with TLS; what is sent takes turns in `sends`."""
+
+    def __init__(self, context: ssl.SSLContext, sends: RoundRobin) -> None:
+        loop = asyncio.get_running_loop()
+        ours, self.theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.up = asyncio.Event()
+        budget = Budget(1 << 40, loop.call_soon)
+        wire = Wire(loop, ours, Seen(), budget, sends)
+        wire.start()
+        self.wire = TlsWire(loop, wire, context, Seen(), self.up.set)
+
+    async def shake_hands(self, context: ssl.SSLContext) -> asyncio.StreamReader:
+        reader, self._writer = await asyncio.open_connection(
+            sock=self.theirs, ssl=context, server_hostname="localhost"
+        )
+        await self.up.wait()
+        return reader
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+        self.wire.abort()
+
+
+async def test_long_replies_are_encrypted_in_turns(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    context = tls.server_context(certificates, "nbd.tls", tls.OPTIONAL)
+    asked: list[Callable[[], None]] = []
+    sends = RoundRobin(asked.append)
+    both = [Ends(context, sends) for _ in range(2)]
+    readers = [await ends.shake_hands(certificates.context(None)) for ends in both]
+    long = os.urandom(4 * ENCRYPTED_BYTES)
+    for ends in both:
+        ends.wire.queue([long[:1000], long[1000:]])
+    assert [ends.wire.unsent_bytes for ends in both] == [len(long)] * 2
+    asked.pop()()
+    assert [ends.wire.unsent_bytes for ends in both] == [len(long) - ENCRYPTED_BYTES, len(long)]
+    asked.pop()()
+    assert [ends.wire.unsent_bytes for ends in both] == [len(long) - ENCRYPTED_BYTES] * 2
+    assert not both[0].wire.write(b"behind it")
+    received = [asyncio.create_task(each.readexactly(len(long))) for each in readers]
+    while not all(task.done() for task in received):
+        while asked:
+            asked.pop()()
+        await asyncio.sleep(0)
+    assert [task.result() for task in received] == [long, long]
+    assert await readers[0].readexactly(9) == b"behind it"
+    for ends in both:
+        ends.close()
+
+
 async def test_a_name_in_the_certificate_opens_a_volume(serving: Serving) -> None:
     await serving.start(allow=Allow(names=frozenset({"writer"})))
     with pytest.raises(RefusedError, match="no export"):
@@ -220,6 +279,60 @@ async def test_plain_text_ends_once_tls_is_required(serving: Serving, export: st
     plain.close()
     read = secure.nbd.read(0, 16)
     assert (await secure.replies(1))[read].error == 0
+
+
+async def reload(serving: Serving, clients: str) -> None:
+    assert serving.listeners is not None
+    context = tls.server_context(serving.certificates, "nbd.tls", clients)
+    policy = Policy(context=context)
+    await serving.listeners.update([Listener(TcpAddress(HOST, 0), tls="required")], policy)
+
+
+async def test_clients_end_with_an_authority_that_is_removed(serving: Serving) -> None:
+    await serving.start(clients=tls.OPTIONAL)
+    certified, without = await serving.client(), await serving.client(None)
+    await certified.go("data")
+    await without.go("data")
+    trustme.CA().cert_pem.write_to_path(str(serving.certificates.client_ca))
+    await reload(serving, tls.OPTIONAL)
+    assert await certified.closed()
+    read = without.nbd.read(0, 16)
+    assert (await without.replies(1))[read].error == 0
+
+
+async def test_a_handshake_with_an_authority_that_is_removed_is_broken_off(
+    serving: Serving,
+) -> None:
+    await serving.start()
+    reader, writer = await asyncio.open_connection(HOST, serving.address.port)
+    writer.write(m.CLIENT_FLAGS.pack(3) + STARTTLS)
+    await reader.readexactly(len(m.greeting(0)) + len(m.option_reply(c.OPT_STARTTLS, c.REP_ACK)))
+    trustme.CA().cert_pem.write_to_path(str(serving.certificates.client_ca))
+    await reload(serving, tls.REQUIRED)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_clients_stay_when_an_authority_is_added(serving: Serving) -> None:
+    await serving.start()
+    secure = await serving.client()
+    await secure.go("data")
+    with serving.certificates.client_ca.open("ab") as file:
+        file.write(trustme.CA().cert_pem.bytes())
+    await reload(serving, tls.REQUIRED)
+    read = secure.nbd.read(0, 16)
+    assert (await secure.replies(1))[read].error == 0
+
+
+async def test_clients_without_a_certificate_end_once_it_is_required(serving: Serving) -> None:
+    await serving.start(clients=tls.OPTIONAL)
+    certified, without = await serving.client(), await serving.client(None)
+    await certified.go("data")
+    await without.go("data")
+    await reload(serving, tls.REQUIRED)
+    assert await without.closed()
+    read = certified.nbd.read(0, 16)
+    assert (await certified.replies(1))[read].error == 0
 
 
 async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:

@@ -54,7 +54,6 @@ def test_host_and_port_without_a_kind_are_tcp(text: str) -> None:
         "tcp:a:b:1",
         "udp:h:1",
         5,
-        None,
     ],
 )
 def test_anything_else_is_not_a_listen_address(text: object) -> None:

@@ -40,6 +40,7 @@ GRAIN = 64 * KIB
 LIMITS = dataclasses.replace(
     EngineLimits(),
     record_bytes_max=64 * KIB,
+    shared_piece_bytes=64 * KIB,
     follower_chunk_bytes=64 * KIB,
     staged_piece_bytes_max=64 * KIB,
     copied_mark_bytes=256 * KIB,

@@ -1,0 +1,64 @@
+"""How far the scrub of a pair is, and when one is due. Pure.
+
+A scrub compares a whole pair, a little at a time, and it takes days on large volumes. So where it
+is belongs to the journal, as do the times: a daemon that is restarted every night would else never
+get to the end of a volume.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# While clients use the disks, a scrub leaves them for so many times as long as it took
+_LEFT_TO_CLIENTS = 9
+_US = 1_000_000
+
+
+class Scrub(NamedTuple):
+    """`at`: all before it is compared in the pass that began at `began_us`; 0 while none is under
+    way. `done_us`: when the last pass ended, or the legs became a pair by a copy. Times in
+    microseconds since 1970, 0 for never.
+    """
+
+    at: int = 0
+    began_us: int = 0
+    done_us: int = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a pass has begun and not ended."""
+        return self.at > 0
+
+    def due_us(self, every_us: int) -> int:
+        """When the next pass is due; 0 for at once, as one that is under way is."""
+        if self.under_way:
+            return 0
+        return self.done_us + every_us if self.done_us else 0
+
+    def paired(self, time_us: int) -> Scrub:
+        """A copy has made both legs equal."""
+        return self if self.done_us or self.under_way else Scrub(0, 0, time_us)
+
+
+def due(scrubs: Mapping[int, Scrub], every_s: float, now_us: int) -> int | None:
+    """Of these pairs, by number, the one that is to be scrubbed now: one whose scrub is under way,
+    else the one that is due for the longest time; None if none is.
+    """
+    every_us = int(every_s * _US)
+    waiting = [
+        (not scrub.under_way, at_us, number)
+        for number, scrub in scrubs.items()
+        if (at_us := scrub.due_us(every_us)) <= now_us
+    ]
+    return min(waiting)[2] if waiting else None
+
+
+def pause_s(read_bytes: int, took_s: float, rate: int, busy: bool) -> float:
+    """How long to wait after a piece, of which so much was read from each disk in this time: until
+    the rate allows the next one, and longer if clients are busy.
+    """
+    pace_s = read_bytes / rate - took_s
+    return max(0.0, pace_s, _LEFT_TO_CLIENTS * took_s if busy else 0.0)

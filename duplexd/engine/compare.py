@@ -1,0 +1,133 @@
+"""Comparing a piece of the two images of a pair, in a worker. Blocking.
+
+What is a hole on both is equal unread. Of a SUSPENDED pair, grains that changed since the cut are
+left out, because the secondary has to lack them. A difference is reported in blocks: what a disk
+loses, it loses in blocks, and a list of single bytes would have as many entries as the image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core import pair_states
+from duplexd.core.leg_differences import joined
+from duplexd.core.patience import PRIMARY, SECONDARY
+from duplexd.errors import WrongStateError
+from duplexd.images.holes import equal_holes
+from duplexd.images.place import misplaced
+from duplexd.images.unreadable import BLOCK_BYTES, read
+from duplexd.replication.watched import WatchedLeg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.pair import Pair
+    from duplexd.core.patience import Waited
+    from duplexd.images.leg import Leg
+    from duplexd.runtime.watch import Watch
+
+    Run = tuple[int, int]  # offset, length
+
+PIECE_BYTES = 1 << 20
+_BLOCKS = PIECE_BYTES // BLOCK_BYTES
+
+
+class Compared(NamedTuple):
+    """Of the next `length` bytes: the runs of blocks in which the legs differ, the first byte that
+    does, or None; how many of them were looked at, and how many read from each disk.
+    """
+
+    length: int
+    first_difference: int | None
+    looked_bytes: int
+    runs: Sequence[Run] = ()
+    read_bytes: int = 0
+
+
+class Legs(NamedTuple):
+    """The images that are compared. A reload or a swap may give the pair others meanwhile, and
+    close these.
+    """
+
+    primary: Leg
+    secondary: Leg
+
+    def watched(self, pair: Pair, watch: Watch[Waited]) -> Legs:
+        """The same, for a worker."""
+        return Legs(
+            WatchedLeg(pair, self.primary, PRIMARY, watch),
+            WatchedLeg(pair, self.secondary, SECONDARY, watch),
+        )
+
+    def are_of(self, pair: Pair) -> bool:
+        """Whether the pair still has them."""
+        return pair.primary is self.primary and pair.secondary is self.secondary
+
+    def check(self, pair: Pair) -> None:
+        """Raises WrongStateError if the pair has others now."""
+        if not self.are_of(pair):
+            raise WrongStateError(
+                f"{pair.name}: its images changed while they were compared; compare them again"
+            )
+
+
+def elsewhere(legs: Legs) -> str:
+    """Why a path does not name the open image; "" if both do."""
+    return misplaced(legs.primary) or misplaced(legs.secondary)
+
+
+def compare(pair: Pair, offset: int, end: int, legs: Legs) -> Compared:
+    """The next piece before `end`, or a longer range that is a hole on both."""
+    hole = _hole(legs, offset, end)
+    if hole:
+        return Compared(hole, None, hole)
+    length = min(PIECE_BYTES, end - offset)
+    ours, theirs = read(legs.primary, offset, length), read(legs.secondary, offset, length)
+    changed = pair.changed if pair.state == pair_states.SUSPENDED else None
+    if changed is not None and changed.overlaps(offset, length):
+        return _compare_unchanged(changed, offset, ours, theirs)
+    if ours == theirs:
+        return Compared(length, None, length, (), length)
+    first = offset + _first_difference(ours, theirs)
+    runs = joined(_blocks(offset, ours, theirs), _BLOCKS)
+    return Compared(length, first, length, runs, length)
+
+
+def _hole(legs: Legs, offset: int, end: int) -> int:
+    """How many bytes from `offset` on are a hole on both; 0 where that cannot be found out."""
+    try:
+        return equal_holes(*legs, offset, end) - offset
+    except OSError:
+        return 0  # the read that follows says which image it is
+
+
+def _compare_unchanged(
+    changed: ChangeMap, offset: int, ours: bytearray, theirs: bytearray
+) -> Compared:
+    first, looked = None, 0
+    runs: list[Run] = []
+    step = min(changed.grain_bytes, PIECE_BYTES)
+    for at in range(0, len(ours), step):
+        if changed.overlaps(offset + at, min(step, len(ours) - at)):
+            continue
+        mine, other = ours[at : at + step], theirs[at : at + step]
+        looked += len(mine)
+        if mine != other:
+            runs += _blocks(offset + at, mine, other)
+            if first is None:
+                first = offset + at + _first_difference(mine, other)
+    return Compared(len(ours), first, looked, joined(runs, _BLOCKS), len(ours))
+
+
+def _blocks(offset: int, ours: bytearray, theirs: bytearray) -> list[Run]:
+    return [
+        (offset + at, min(BLOCK_BYTES, len(ours) - at))
+        for at in range(0, len(ours), BLOCK_BYTES)
+        if ours[at : at + BLOCK_BYTES] != theirs[at : at + BLOCK_BYTES]
+    ]
+
+
+def _first_difference(ours: bytearray, theirs: bytearray) -> int:
+    both = enumerate(zip(ours, theirs, strict=True))
+    return next(place for place, (mine, other) in both if mine != other)

@@ -1,0 +1,232 @@
+"""Repairs by command: the places where the legs of a pair differ become equal again.
+
+Which image is right, only its owner can know: by the file system's check sums, by the database, by
+a third copy. So the command says which one, and nothing is repaired by itself.
+
+    from the primary      the places are copied to the secondary, by the same job as a resync. The
+                          pair is PENDING meanwhile, because half of a repair is no copy of anything
+    from the secondary    what it holds there is written to the volume, as a client would write it:
+                          in the journal, in order, to both legs. Writes of clients wait for each
+                          piece, because one in between would be overwritten with older content
+
+Then the places are compared. Only if they are equal, the record of the difference ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
+from duplexd.core.patience import SECONDARY
+from duplexd.engine.compare import Legs
+from duplexd.engine.each_of import each_of
+from duplexd.errors import DuplexdError, TimedOutError, UsageError, WrongStateError
+from duplexd.images.unreadable import UnreadableError, read
+from duplexd.runtime.watch import HungError
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.leg_differences import Differences, Run
+    from duplexd.core.pair import Pair
+    from duplexd.engine.difference_record import DifferenceRecord
+    from duplexd.engine.events import Events
+    from duplexd.engine.leases import Leases
+    from duplexd.engine.own_writes import OwnWrites
+    from duplexd.engine.timeline import Timeline
+    from duplexd.engine.verify import Verification
+    from duplexd.json_object import Json
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.followers import Followers
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.resync import Resyncs
+
+FROM_PRIMARY, FROM_SECONDARY = "primary", "secondary"
+_PIECE_BYTES = 64 << 10  # written at once, while clients wait
+
+
+class Repairs:
+    """Of the pairs of a controller."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        leases: Leases,
+        followers: Followers,
+        resyncs: Resyncs,
+        verification: Verification,
+        record: DifferenceRecord,
+        own_writes: OwnWrites,
+        legs: LegCalls,
+        events: Events,
+        limits: EngineLimits,
+    ) -> None:
+        self._timeline = timeline
+        self._leases = leases
+        self._followers = followers
+        self._resyncs = resyncs
+        self._verification = verification
+        self._record = record
+        self._own_writes = own_writes
+        self._legs = legs
+        self._events = events
+        self._hold_s = limits.recheck_hold_seconds
+
+    async def repair(self, pairs: Sequence[Pair], source: str, dry_run: bool) -> Json:
+        """Repair these pairs, one after the other, from the images of this role; or only say what
+        that would do.
+
+        Raises WrongStateError, with nothing done, if one has no recorded difference, or is not
+        DUPLEX; DuplexdError if a repair fails: the record remains then.
+        """
+        if source not in {FROM_PRIMARY, FROM_SECONDARY}:
+            raise UsageError(f'repair from {source!r}: expected "primary" or "secondary"')
+        for pair in pairs:
+            _check(pair)
+        work = partial(self._one, source=source, dry_run=dry_run)
+        return {"volumes": await each_of(pairs, work, "repaired")}
+
+    async def _one(self, pair: Pair, source: str, dry_run: bool) -> Json:
+        differs = _check(pair)
+        row: Json = {
+            "name": pair.name,
+            "from": source,
+            "path": (pair.primary if source == FROM_PRIMARY else pair.copy_of).path,
+            "ranges": [list(run) for run in differs.runs],
+            "bytes": differs.nbytes,
+            "repaired": not dry_run,
+        }
+        if dry_run:
+            return row
+        legs = Legs(pair.primary, pair.copy_of)
+        if source == FROM_PRIMARY:
+            await self._from_primary(pair, differs.runs)
+        else:
+            await self._from_secondary(pair, legs, differs.runs)
+        await self._compare(pair, legs, differs.runs)
+        self._events.emit(
+            "legs-repaired", volume=pair.name, source=source, path=row["path"], bytes=row["bytes"],
+            ranges=len(differs.runs),
+        )  # fmt: skip
+        return row
+
+    # ------------------------------------------------------------------------- from the primary
+
+    async def _from_primary(self, pair: Pair, runs: Sequence[Run]) -> None:
+        changed = pair.new_map()
+        for offset, length in runs:
+            changed.set(offset, length)
+        async with self._in_time(pair):
+            with self._leases.closed([pair]):
+                await self._arrived(pair)
+                async with self._followers.stepping:  # from here on the job follows for it
+                    await self._timeline.at_rest(lambda: self._begin(pair, changed))
+        await self._resyncs.wait([pair])
+        if pair.state != DUPLEX:
+            why = pair.resync_error or f"it became {pair.state}"
+            raise DuplexdError(f"{pair.name}: the repair did not end: {why}")
+
+    async def _arrived(self, pair: Pair) -> None:
+        """The changes before the gate was closed are on the secondary."""
+        last = await self._timeline.at_rest(lambda: self._timeline.written)
+
+        def there() -> bool:
+            return pair.mirrors or pair.state != DUPLEX or pair.applied >= last
+
+        await self._followers.until(there)
+
+    @asynccontextmanager
+    async def _in_time(self, pair: Pair) -> AsyncIterator[None]:
+        """Writes of clients wait within: not for longer than for a lease."""
+        try:
+            async with asyncio.timeout(self._hold_s):
+                yield
+        except TimeoutError:
+            raise TimedOutError(
+                f"{pair.name}: its secondary trails too far behind to be repaired; "
+                "try again with less load"
+            ) from None
+
+    def _begin(self, pair: Pair, changed: ChangeMap) -> None:
+        _check(pair)
+        self._followers.forget(pair)
+        self._resyncs.begin_copy(pair, changed)
+
+    # ----------------------------------------------------------------------- from the secondary
+
+    async def _from_secondary(self, pair: Pair, legs: Legs, runs: Sequence[Run]) -> None:
+        for offset, length in runs:
+            end = offset + length
+            for at in range(offset, end, _PIECE_BYTES):
+                await self._leases.passed([pair])  # what the gate before this one kept waiting
+                with self._leases.closed([pair]):
+                    await self._write(pair, legs, at, min(_PIECE_BYTES, end - at))
+
+    async def _write(self, pair: Pair, legs: Legs, offset: int, length: int) -> None:
+        async with self._in_time(pair):
+            await self._arrived(pair)
+
+        def good() -> bool:
+            return pair.state == DUPLEX and not pair.failed and legs.are_of(pair)
+
+        secondary = legs.secondary
+        try:
+            content = partial(read, secondary, offset, length)
+            data = await self._legs.on(pair, secondary, SECONDARY, content)
+        except (UnreadableError, HungError) as error:
+            raise DuplexdError(
+                f"{pair.name}: {error.strerror}; nothing can be repaired from that image there"
+            ) from error
+        if not await self._own_writes.write(pair, offset, data, good):
+            raise DuplexdError(
+                f"{pair.name}: {format_size(length)} at byte {offset} could not be written: "
+                "`duplexctl status` and the log show which image failed, or that the journal is "
+                "full; what comes before it is repaired"
+            )
+
+    # --------------------------------------------------------------------------------- the proof
+
+    async def _compare(self, pair: Pair, legs: Legs, runs: Sequence[Run]) -> None:
+        found: list[Run] = []
+        for offset, length in runs:
+            at, end = offset, offset + length
+            while at < end:
+                try:
+                    piece = await self._verification.piece(pair, legs, at, end)
+                except UnreadableError as error:
+                    raise DuplexdError(f"{pair.name}: {error.strerror}") from error
+                at += piece.length
+                found += piece.runs
+        if found:
+            await self._record.differ(pair, legs, found, whole=True)
+            raise DuplexdError(
+                f"{pair.name}: the legs still differ after the repair, at byte {found[0][0]}: one "
+                "of the disks does not keep what is written to it; replace it"
+            )
+        await self._record.equal(pair, legs)
+
+
+def _check(pair: Pair) -> Differences:
+    """What is recorded of it. Raises WrongStateError if nothing is, or it cannot be repaired."""
+    differs = pair.record.differs
+    if differs is None:
+        raise WrongStateError(
+            f"{pair.name}: no difference of its legs is recorded, so there is nothing to repair; "
+            f"`duplexctl verify {pair.name}` compares them"
+        )
+    if pair.failed:
+        raise WrongStateError(f"{pair.name} is not served: {pair.failed}")
+    if pair.state == DUPLEX:
+        return differs
+    todo = {
+        PENDING: "wait until it is DUPLEX (`duplexctl resync --wait`)",
+        SUSPENDED: f"`duplexctl resync --wait {pair.name}` first; its cut is void in any case",
+    }
+    raise WrongStateError(
+        f"{pair.name} is {pair.state}, and only a DUPLEX pair can be repaired; {todo[pair.state]}"
+    )

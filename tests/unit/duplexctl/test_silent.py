@@ -1,0 +1,85 @@
+"""A daemon whose process does nothing: no command waits for it without end, and says what it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.duplexctl.cli import Commands, run
+from duplexd.duplexctl.silence import remedy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LISTENER = """
+import socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(64)
+print(flush=True)
+sys.stdin.read()
+"""
+ARGUMENTS = {
+    "adopt": [["data"]],
+    "cuts": [[]],
+    "events": [[], ["--follow"]],
+    "health": [[]],
+    "quiesce": [["data", "--hold", "0.2"]],
+    "release": [["lease"]],
+    "reload": [[], ["--check"]],
+    "resync": [["data"], ["data", "--wait"]],
+    "status": [[], ["--watch"]],
+    "suspend": [["data"]],
+    "swap": [["data"]],
+    "verify": [["data"]],
+}
+# settle is refused: cuts of one daemon are always decided
+ASK_NO_DAEMON = {"canary", "completion", "settle", "verify-cut"}
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """The socket of a process that is stopped, and that process."""
+    path = tmp_path / "c.sock"
+    command = [sys.executable, "-c", LISTENER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        yield path, process.pid
+        process.send_signal(signal.SIGCONT)
+
+
+def test_no_command_waits_for_it_without_end(
+    stopped: tuple[Path, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, pid = stopped
+    for command, lines in ARGUMENTS.items():
+        for arguments in lines:
+            line = ["--socket", str(path), "--timeout", "0.2", command, *arguments]
+            assert run(line) == 8, line
+            said = capfd.readouterr().err
+            if command != "quiesce":  # that one has a time of its own
+                assert f"process {pid} is stopped (SIGSTOP): continue it with" in said, line
+
+
+def test_every_command_is_tried_on_it() -> None:
+    commands = set(Commands().list_commands(None))
+    assert commands == ARGUMENTS.keys() | ASK_NO_DAEMON
+
+
+def test_one_that_runs_and_is_silent_is_to_be_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "c.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        assert remedy(str(path)).startswith(f"process {os.getpid()} does not answer: see its log")
+    assert remedy(str(path)).startswith("the daemon does not answer: see its log")

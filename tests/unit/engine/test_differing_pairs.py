@@ -1,0 +1,109 @@
+"""What is not done with a pair whose legs are known to differ: swaps, and reads of those places."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.errors import WrongStateError
+from tests.support.bad_sectors import BadSectors
+from tests.support.fault_leg import FaultLeg
+from tests.unit.engine.cores import Core, new_disk, run, running, settings
+
+BLOCK = 4096
+OLD, NEW = b"\x01" * BLOCK, b"\x02" * BLOCK
+
+
+async def differing(core: Core, offset: int = 0) -> None:
+    """Known to differ in one block."""
+    core.pair().copy_of.write(offset, b"\xee")
+    assert not (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_swap_is_refused_with_the_place_and_what_to_do() -> None:
+    async with running() as core:
+        await differing(core, BLOCK)
+        before = core.pair().primary
+        with pytest.raises(WrongStateError, match=r"first at byte 4096.*duplexctl repair data"):
+            await core.controller.swap(["data"], False, None, False)
+        assert core.pair().primary is before
+
+
+async def test_a_swap_that_accepts_the_differences_is_done_and_they_stay_known() -> None:
+    async with running() as core:
+        await differing(core)
+        before = core.pair().primary
+        await core.controller.swap(["data"], False, None, False, accept_differences=True)
+        assert core.pair().primary is not before
+        assert core.pair().state == DUPLEX
+        assert core.pair().record.differs is not None
+
+
+@pytest.mark.parametrize(("forward", "lose"), [(True, False), (False, True)])
+async def test_nor_is_a_suspended_secondary_promoted(forward: bool, lose: bool) -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        await differing(core)
+        with pytest.raises(WrongStateError, match="the legs differ"):
+            await core.controller.swap(["data"], forward, None, lose)
+        assert core.pair().state == SUSPENDED
+        await core.controller.swap(["data"], forward, None, lose, accept_differences=True)
+
+
+async def test_a_primary_that_refuses_a_write_does_not_give_way_to_it() -> None:
+    async with running() as core:
+        await core.write("data", 0, OLD)
+        await differing(core, BLOCK)
+        primary, _ = core.faulty()
+        primary.fail("write", errno.EIO)
+        assert await core.write("data", 0, NEW) == errno.EIO
+        assert core.pair().primary is primary
+        assert core.named("swapped") == []
+
+
+async def test_a_primary_that_cannot_be_synced_leaves_the_volume_unserved_instead() -> None:
+    async with running() as core:
+        await core.write("data", 0, OLD)
+        await differing(core, BLOCK)
+        primary, _ = core.faulty()
+        primary.fail("sync", errno.EIO)
+        await core.controller.checkpointer.checkpoint()
+        await core.until(lambda: bool(core.pair().failed))
+        assert core.pair().primary is primary
+        await core.controller.swap(["data"], False, None, False, accept_differences=True)
+        assert not core.pair().failed, "the operator has said that it is good enough"
+
+
+def test_nor_does_a_start_without_the_primary_take_it() -> None:
+    disk = new_disk()
+
+    async def find() -> None:
+        core = await Core.begin(disk, settings())
+        await core.write("data", 0, OLD)
+        await differing(core, BLOCK)
+        await core.controller.stop()
+
+    async def look() -> None:
+        disk.take("/a/data.img")
+        core = await Core.begin(disk, settings())
+        assert core.pair().failed
+        assert core.pair().primary.path == "/a/data.img"
+        await core.controller.stop()
+
+    run(find())
+    run(look())
+
+
+async def test_a_place_that_differs_is_not_read_from_the_secondary_and_others_are() -> None:
+    async with running() as core:
+        await core.write("data", 0, OLD + OLD)
+        await differing(core)
+        pair = core.pair()
+        primary, secondary = BadSectors(pair.primary, 0, BLOCK), FaultLeg(pair.copy_of)
+        pair.set_legs(primary, secondary, pair.mode)
+        assert (await core.read("data", 0, BLOCK))[0] == errno.EIO
+        assert await core.read("data", BLOCK, BLOCK) == (0, OLD)
+        await core.until(lambda: bool(core.named("range-repaired")))
+        assert [event["offset"] for event in core.named("range-repaired")] == [BLOCK]

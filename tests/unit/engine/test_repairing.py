@@ -1,0 +1,216 @@
+"""Repairing the places where legs are known to differ, from either image."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import errno
+
+import pytest
+
+from duplexd.core.pair_states import DUPLEX, PENDING
+from duplexd.errors import DuplexdError, TimedOutError, UsageError, WrongStateError
+from duplexd.limits import EngineLimits
+from tests.support.bad_sectors import BadSectors
+from tests.support.fault_leg import FaultLeg
+from tests.unit.engine.cores import MIB, Core, new_disk, run, running, settings
+
+BLOCK = 4096
+GOOD = bytes(range(256)) * 16
+modes = pytest.mark.parametrize("mode", ["sync", "async"])
+sources = pytest.mark.parametrize("source", ["primary", "secondary"])
+
+
+async def differing(core: Core, *offsets: int) -> None:
+    """Blocks of the secondary hold something else, and that is known."""
+    for offset in offsets or (MIB + BLOCK,):
+        assert await core.write("data", offset, GOOD) == 0
+    await core.until(lambda: core.pair().mirrors or core.equal())
+    for offset in offsets or (MIB + BLOCK,):
+        core.pair().copy_of.write(offset + 7, b"\xee")
+    assert not (await core.controller.verify(["data"]))["equal"]
+
+
+def block(core: Core, side: str, offset: int = MIB + BLOCK) -> bytes:
+    return core.image("data", side)[offset : offset + BLOCK]
+
+
+@modes
+async def test_from_the_primary_the_secondary_gets_what_the_primary_holds(mode: str) -> None:
+    async with running({"data": mode}) as core:
+        await differing(core)
+        result = await core.controller.repair(["data"], "primary", dry_run=False)
+        (row,) = result["volumes"]
+        assert (row["ranges"], row["bytes"], row["path"]) == (
+            [[MIB + BLOCK, BLOCK]],
+            BLOCK,
+            "/a/data.img",
+        )
+        assert block(core, "a") == block(core, "b") == GOOD
+        assert (core.pair().state, core.pair().record.differs) == (DUPLEX, None)
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+
+
+@modes
+async def test_from_the_secondary_the_volume_gets_what_the_secondary_holds(mode: str) -> None:
+    async with running({"data": mode}) as core:
+        await differing(core)
+        right = block(core, "b")
+        await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert block(core, "a") == block(core, "b") == right
+        assert (await core.read("data", MIB + BLOCK, BLOCK))[1] == right
+        assert core.pair().record.differs is None
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+
+
+@modes
+@sources
+async def test_writes_that_go_on_meanwhile_are_on_both_legs(mode: str, source: str) -> None:
+    async with running({"data": mode}) as core:
+        await differing(core, 0, MIB)
+        repairing = asyncio.ensure_future(core.controller.repair(["data"], source, dry_run=False))
+        changes = [core.send("data", place * 512, bytes([place + 1]) * 512) for place in range(16)]
+        await repairing
+        for change in changes:
+            assert await core.answer(change) == 0
+        expected = b"".join(bytes([place + 1]) * 512 for place in range(8))
+        assert (await core.read("data", 0, BLOCK))[1] == expected
+        await core.until(core.equal)
+
+
+async def test_the_pair_is_no_backup_while_it_is_repaired_from_the_primary() -> None:
+    async with running() as core:
+        await differing(core)
+        secondary, seen = core.secondary(), []
+        repairing = asyncio.ensure_future(
+            core.controller.repair(["data"], "primary", dry_run=False)
+        )
+        await core.until(lambda: core.pair().state == PENDING)
+        (volume,) = core.controller.status()["volumes"]
+        seen.append(volume["secondary"]["usable"])
+        await repairing
+        assert seen == [False]
+        assert secondary.calls["write"] > 0
+
+
+@sources
+async def test_a_dry_run_says_the_places_and_changes_nothing(source: str) -> None:
+    async with running() as core:
+        await differing(core)
+        before, images = (
+            core.controller.sequence,
+            (core.image("data", "a"), core.image("data", "b")),
+        )
+        (row,) = (await core.controller.repair(["data"], source, dry_run=True))["volumes"]
+        assert (row["repaired"], row["ranges"]) == (False, [[MIB + BLOCK, BLOCK]])
+        assert (core.image("data", "a"), core.image("data", "b")) == images
+        assert core.controller.sequence == before
+        assert core.pair().record.differs is not None
+
+
+@sources
+async def test_nothing_is_repaired_where_nothing_is_recorded(source: str) -> None:
+    async with running() as core:
+        with pytest.raises(WrongStateError, match=r"nothing to repair; `duplexctl verify data`"):
+            await core.controller.repair(["data"], source, dry_run=False)
+
+
+@sources
+async def test_a_suspended_pair_has_to_be_resynced_first(source: str) -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        core.pair().copy_of.write(MIB, b"\xee")
+        assert not (await core.controller.verify(["data"]))["equal"]
+        with pytest.raises(
+            WrongStateError, match=r"data is SUSPENDED.*duplexctl resync --wait data"
+        ):
+            await core.controller.repair(["data"], source, dry_run=False)
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        await core.controller.repair(["data"], source, dry_run=False)
+        assert core.equal()
+
+
+async def test_another_source_than_the_two_is_refused() -> None:
+    async with running() as core:
+        with pytest.raises(UsageError, match='expected "primary" or "secondary"'):
+            await core.controller.repair(["data"], "both", dry_run=False)
+
+
+async def test_a_disk_that_keeps_nothing_leaves_the_record() -> None:
+    class Forgetful(FaultLeg):
+        def write(self, offset: int, data: object) -> None:
+            """It says yes."""
+
+    async with running() as core:
+        await differing(core)
+        pair = core.pair()
+        pair.set_legs(pair.primary, Forgetful(pair.copy_of), pair.mode)
+        with pytest.raises(DuplexdError, match="the legs still differ after the repair"):
+            await core.controller.repair(["data"], "primary", dry_run=False)
+        assert pair.record.differs is not None
+
+
+async def test_a_block_that_the_secondary_cannot_give_leaves_the_record_and_the_volume() -> None:
+    async with running() as core:
+        await differing(core)
+        pair, before = core.pair(), block(core, "a")
+        pair.set_legs(pair.primary, BadSectors(pair.copy_of, MIB + BLOCK), pair.mode)
+        with pytest.raises(DuplexdError, match=f"cannot be read at offset {MIB + BLOCK}"):
+            await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert pair.record.differs is not None
+        assert block(core, "a") == before
+        assert await core.write("data", 0, GOOD) == 0
+
+
+async def test_a_primary_that_does_not_take_it_leaves_the_record() -> None:
+    async with running() as core:
+        core.refuse_swaps()
+        await differing(core)
+        primary, _ = core.faulty()
+        primary.fail("write", errno.EIO)
+        with pytest.raises(DuplexdError, match="could not be written"):
+            await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert core.pair().record.differs is not None
+
+
+@sources
+async def test_an_async_secondary_that_trails_holds_the_writes_no_longer_than_a_lease(
+    source: str,
+) -> None:
+    limits = dataclasses.replace(EngineLimits(), recheck_hold_seconds=0.05)
+    async with running({"data": "async"}, limits=limits) as core:
+        await differing(core)
+        async with core.controller.followers.stepping:  # its follower waits
+            core.send("data", 0, GOOD)
+            await core.turns()
+            with pytest.raises(TimedOutError, match="trails too far behind"):
+                await core.controller.repair(["data"], source, dry_run=False)
+            assert await core.write("data", 0, GOOD) == 0
+        assert core.pair().record.differs is not None
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_a_repair_that_a_crash_ends_is_continued_and_then_they_are_equal(power: bool) -> None:
+    disk = new_disk()
+
+    async def begin() -> None:
+        core = await Core.begin(disk, settings())
+        await differing(core)
+        repairing = asyncio.ensure_future(
+            core.controller.repair(["data"], "primary", dry_run=False)
+        )
+        await core.until(lambda: core.pair().state == PENDING)
+        await core.controller.timeline.durable()
+        await core.crash(power)
+        await asyncio.gather(repairing, return_exceptions=True)
+
+    async def go_on() -> None:
+        core = await Core.begin(disk, settings())
+        await core.until(lambda: core.pair().state == DUPLEX)
+        assert core.equal()
+        assert core.pair().record.differs is None
+        await core.controller.stop()
+
+    run(begin())
+    run(go_on())
