@@ -120,11 +120,11 @@ class Requests:
         self._count()
         return self._server.payloads.take(size)
 
-    def has_room(self, receiving: int) -> bool:
-        """Whether more may be received, beside a payload for which `receiving` bytes count."""
-        limits, waiting = self._limits, self.payload_bytes - receiving
+    def has_room(self) -> bool:
+        """Whether memory may be given to another payload."""
+        limits = self._limits
         share = max(self._share_bytes, limits.piece_bytes_min)
-        return waiting < (
+        return self.payload_bytes < (
             min(limits.connection_in_flight_bytes_max, share)
             if self._server.waiting.full
             else limits.connection_in_flight_bytes_max

@@ -259,7 +259,7 @@ class Connection:
         if (
             dispatch.backlog
             or dispatch.ended
-            or receiver.large
+            or receiver.wants_memory
             or receiver.more
             or receiver.broken
             or dispatch.write_paused
@@ -396,7 +396,7 @@ class Connection:
         elif (
             dispatch.backlog
             or dispatch.write_paused
-            or (receiver.large and not dispatch.has_room(receiver.piece_bytes))
+            or (receiver.wants_memory and not dispatch.has_room())
         ):
             dispatch.stalled = True
             self._wire.pause_reading()
