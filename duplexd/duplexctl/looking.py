@@ -109,7 +109,7 @@ def events(settings: Settings, follow: bool) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="The cuts that are kept, with their verdicts.")
 @targets(required=False)
 @common()
 @click.pass_obj

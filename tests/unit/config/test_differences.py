@@ -92,6 +92,6 @@ def test_what_is_said_of_a_value_can_be_put_into_the_file(key: str, field: Field
     def value_of(text: str) -> object:
         return read.validate_python(tomllib.loads(f"x = {text}")["x"], context={"base": "/"})
 
-    (example, *_) = field.examples or ()
+    example = next(iter(field.examples or ()))
     value = value_of(example)
     assert value_of(value_in_file(key, value)) == value
