@@ -63,8 +63,8 @@ class EngineLimits:
     # A batch up to this, zeroes included, is done in the event loop, a larger one in a thread
     inline_batch_bytes_max: int = 512 * KIB
     # A batch takes a few milliseconds, and all else waits for it. A change counts for its length
-    # and for what it costs however short it is.
-    batch_bytes_max: int = 2 * MIB
+    # and for what it costs however short it is. Two of the longest records fit.
+    batch_bytes_max: int = 2 * MIB + 64 * KIB
     change_cost_bytes: int = 24 * KIB
     shared_cost_max: int = 768 * KIB  # of a batch while several volumes have changes queued
     shared_piece_bytes: int = 256 * KIB  # and of a long WRITE in it
@@ -145,8 +145,9 @@ class NbdLimits:
     # other one while there is no room
     piece_bytes_max: int = 1 * MIB
     piece_bytes_min: int = 64 * KIB
-    # Of one connection, waiting; beyond them nothing is read from it
-    connection_in_flight_bytes_max: int = 2 * MIB
+    # Of one connection, waiting; beyond them nothing is read from it. While a batch of two long
+    # changes is written, the next one comes.
+    connection_in_flight_bytes_max: int = 4 * MIB
     connection_in_flight_requests_max: int = 1024
     request_bytes: int = 512  # what a change takes beside its payload
     connection_read_bytes_max: int = 16 * MIB  # of one connection; one READ may be longer
@@ -158,7 +159,7 @@ class NbdLimits:
     turn_seconds: float = 0.0005
     volume_pieces_max: int = 2  # of long reads of a volume, that are read at once
     # replies the client does not take; beyond it nothing more is read for it
-    connection_unsent_bytes_max: int = 4 * MIB
+    connection_unsent_bytes_max: int = 1 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
     # A shorter read that needs a worker brings holes into the page cache, too: the next one of it
     # is served from there

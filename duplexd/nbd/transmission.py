@@ -63,26 +63,28 @@ class Receiver:
 
     `broken` says why the stream cannot be followed any more, `ended` is set by DISC: requests
     before it are returned, what follows is ignored. `large` is what has not been returned yet of a
-    payload that is being received into memory of its own, else 0. With `more` there are requests
-    in the buffer still: call `received(0)` before the buffer is filled further.
+    payload that is being received into memory of its own, else 0; `wants_memory`: the next `buffer`
+    or `behind` will `allocate` that. With `more` there are requests in the buffer still: call
+    `received(0)` before the buffer is filled further.
     """
 
     __slots__ = (
         "_allocate",
         "_buffer",
         "_end",
-        "_filled",
         "_grow",
         "_header",
         "_large_min",
         "_payload",
         "_refused",
+        "_rest",
         "_skip",
         "_start",
         "broken",
         "ended",
         "large",
         "more",
+        "wants_memory",
     )
 
     header, magic = REQUEST, c.REQUEST_MAGIC
@@ -101,6 +103,7 @@ class Receiver:
         self.ended = False
         self.large = 0
         self.more = False
+        self.wants_memory = False
         self._use(memoryview(bytearray(max(size, RECEIVE_BYTES_MIN))))
         self._start = 0
         self._end = 0
@@ -108,9 +111,9 @@ class Receiver:
         self._refused: Request | None = None
         self._header = (0, 0, 0, 0)
         self._payload = bytearray()
+        self._rest = _NO_ROOM  # what is not filled of it
         self._allocate = allocate
         self._grow = grow
-        self._filled = 0
 
     def _use(self, buffer: memoryview) -> None:
         self._buffer = buffer
@@ -122,7 +125,7 @@ class Receiver:
         Views returned before are invalid from now on.
         """
         if self.large:
-            return self._piece()
+            return self._rest or self._piece()
         start, end = self._start, self._end
         if end == len(self._buffer) and (larger := self._grow()) is not None:
             self.exchange(larger)
@@ -140,7 +143,7 @@ class Receiver:
         room for that.
         """
         if self.large:
-            return self._piece()
+            return self._rest or self._piece()
         if len(self._buffer) - self._end < self._large_min:
             return _NO_ROOM
         return self._buffer[self._end :]
@@ -170,11 +173,6 @@ class Receiver:
         return self.large > 0 or self._skip > 0 or self._start != self._end
 
     @property
-    def piece_bytes(self) -> int:
-        """The memory that a payload is being received into."""
-        return len(self._payload)
-
-    @property
     def whole(self) -> memoryview:
         """The buffer that payloads are views of."""
         return self._buffer
@@ -183,8 +181,8 @@ class Receiver:
         """Take `count` bytes put into `buffer()`. Returns the requests that are complete."""
         requests: list[Request] = []
         if self.large:
-            self._filled += count
-            if self._filled == len(self._payload):
+            self._rest = self._rest[count:]
+            if not self._rest:
                 self._finish_piece(requests)
             return requests
         self._end += count
@@ -248,23 +246,26 @@ class Receiver:
             self._refused = flags, c.CMD_WRITE, cookie, offset, length, None
             return self._end
         self.large = length
+        self.wants_memory = True
         self._header = header
         return position
 
     def _piece(self) -> memoryview:
-        """The unfilled part of the memory for the payload, which is made when it is needed: what
-        came with the header is in the receive buffer still.
+        """Memory for the payload, which is made when it is needed: what came with the header is in
+        the receive buffer still. Returns the unfilled part of it.
         """
-        if not self._payload:
-            here = self._end - self._start
-            self._payload = self._allocate(self.large, here)
-            self._payload[:here] = self._buffer[self._start : self._end]
-            self._start, self._filled = self._end, here
-        return memoryview(self._payload)[self._filled :]
+        here = self._end - self._start
+        self._payload = self._allocate(self.large, here)
+        self._payload[:here] = self._buffer[self._start : self._end]
+        self._start = self._end
+        self.wants_memory = False
+        self._rest = memoryview(self._payload)[here:]
+        return self._rest
 
     def _finish_piece(self, requests: list[Request]) -> None:
         flags, cookie, offset, length = self._header
         payload, self._payload = self._payload, bytearray()
+        self._rest = _NO_ROOM  # a view, however short, would keep the payload
         count = len(payload)
         if count == length:
             requests.append((flags, c.CMD_WRITE, cookie, offset, length, payload))
@@ -274,6 +275,7 @@ class Receiver:
             at = offset + length - self.large
             requests.append((flags, CMD_PIECE, cookie, at, count, payload))
         self.large -= count
+        self.wants_memory = self.large > 0
 
 
 _UNKNOWN = -1

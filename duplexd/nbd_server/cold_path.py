@@ -120,11 +120,11 @@ class Requests:
         self._count()
         return self._server.payloads.take(size)
 
-    def has_room(self, receiving: int) -> bool:
-        """Whether more may be received, beside a payload for which `receiving` bytes count."""
-        limits, waiting = self._limits, self.payload_bytes - receiving
+    def has_room(self) -> bool:
+        """Whether memory may be given to another payload."""
+        limits = self._limits
         share = max(self._share_bytes, limits.piece_bytes_min)
-        return waiting < (
+        return self.payload_bytes < (
             min(limits.connection_in_flight_bytes_max, share)
             if self._server.waiting.full
             else limits.connection_in_flight_bytes_max
@@ -194,6 +194,11 @@ class Requests:
         del self._longs[long]
         self.in_flight -= 1
         self.payload_bytes -= self._request_bytes
+
+    def replies_are_taken(self) -> None:
+        """The client takes its replies again, or will never take them."""
+        self.write_paused = False
+        self._server.reads.resume(self._volume)
 
     # Waiter of the budgets
 
@@ -349,7 +354,10 @@ class Requests:
             return
         first, *others = read.pieces
         _pack_into(first, 0, _MAGIC, 0, cookie)
-        self._answer_long([first, *(memoryview(piece)[_HEADER:] for piece in others)])
+        if others:
+            self._answer_long([first, *(memoryview(piece)[_HEADER:] for piece in others)])
+        else:
+            self._answer(first)
 
     def _read_outcome(self, number: int) -> int:
         """The error for the wire of a read that ended with this errno."""

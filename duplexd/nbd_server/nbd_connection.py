@@ -137,7 +137,7 @@ class Connection:
         ended = receiver is not None and receiver.ended
         if dispatch is not None and (self._left is not None or (ended and dispatch.is_unfinished)):
             self._lost = True
-            dispatch.write_paused = False  # its replies go nowhere
+            dispatch.replies_are_taken()  # they go nowhere
             dispatch.stalled = True
             self._progressed()
         else:
@@ -259,7 +259,7 @@ class Connection:
         if (
             dispatch.backlog
             or dispatch.ended
-            or receiver.large
+            or receiver.wants_memory
             or receiver.more
             or receiver.broken
             or dispatch.write_paused
@@ -349,7 +349,7 @@ class Connection:
         if self._negotiation is not None:
             self._negotiation.resumed()
         elif self._dispatch is not None:
-            self._dispatch.write_paused = False
+            self._dispatch.replies_are_taken()
             self._progressed()
 
     def _progressed(self) -> None:
@@ -396,7 +396,7 @@ class Connection:
         elif (
             dispatch.backlog
             or dispatch.write_paused
-            or (receiver.large and not dispatch.has_room(receiver.piece_bytes))
+            or (receiver.wants_memory and not dispatch.has_room())
         ):
             dispatch.stalled = True
             self._wire.pause_reading()

@@ -94,8 +94,9 @@ class Wire:
     """
 
     __slots__ = (
-        "_closing", "_connection", "_loop", "_lost", "_paused", "_reading", "_unsent", "_watched",
-        "budget", "high_bytes", "received_bytes", "sends", "sent_bytes", "sock", "unsent_bytes",
+        "_closing", "_connection", "_fd", "_loop", "_lost", "_paused", "_reading", "_unsent",
+        "_watched", "budget", "high_bytes", "received_bytes", "sends", "sent_bytes", "sock",
+        "unsent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -113,8 +114,12 @@ class Wire:
         self.sent_bytes = 0
         self.unsent_bytes = 0
         self.high_bytes = 64 << 10
+        # asyncio gets the number: where it does not know a socket, it makes a text of it first
+        self._fd = sock.fileno()
         self._loop = loop
         self._connection = connection
+        # asyncio asks a socket for both of its addresses when it is not registered yet
+        self._fd = sock.fileno()
         self._unsent: deque[memoryview] = deque()
         self._closing = False  # when the replies are sent
         self._lost = False  # `connection_lost` was called, or will be
@@ -142,13 +147,13 @@ class Wire:
         """Harmless if it reads."""
         if not (self._reading or self._closing):
             self._reading = True
-            self._loop.add_reader(self.sock, self._readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     def pause_reading(self) -> None:
         """Harmless if it does not read."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self.sock)
+            self._loop.remove_reader(self._fd)
 
     def _readable(self) -> None:
         connection = self._connection
@@ -209,12 +214,12 @@ class Wire:
     def _watch(self) -> None:
         if not self._watched:
             self._watched = True
-            self._loop.add_writer(self.sock, self._writable)
+            self._loop.add_writer(self._fd, self._writable)
 
     def _watch_no_longer(self) -> None:
         if self._watched:
             self._watched = False
-            self._loop.remove_writer(self.sock)
+            self._loop.remove_writer(self._fd)
 
     def _writable(self) -> None:
         if self.unsent_bytes > SENT_BYTES_MAX:

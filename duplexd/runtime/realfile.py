@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
 from duplexd.runtime.machine import at_once_bytes_max, in_memory, punches
+from duplexd.runtime.page_cache import is_cached
 from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
 from duplexd.runtime.writeback import Losses, LostWritesError, write_back
 
@@ -121,7 +122,8 @@ class RealFile:
         length = len(data)
         if offset + length > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
-        if length > self._at_once_max:
+        # A write makes folios only of what is not in the page cache yet
+        if length > self._at_once_max and not is_cached(self._fd, offset, length):
             self._write_in_pieces(offset, data)
             return
         try:

@@ -7,7 +7,8 @@ general, of which a turn seldom has any. So a turn here does what is common itse
 own turn follows only when there is more.
 
 This uses inner parts of asyncio that no version from 3.11 to 3.14 differs in: `_run_once`,
-`_ready`, `_scheduled`, `_thread_id`, and what it registers with a selector.
+`_ready`, `_scheduled`, `_when`, `_thread_id`, `_ssock`, `_process_self_data`, and what it registers
+with a selector.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import socket
     from collections import deque
     from collections.abc import AsyncGenerator
     from typing import Protocol
@@ -30,8 +32,12 @@ if TYPE_CHECKING:
     class HasDescriptor(Protocol):
         def fileno(self) -> int: ...
 
+    class Timer(Protocol):
+        _when: float
+
 
 EVENTS_MAX = 256  # of one turn
+WAKES_MAX = 4096  # read at once
 WAIT_SECONDS_MAX = 3600.0  # of one turn; epoll takes no more than 24 days
 _READABLE, _WRITABLE = select.EPOLLIN, select.EPOLLOUT
 _NOBODY = (None, None)
@@ -73,10 +79,13 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
     if TYPE_CHECKING:
         _ready: deque[asyncio.Handle]
-        _scheduled: list[asyncio.TimerHandle]
+        _scheduled: list[Timer]
+        _ssock: socket.socket
         _thread_id: int | None
 
         def _run_once(self) -> None: ...
+
+        def _process_self_data(self, data: bytes) -> None: ...
 
         def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[object, object]) -> None: ...
 
@@ -103,7 +112,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
     def turn(self, wait: bool) -> None:
         """Do what there is to do; if it is nothing, and `wait`, wait until there is something."""
         ready, timers, noted = self._ready, self._scheduled, self._noted
-        due = timers[0].when() if timers else inf
+        due = timers[0]._when if timers else inf
         timeout_s = 0.0
         if wait and not ready:
             timeout_s = due - monotonic()
@@ -136,6 +145,16 @@ class TurnLoop(asyncio.SelectorEventLoop):
             handle = ready.popleft()
             if not handle.cancelled():
                 handle._run()
+
+    def _read_from_self(self) -> None:
+        """What other threads woke the loop with: in one call, where asyncio's needs two and an
+        exception. More than that is read in the next turn.
+        """
+        try:
+            data = self._ssock.recv(WAKES_MAX)
+        except (BlockingIOError, InterruptedError):
+            return
+        self._process_self_data(data)
 
     def close(self) -> None:
         """Nothing drives it any more."""

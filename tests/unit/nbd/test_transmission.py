@@ -20,6 +20,7 @@ from duplexd.nbd.transmission import (
     refusal,
     wire_error,
 )
+from duplexd.runtime.buffers import Buffers
 from tests.unit.nbd.wire import pieces, put
 
 SIZE = 1 << 20
@@ -64,6 +65,37 @@ def test_large_payload_is_received_into_its_own_memory() -> None:
     assert type(own) is bytearray
     assert own == payload
     assert receiver.large == 0
+
+
+def test_memory_is_wanted_until_a_large_payload_has_it() -> None:
+    receiver, payload = Receiver(0), bytes(4 * LARGE_PAYLOAD_BYTES)
+    wanted = []
+    for part in (m.request(0, c.CMD_WRITE, 1, 0, len(payload)), payload[:5], payload[5:]):
+        put(receiver, part)
+        wanted.append(receiver.wants_memory)
+    assert wanted == [True, False, False]
+
+
+def test_memory_is_wanted_for_each_piece_of_a_payload() -> None:
+    receiver = Receiver(0, lambda length, _here: bytearray(min(length, LARGE_PAYLOAD_BYTES)))
+    put(receiver, m.request(0, c.CMD_WRITE, 1, 0, 2 * LARGE_PAYLOAD_BYTES))
+    wanted = []
+    for _ in range(2):
+        put(receiver, bytes(LARGE_PAYLOAD_BYTES))
+        wanted.append(receiver.wants_memory)
+    assert wanted == [True, False]
+
+
+def test_a_large_payload_that_was_returned_is_kept_by_its_receiver_no_longer() -> None:
+    buffers = Buffers(1 << 20)
+    receiver = Receiver(0, lambda length, _here: buffers.take(length))
+    length, places = 2 * LARGE_PAYLOAD_BYTES, []
+    for _ in range(2):
+        put(receiver, m.request(0, c.CMD_WRITE, 1, 0, length))
+        ((*_, payload),) = put(receiver, bytes(length))
+        places.append(id(payload))
+        del payload
+    assert places[0] == places[1]
 
 
 def test_a_payload_that_is_too_long_is_skipped_before_its_request_is_returned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import subprocess
 import sys
@@ -101,6 +102,23 @@ def test_a_large_write_is_cut_at_multiples_of_a_piece(
     data = bytes(range(250))
     in_pieces.write(30, data)
     assert written == [(30, 70), (100, 100), (200, 80)]
+    assert in_pieces.read(30, 250) == data
+
+
+def test_a_large_write_into_what_is_cached_is_not_cut(
+    in_pieces: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, written = os.pwrite, []
+
+    def noting(fd: int, data: bytes, offset: int) -> int:
+        written.append((offset, len(data)))
+        return pwrite(fd, data, offset)
+
+    in_pieces.write(0, bytes(mmap.PAGESIZE))
+    monkeypatch.setattr(os, "pwrite", noting)
+    data = bytes(range(250))
+    in_pieces.write(30, data)
+    assert written == [(30, 250)]
     assert in_pieces.read(30, 250) == data
 
 
