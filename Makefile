@@ -20,10 +20,15 @@ SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
-# a file system for it. The last three compile a client that Python's index has only as source.
+# a file system for it; Prometheus and a browser. gcc and the next two compile a client that Python's
+# index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
-	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus
+	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
+	chromium
+# While this is there, an installation starts no service: of nbd-server and prometheus the tests want
+# the programs only.
+NO_SERVICES := /usr/sbin/policy-rc.d
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 
@@ -68,6 +73,9 @@ apt-install:
 	command -v apt-get >/dev/null || { \
 		echo "not a Debian system: install what these packages contain:$$missing" >&2; exit 1; }; \
 	echo "installing:$$missing"; \
+	[ -e $(NO_SERVICES) ] || { \
+		trap '$(SUDO) rm -f $(NO_SERVICES)' EXIT; \
+		printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin $(NO_SERVICES); }; \
 	$(SUDO) apt-get -qq update; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends $$missing >/dev/null
@@ -86,7 +94,7 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench bench-quick cover fuzz soak clean
+.PHONY: test test-long check format bench bench-quick neighbours cover fuzz soak clean
 $(VENV)/.interop: $(VENV)/.dev | apt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	@touch $@
@@ -113,6 +121,9 @@ bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu, 12 minutes; docs/perf
 REV := main
 bench-quick: $(VENV)/.dev apt ## this tree beside revision REV: rates and CPU time, 3 minutes
 	$(BIN)/python -m tests.bench.quick $(REV) $(ARGS)
+
+neighbours: $(VENV)/.dev apt ## a client beside floods of another one: waits, 4 minutes
+	$(BIN)/python -m tests.bench.neighbours $(ARGS)
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'

@@ -159,7 +159,7 @@ class NbdLimits:
     turn_seconds: float = 0.0005
     volume_pieces_max: int = 2  # of long reads of a volume, that are read at once
     # replies the client does not take; beyond it nothing more is read for it
-    connection_unsent_bytes_max: int = 4 * MIB
+    connection_unsent_bytes_max: int = 1 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
     # A shorter read that needs a worker brings holes into the page cache, too: the next one of it
     # is served from there

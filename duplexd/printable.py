@@ -33,5 +33,7 @@ def joined(lines: Iterable[str]) -> str:
 
 
 def only_text(text: str) -> str:
-    """Several lines that are put together already: their ends are all that is left of control."""
-    return joined(text.split("\n"))
+    """Several lines that are put together already: their ends, and tabs between columns, are all
+    that is left of control.
+    """
+    return "\t".join(joined(part.split("\n")) for part in text.split("\t"))

@@ -1,6 +1,6 @@
-"""`[metrics] listen`: GET /metrics over TCP, for a Prometheus that has no certificate.
+"""`[metrics] listen`: /metrics over TCP, for a Prometheus that has no certificate, and a page.
 
-Who can connect may read every metric and do nothing else: there is one route, which takes no
+Who can connect may read every metric and what the page shows, and do nothing else: no route takes a
 parameter. Its connections are counted apart from those of the control API, so that a scraper that
 goes wild takes no place of an operator's; and by address, so that it takes none of another one's.
 """
@@ -21,9 +21,10 @@ from duplexd.net import listen
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from duplexd.api.http_request import Link
+    from duplexd.api.page_source import PageSource
     from duplexd.api.wire import Request
     from duplexd.limits import ApiLimits
     from duplexd.net.address import TcpAddress
@@ -38,10 +39,17 @@ class Exporter:
         self,
         address: TcpAddress | None,
         scrape: Callable[[], Callable[[], bytes]],
+        page: PageSource,
         limits: ApiLimits,
     ) -> None:
         self._address = address
         self._scrape = scrape
+        self._page = page
+        self._routes: dict[tuple[str, ...], Callable[[], Awaitable[Answer]]] = {
+            ("metrics",): self._metrics,
+            ("",): page.page,
+            ("page.css",): page.style,
+        }
         most = limits.exporter_connections_max
         each = max(1, most * 3 // 4)
         self._limits = replace(limits, roleless_max=most, roleless_connections_max=each)
@@ -60,22 +68,29 @@ class Exporter:
 
     def start(self) -> None:
         """Accept who has connected, and who will."""
+        if self._doors:
+            self._page.start()
         for door in self._doors:
             door.start()
 
     async def stop(self) -> None:
         """End all connections."""
+        self._page.stop()
         for door in self._doors:
             await door.close()
         self._doors.clear()
         await self._connections.stop()
 
     async def _respond(self, _link: Link, request: Request) -> Answer:
-        if request.segments != ("metrics",):
-            return problems.respond(404, f"no such path: {request.path}; there is only /metrics")
+        route = self._routes.get(request.segments)
+        if route is None:
+            return problems.respond(404, f"no such path: {request.path}; there are / and /metrics")
         if request.method not in {"GET", "HEAD"}:
-            detail = f"{request.method} is not possible on /metrics; allowed: GET, HEAD"
+            detail = f"{request.method} is not possible on {request.path}; allowed: GET, HEAD"
             return problems.respond(405, detail, (("allow", "GET, HEAD"),))
+        return await route()
+
+    async def _metrics(self) -> Answer:
         return Answer(200, METRICS_TYPE, await asyncio.to_thread(self._scrape()))
 
 

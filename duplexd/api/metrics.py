@@ -91,7 +91,11 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
         ("duplexd_failed", "1 if no change is taken until a restart", bool(failed)),
         ("duplexd_refusing", "1 while every change is refused", _refuses(controller, failed)),
         ("duplexd_sequence", "last sequence number given out", controller["sequence"]),
-        ("duplexd_journal_used_bytes", "journal bytes still needed", journal["used_bytes"]),
+        (
+            "duplexd_journal_used_bytes",
+            "what the records in the journal take",
+            journal["used_bytes"],
+        ),
         ("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"]),
         (
             "duplexd_journal_waiting_seconds",
@@ -114,6 +118,8 @@ def counter_metrics(counters: Counters) -> Iterator[Metric]:
     values = counters._asdict()
     for field, name, text in _COUNTERS:
         yield CounterMetricFamily(name, text, values[field])
+    text = "journal bytes that cannot be written over"
+    yield GaugeMetricFamily("duplexd_journal_pinned_bytes", text, counters.journal_pinned_bytes)
     for name, text, histogram in (
         ("duplexd_journal_append_duration_seconds", "appends of batches", counters.journal_appends),
         ("duplexd_journal_fsync_duration_seconds", "syncs of the journal", counters.journal_syncs),

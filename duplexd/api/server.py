@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
     from duplexd.core.findings import Finding
+    from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
 
 
@@ -126,6 +127,12 @@ class ControlServer:
     def findings(self) -> list[Finding]:
         """All that is not well."""
         return known(self._serving, "serve comes first").health.all()
+
+    def look(self) -> tuple[Json, list[Finding], list[Json]]:
+        """The status, all that is not well by it, and the cuts that are remembered."""
+        serving = known(self._serving, "serve comes first")
+        status, cuts = serving.controller.status(), serving.controller.cuts.all()["cuts"]
+        return status, serving.health.findings(status), cuts
 
     def scrape(self) -> Callable[[], bytes]:
         """See `Scrape.prepare`."""

@@ -164,6 +164,7 @@ VOLUME = fields(
         "swapped": flag,
         "primary": maybe(fields({}, {"path": text, "error": maybe(text), "repaired_bytes": whole})),
         "rebuild": maybe(fields({"possible": flag})),
+        "differs": maybe(fields({"text": text})),
     },
 )
 STATUS = fields(

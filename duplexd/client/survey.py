@@ -242,6 +242,23 @@ def check_duplex(statuses: Mapping[str, Json]) -> None:
         raise _not_duplex(wrong)
 
 
+def check_equal(statuses: Mapping[str, Json]) -> None:
+    """Raises WrongStateError with the pairs whose legs are known to differ."""
+    found = {
+        name: volume["differs"]["text"]
+        for name, volume in volumes(statuses).items()
+        if volume.get("differs")
+    }
+    if found:
+        listed = [f"{name}: {text}" for name, text in found.items()]
+        more = f"; and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+        raise WrongStateError(
+            "a pair whose legs differ cannot be suspended, because its secondary may be wrong: "
+            f"{printable('; '.join(listed[:_LISTED]))}{more}; find out which image is right, then "
+            f"`duplexctl repair {next(iter(found))} --from primary|secondary`"
+        )
+
+
 def _not_duplex(wrong: Mapping[str, Json]) -> WrongStateError:
     listed = [
         f"{name} is {volume['state']}" + (f" ({volume['reason']})" if volume.get("reason") else "")

@@ -75,6 +75,7 @@ async def suspend_together(
         if (cut := survey.common_cut(statuses)) is not None:
             return _already(plan.group, cut, statuses)
         survey.check_duplex(statuses)
+        survey.check_equal(statuses)
         await survey.measure(links, plan.hold_max_s, plan.cut_id)
     return await _cut(Drive(plan, links), settling.settle_s, on_cut)
 

@@ -145,7 +145,7 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     if recorded is not None and recorded.generation == AHEAD:
         return _found_before(found.path)
     if found.mark is not None:
-        wrong = _judge_mark(known, recorded, found.path, found.mark)
+        wrong = judge_mark(known, recorded, found.path, found.mark)
         if wrong is not None:
             return wrong
     if recorded is None:
@@ -189,7 +189,8 @@ def is_of_others(known: Known, volume: str, found: Found) -> bool:
 # ---------------------------------------------------------------------------------------- evidence
 
 
-def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
+def judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
+    """What an image is by its mark alone; None if that says nothing against it."""
     if mark.owner != known.owner:
         return Judgement(
             "foreign",

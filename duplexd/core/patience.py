@@ -3,22 +3,24 @@
 The time-out belongs to what the image is used for, not to the image. A secondary is given up early,
 because without it nothing but redundancy is lost; a primary late, because without it and without a
 current secondary the volume is lost. A sync is given the longer time on either leg: a disk with
-much to write is not one that hangs. A read of the journal is given it too, because it has no other
-source.
+much to write is not one that hangs. A read of the journal and a call on a staging log are given it
+too, because what they give has no other source.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from duplexd.limits import PRIMARY_TIMEOUT_SECONDS_DEFAULT, SECONDARY_TIMEOUT_SECONDS_DEFAULT
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
 
 PRIMARY, SECONDARY, SYNC = "primary", "secondary", "sync"  # uses of a leg
-JOURNAL = "journal"
+JOURNAL, STAGING = "journal", "staging log"
 
 
 class Patience(NamedTuple):
@@ -47,4 +49,21 @@ class JournalRead(NamedTuple):
     use: str = JOURNAL
 
 
-Waited = Access | JournalRead
+class StagingCall(NamedTuple):
+    """What a thread waits for that writes, reads or removes a staging log. `path`: its directory,
+    or its file.
+    """
+
+    path: str
+    use: str = STAGING
+
+
+OfState = JournalRead | StagingCall  # on files of the state directory
+Waited = Access | OfState
+
+
+class StateNotes(Protocol):
+    """A watch, for those who note in it only calls on files of the state directory."""
+
+    def at(self, what: OfState, /) -> AbstractContextManager[None]:
+        """See `runtime.watch.Watch`."""

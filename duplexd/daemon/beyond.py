@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client import Client
 from duplexd.daemon.preflight import Problem
-from duplexd.engine.recovery.foresee import foresee
+from duplexd.engine.recovery.foresee import Seen, foresee
 from duplexd.errors import (
     DamageError,
     DuplexdError,
@@ -25,13 +25,16 @@ from duplexd.errors import (
     UnreachableError,
     WrongStateError,
 )
+from duplexd.images.probe import Mark
 from duplexd.limits import ClientLimits, DaemonLimits, EngineLimits
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.in_time import Patience
+from duplexd.runtime.stamp import read_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from duplexd.client import Status
     from duplexd.config.daemon_file import Config
 
 _LIMITS = DaemonLimits()
@@ -85,9 +88,15 @@ def _of_state(config: Config) -> Beyond:
         except OSError:
             return True  # what is wrong with it is found by who looks at the image
 
+    def mark(path: str) -> Mark | None:
+        try:
+            return Mark.unpack(patience.call(lambda: read_mark(path)))
+        except OSError:
+            return None  # as above; a new image, or a block device, has none
+
     serves = config.controller.on_start_error == "serve"
     try:
-        foreseen = foresee(RealDisk(), config, exists, EngineLimits())
+        foreseen = foresee(RealDisk(), config, Seen(exists, mark), EngineLimits())
     except DamageError as error:
         return Beyond([], [f"controller.state_dir: {error}"], error.exit_code)
     except PermissionError:
@@ -106,7 +115,8 @@ def _of_daemon(config: Config, owner: str) -> Beyond:
     socket = config.control.socket
     who = f"a daemon runs with this state_dir (process {owner})"
     try:
-        return Beyond([], reload=asyncio.run(_ask(config)))
+        changes, status = asyncio.run(_ask(config))
+        return Beyond(list(_missing(config, status)), reload=changes)
     except TimedOutError as error:
         line = f"{who}, but it does not say whether it would apply this: {error}"
         return Beyond([], [f"{line}; see its log, and restart it if it hangs"], error.exit_code)
@@ -124,9 +134,43 @@ def _of_daemon(config: Config, owner: str) -> Beyond:
         return Beyond([], [f"a reload would be refused: {why}"], error.exit_code)
 
 
-async def _ask(config: Config) -> list[str]:
+async def _ask(config: Config) -> tuple[list[str], Status]:
     limits = replace(ClientLimits(), answer_seconds_max=_ANSWER_SECONDS_MAX)
-    text = config.source.read_text()
+    try:
+        text = config.source.read_text()
+    except (OSError, ValueError) as error:  # it was read a moment ago
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise WrongStateError(f"{config.source}: cannot be read again: {why}; try again") from None
     async with Client.local(config.control.socket, limits=limits) as client:
         answer = await client.reload(check=True, text=text, path=str(config.source))
-    return answer.changes
+        return answer.changes, await client.status()
+
+
+def _missing(config: Config, status: Status) -> Iterator[Problem]:
+    """Images that the daemon has open, and that are no longer where a start would look for them;
+    and what it says is wrong with others.
+    """
+    patience = Patience(_LIMITS.look_seconds_max)
+    serves = config.controller.on_start_error == "serve"
+    for row in status.volumes:
+        volume = config.volumes.get(row["name"])
+        if volume is None:
+            continue
+        named = {str(volume.primary): "primary", str(volume.secondary): "secondary"}
+        for role in ("primary", "secondary"):
+            leg = row.get(role) or {}
+            key = named.get(path := str(leg.get("path")))
+            if key is None:
+                continue
+            line = f"volumes.{row['name']}.{key}: {path}"
+            if why := leg.get("error"):
+                yield Problem(f"{line}: {why.removeprefix(f'{path}: ')}", degrades=serves)
+            elif not _is_there(patience, path):
+                yield Problem(f"{line}: the image is missing", degrades=serves)
+
+
+def _is_there(patience: Patience, path: str) -> bool:
+    try:
+        return patience.call(lambda: os.path.lexists(path))
+    except OSError:
+        return True  # that it hangs is found by who looks at the image

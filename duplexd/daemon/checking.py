@@ -15,6 +15,7 @@ from duplexd.config import load as config
 from duplexd.config.exposure import describe_exposure
 from duplexd.daemon import preflight
 from duplexd.daemon.beyond import beyond_the_file
+from duplexd.daemon.hazards import hazards
 from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.limits import DaemonLimits
 from duplexd.runtime.in_time import Patience
@@ -93,6 +94,7 @@ def check(config_path: str) -> Findings:
     if missing := preflight.state_missing(settings):
         warnings.append(missing)
     warnings += describe_exposure(settings)
+    warnings += hazards(settings, Patience(_LIMITS.look_seconds_max))
     if not settings.nbd.addresses:
         warnings.append("nbd.listen: no address; `run` serves only sockets that are passed to it")
     code = ConfigurationError.exit_code if final else WrongStateError.exit_code if passing else 0
@@ -136,6 +138,7 @@ def _summary(settings: Config) -> Json:
         "listen": [str(address) for address in settings.nbd.addresses],
         "control": str(settings.control.socket),
         "control_tls": [address.authority for address in tls.listen] if tls else [],
+        "metrics": str(settings.metrics.listen) if settings.metrics.listen else None,
         "volumes": volumes,
         "groups": {name: list(group.volumes) for name, group in settings.groups.items()},
     }
@@ -154,6 +157,7 @@ def describe(settings: Config, reload: list[str] | None = None) -> str:
         f"controller {own.name}: {state}, journal {format_size(own.journal_size)}",
         f"NBD        {', '.join(map(_place, settings.nbd.places)) or 'sockets that are passed'}",
         f"control    {', '.join(control)}",
+        *([f"metrics    {settings.metrics.listen}"] if settings.metrics.listen else ()),
     ]
     for name, volume in settings.volumes.items():
         pair = (

@@ -33,6 +33,7 @@ import structlog
 from duplexd import __version__
 from duplexd.api.exporter import Exporter
 from duplexd.api.metrics import nbd_metrics
+from duplexd.api.page_source import PageSource
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
 from duplexd.config.exposure import describe_exposure, refused_sockets
@@ -263,7 +264,8 @@ class Service:
             str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
         )
         outlook = outlook_on(controller, around, workers.disk)
-        exporter = Exporter(config.metrics.listen, control.scrape, limits.api)
+        page = PageSource(control.look, lambda: listeners.server.traffic)
+        exporter = Exporter(config.metrics.listen, control.scrape, page, limits.api)
         undo.push_async_callback(exporter.stop)
         with in_file(config):
             await patience.until_possible(exporter.bind)

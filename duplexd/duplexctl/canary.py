@@ -13,9 +13,11 @@ from duplexd.canary.observer import Canary
 from duplexd.client import survey
 from duplexd.duplexctl.options import Name, common, complete_group
 from duplexd.duplexctl.runner import run
-from duplexd.errors import ConfigurationError, LeaseLostError, UsageError
+from duplexd.duplexctl.takeover import ask
+from duplexd.errors import ConfigurationError, LeaseLostError, UsageError, WrongStateError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_DEFAULT, CANARY_RECORDS_PER_SECOND_MAX
-from duplexd.printable import printable
+from duplexd.printable import joined, printable
+from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,12 +46,14 @@ if TYPE_CHECKING:
     is_flag=True,
     help="write to ALL volumes of the group and destroy what they hold: for test volumes only",
 )
+@click.option("--yes", is_flag=True, help="do not ask before it overwrites, also on a terminal")
 @common()
 @click.pass_obj
-def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
+def canary(settings: Settings, group: str, rate: int, overwrite: bool, yes: bool) -> int:
     """Write dependent records to reserved volumes of a group, and grade each cut by them.
 
-    The records are written the whole time; a cut is graded by those that its secondaries hold.
+    The records are written the whole time; a cut is graded by those that its secondaries hold. No
+    volume is written to that a client is connected to.
     """
     of_groups = settings.of_groups([group]) if overwrite else settings.group_is_meant([group])
     if not of_groups and not overwrite:
@@ -57,6 +61,9 @@ def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
             f"{group} is not a group of {settings.groups}: only there volumes are reserved for a"
             " canary; see docs/canary.md"
         )
+
+    if overwrite and not yes:
+        ask(settings, (group,), of_groups, would_be_overwritten, "Overwrite these volumes?")
 
     def show(report: Json) -> None:
         settings.show({"time": time.time(), **report}, printable(report_text(report)))
@@ -121,6 +128,10 @@ async def _run(
     )
     if reserved:
         check_reserved(members, targets)
+    wanted = {member.name: member.volumes for member in members}
+    statuses, errors = await survey.try_status(links, wanted)
+    survey.raise_all(errors)
+    check_unused(survey.volumes(statuses))
     canary = running(members)
     await canary.run(stop)
     return canary.broken_cuts
@@ -137,6 +148,27 @@ def check_reserved(members: Iterable[Member], targets: Mapping[str, Sequence[str
                 f"{member.name}: {printable(', '.join(others))} would be written to, and is not"
                 " named in `canary` of the groups file; name volumes there, not groups"
             )
+
+
+def check_unused(volumes: Mapping[str, Json]) -> None:
+    """Nobody else's data is overwritten: who is connected has mounted it, or is about to.
+
+    Raises WrongStateError.
+    """
+    used = [
+        f"{name} ({each['connections']})" for name, each in volumes.items() if each["connections"]
+    ]
+    if used:
+        raise WrongStateError(
+            f"clients are connected to {printable(', '.join(used))}, and a canary would overwrite"
+            " what they use; disconnect them, or reserve other volumes"
+        )
+
+
+def would_be_overwritten(volumes: Sequence[Json]) -> str:
+    """What `--overwrite` destroys."""
+    lines = (f"{each['name']}: all {format_size(each['size'])} is lost" for each in volumes)
+    return joined(lines)
 
 
 async def _member(link: Http, place: Place, targets: list[str]) -> Member:

@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from click.core import ParameterSource
+
 from duplexd.duplexctl.settings import Settings
 from duplexd.errors import DuplexdError
 
@@ -25,6 +27,8 @@ def targets_like(settings: Settings, incomplete: str) -> list[str]:
     if colon:
         names = [f"{controller}:{name}" for name in _names_at(_socket_of(settings, controller))]
     else:
+        with suppress(DuplexdError):
+            settings.find_daemon()
         names = [*groups_like(settings, incomplete), *_names_at(settings.socket)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
@@ -59,6 +63,7 @@ def _names_at(path: str) -> list[str]:
 
     settings = Settings()
     settings.socket, settings.timeout_s = path, ANSWER_SECONDS_MAX
+    settings.socket_source = ParameterSource.DEFAULT
     try:
         with suppress(DuplexdError):
             return run(settings, names, of_groups=False)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.duplexctl import texts, views
+from duplexd.duplexctl.columns import output_option, rows_text
 from duplexd.duplexctl.options import Seconds, common, targets
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.settings import Settings, StoppedError
-from duplexd.errors import DuplexdError, NotFoundError, UnreachableError, error_of
+from duplexd.errors import DuplexdError, NotFoundError, UnreachableError, UsageError, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--interval", type=Seconds(0.1), default=1.0, metavar="SECONDS", help="with --watch")
 @click.option("--all", "whole", is_flag=True, help="all volumes, also if they exceed the screen")
 @click.option("--details", is_flag=True, help="also paths, modes, ages, and since when errors are")
+@output_option
 @common()
 @click.pass_obj
 def status(
@@ -36,6 +38,7 @@ def status(
     interval: float,
     whole: bool,
     details: bool,
+    columns: str | None,
 ) -> None:
     """State of the volumes, groups and holds."""
     of_groups = settings.of_groups(targets)
@@ -43,12 +46,15 @@ def status(
     def ask() -> Json:
         return run(settings, lambda client: client.status(*targets), of_groups).json()
 
+    if watch and columns:
+        raise UsageError("--output is for one answer, --watch for many; leave one of them out")
     if watch:
         _watch(settings, ask, interval, whole, of_groups)
     found = ask()
+    chosen = rows_text(found["volumes"], columns) if columns else ""
     with settings.answering():
-        if settings.json:
-            settings.show(found, "")
+        if settings.json or settings.quiet or columns:
+            settings.show(found, chosen)
         else:
             lines = None if whole else views.screen_lines()
             width = views.screen_columns()
@@ -109,15 +115,17 @@ def events(settings: Settings, follow: bool) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="The cuts that are kept, with their verdicts.")
 @targets(required=False)
+@output_option
 @common()
 @click.pass_obj
-def cuts(settings: Settings, targets: tuple[str, ...]) -> None:
+def cuts(settings: Settings, targets: tuple[str, ...], columns: str | None) -> None:
     """The cuts that are kept, with their verdicts; with targets, those of any of them."""
     of_groups = settings.of_groups(targets)
     found = run(settings, lambda client: client.cuts(*targets), of_groups)
-    settings.answer(found.json(), texts.cuts_text(found))
+    shown = found.json()
+    settings.answer(shown, rows_text(shown["cuts"], columns) if columns else texts.cuts_text(found))
     if found.unreachable:
         raise UnreachableError("; ".join(found.unreachable.values()))
 
@@ -145,6 +153,6 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
         )
     if not result.equal:
         raise DuplexdError(
-            "primary and secondary differ; suspend and resync will not repair this: see"
-            " docs/operations.md, 'Legs that differ'"
+            "primary and secondary differ; find out which image is right, then `duplexctl repair`:"
+            " see docs/operations.md, 'Legs that differ'"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from duplexd.duplexctl.settings import DEFAULT_GROUPS, DEFAULT_SOCKET, Settings
+from duplexd.duplexctl.settings import DEFAULT_GROUPS, DEFAULT_SOCKET, RUN_DIRECTORY, Settings
 from duplexd.limits import SOCKET_PATH_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -106,6 +106,21 @@ def _socket(context: click.Context, parameter: click.Parameter, value: str | Non
         settings.socket_source = context.get_parameter_source(parameter.name or "")
 
 
+def _controller(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    if "/" in value or value in {"", ".", ".."}:
+        raise click.BadParameter(f"{value!r} is not the name of a controller", context, parameter)
+    settings = context.ensure_object(Settings)
+    settings.socket = os.path.join(settings.run_directory, value, "control.sock")
+    settings.socket_source = context.get_parameter_source(parameter.name or "")
+
+
+def _quiet(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Settings).quiet = True
+
+
 def common(top: bool = False) -> Callable[[F], F]:
     """The options that every command has.
 
@@ -133,6 +148,23 @@ def common(top: bool = False) -> Callable[[F], F]:
                 help="write JSON",
             ),
             click.option(
+                "--quiet",
+                "-q",
+                is_flag=True,
+                callback=_quiet,
+                expose_value=False,
+                is_eager=True,
+                help="write no answer, unless it is JSON: the exit code says it",
+            ),
+            click.option(
+                "--controller",
+                metavar="NAME",
+                callback=_controller,
+                help=f"the daemon with its socket in {RUN_DIRECTORY}/NAME/",
+                expose_value=False,
+                is_eager=True,
+            ),
+            click.option(
                 "--groups",
                 metavar="FILE",
                 callback=_groups,
@@ -148,7 +180,8 @@ def common(top: bool = False) -> Callable[[F], F]:
                 metavar="PATH",
                 callback=_socket,
                 envvar="DUPLEXD_SOCKET" if top else None,
-                help=f"the daemon's control socket (DUPLEXD_SOCKET, else {DEFAULT_SOCKET})",
+                help=f"the daemon's control socket (DUPLEXD_SOCKET, else {DEFAULT_SOCKET}, else the"
+                f" only one of {RUN_DIRECTORY}/NAME/)",
                 expose_value=False,
                 is_eager=True,
             ),

@@ -28,6 +28,8 @@ def run(settings: Settings, work: Callable[[Client], Awaitable[T]], of_groups: b
     """Do `work` with the controllers of the groups file, or with the daemon behind the socket."""
     settings.interrupts.begin()
     settings.asked_groups = of_groups
+    if not of_groups:
+        settings.find_daemon()
     return _loop(of_groups)(_stopped_by_signals(settings, work, of_groups))
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from duplexd.json_object import Json
 
-DEFAULT_SOCKET = "/run/duplexd/control.sock"
+RUN_DIRECTORY = "/run/duplexd"  # where daemons have their sockets: here, or by name below it
+DEFAULT_SOCKET = f"{RUN_DIRECTORY}/control.sock"
 DEFAULT_GROUPS = "/etc/duplexd/groups.toml"
 
 
@@ -48,13 +49,17 @@ class StoppedError(Exception):
 class Settings:
     """The options that every command has, from before or after its name."""
 
-    def __init__(self, limits: ClientLimits | None = None) -> None:
+    def __init__(
+        self, limits: ClientLimits | None = None, run_directory: str = RUN_DIRECTORY
+    ) -> None:
+        self.run_directory = run_directory
         self.limits = limits or ClientLimits()
         self.socket = DEFAULT_SOCKET
         self.socket_source: ParameterSource | None = None  # None: it was not named
         self.groups = DEFAULT_GROUPS
         self.groups_source: ParameterSource | None = None
         self.json = False
+        self.quiet = False
         self.timeout_s: float | None = None
         self.wrote = False  # anything of what was asked for
         self.answered = False  # all of it
@@ -75,7 +80,8 @@ class Settings:
         There may be more of them, and a problem as the last one.
         """
         self.wrote = True
-        put(json.dumps(value) if self.json else text)
+        if self.json or not self.quiet:
+            put(json.dumps(value) if self.json else text)
 
     def answer(self, value: Json, text: str, done: str = "") -> None:
         """The same for the whole answer, or its last line: with --json no other object follows."""
@@ -101,9 +107,15 @@ class Settings:
     def has_groups(self) -> bool:
         """Whether there is a groups file to look into: the one that was named, or the default one.
 
-        Not if a socket was named beside the command.
+        Not if a socket was named beside the command. Raises UsageError if both were.
         """
+        named = self.groups_source is ParameterSource.COMMANDLINE
         if self.socket_source is ParameterSource.COMMANDLINE:
+            if named:
+                raise UsageError(
+                    f"--groups {self.groups} names controllers, --socket and --controller one"
+                    " daemon; leave one of them out"
+                )
             return False
         return self.groups_source is not None or os.path.exists(self.groups)
 
@@ -115,7 +127,7 @@ class Settings:
         if not self.has_groups:
             return False
         if not targets:
-            return self.socket_source is None
+            return self.socket_source is None or self.groups_source is ParameterSource.COMMANDLINE
         groups = self.group_names()
         known = [target for target in targets if target in groups or ":" in target]
         if self.groups_source is ParameterSource.COMMANDLINE:
@@ -129,6 +141,29 @@ class Settings:
         if not known:
             self.not_in_groups = tuple(targets)
         return bool(known)
+
+    def find_daemon(self) -> None:
+        """Choose the daemon of this machine, if none was named. Raises UsageError if there are
+        several: a command for one must not reach another.
+        """
+        if self.groups_source is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--groups {self.groups}: this command asks one daemon; name it with --socket PATH"
+                " or --controller NAME"
+            )
+        if self.socket_source is not None or os.path.exists(self.socket):
+            return
+        from glob import glob
+
+        found = sorted(glob(f"{self.run_directory}/*/control.sock"))
+        if len(found) == 1:
+            self.socket = found[0]
+        elif found:
+            names = ", ".join(os.path.basename(os.path.dirname(path)) for path in found)
+            raise UsageError(
+                f"several daemons have sockets below {self.run_directory}: {names}; name one with"
+                " --controller NAME or --socket PATH, or set DUPLEXD_SOCKET"
+            )
 
     def group_is_meant(self, targets: Sequence[str]) -> bool:
         """As `of_groups`, for what only groups of the file can do.

@@ -70,7 +70,7 @@ def swap(
     if keep_to is not None:
         keep_to = _absolute(keep_to, of_groups)
     if lose_changes and not yes:
-        _ask(settings, targets, of_groups, texts.would_be_lost, "Lose these changes?")
+        ask(settings, targets, of_groups, texts.would_be_lost, "Lose these changes?")
     result = run(
         settings,
         lambda client: client.swap(
@@ -95,7 +95,7 @@ def adopt(settings: Settings, targets: tuple[str, ...], yes: bool) -> None:
     of_groups = settings.of_groups(targets)
     if not yes:
         question = "Take these images as they are?"
-        _ask(settings, targets, of_groups, texts.would_be_adopted, question)
+        ask(settings, targets, of_groups, texts.would_be_adopted, question)
     result = run(settings, lambda client: client.adopt(*targets), of_groups)
     say(settings, result, texts.adopted_text(result.volumes))
 
@@ -119,7 +119,7 @@ def _absolute(path: str, of_groups: bool) -> str:
     return os.path.abspath(path) if path else path
 
 
-def _ask(
+def ask(
     settings: Settings,
     targets: tuple[str, ...],
     of_groups: bool,

@@ -315,8 +315,20 @@ def event_text(event: Json, head: str = "") -> str:
         more = f",... ({len(volumes)})" if len(volumes) > _NAMES_MAX else ""
         fields["volumes"] = ",".join(volumes[:_NAMES_MAX]) + more
     words = [_clock(event.get("time"), "microseconds"), event["event"]]
-    line = " ".join([*words, *(f"{key}={value}" for key, value in fields.items())]).strip()
-    return printable(line)
+    said = (f"{key.replace('_', ' ')} {_said(value)}" for key, value in fields.items())
+    return printable(" ".join([*words, ", ".join(filter(None, said))]).strip())
+
+
+def _said(value: object) -> str:
+    """A value of an event for people: no braces, no quotes."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        fields = ((key, each) for key, each in value.items() if each is not None)
+        return ", ".join(f"{key.replace('_', ' ')} {_said(each)}" for key, each in fields)
+    if isinstance(value, list):
+        return "; ".join(map(_said, value)) or "none"
+    return str(value)
 
 
 def _clock(moment: object, precision: str) -> str:

@@ -10,6 +10,7 @@ may be the only good copy.
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
@@ -20,11 +21,14 @@ from duplexd.engine.recovery.degraded import said
 from duplexd.engine.recovery.primary_replay import lacking
 from duplexd.engine.volumes import introduce
 from duplexd.errors import WrongStateError
+from duplexd.replication.leg_calls import JournalHungError
+from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.core.patience import Waited
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.failures import Failures
     from duplexd.engine.reopen import Reopening
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from duplexd.images.leg import Leg
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
-    from duplexd.runtime.threads import Workers
+    from duplexd.replication.leg_calls import LegCalls
 
 
 class Adoptions:
@@ -46,7 +50,7 @@ class Adoptions:
         checkpointer: Checkpointer,
         failures: Failures,
         images: Reopening,
-        workers: Workers,
+        legs: LegCalls,
         emit: Callable[..., None],
         limits: EngineLimits,
     ) -> None:
@@ -55,7 +59,7 @@ class Adoptions:
         self._checkpointer = checkpointer
         self._failures = failures
         self._images = images
-        self._workers = workers
+        self._legs = legs
         self._emit = emit
         self._chunk_bytes = limits.follower_chunk_bytes
 
@@ -111,7 +115,14 @@ class Adoptions:
         timeline, ledger = self._timeline, self._timeline.ledger
         primary = await self._images.primary(pair, adopt=True)
         ring, tail, chunk = timeline.writer.ring, timeline.written, self._chunk_bytes
-        lost = await self._workers.run(lambda: lacking(ring, pair, tail, chunk))
+        watch: Watch[Waited] = Watch()
+        look = partial(lacking, ring, pair, tail, chunk, watch)
+        try:
+            lost = await self._legs.walk(ring, watch, look)
+        except JournalHungError as error:  # what would be given up has to be known
+            await self._images.leave(primary, secondary)
+            why = f"{error.strerror}; try again once that disk answers"
+            raise WrongStateError(f"{pair.name} is not adopted: {why}") from error
 
         def take() -> None:
             self._images.use_primary(pair, primary)

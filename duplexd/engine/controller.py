@@ -259,7 +259,7 @@ class Controller:
             lambda: self.config, emit, limits,
         )  # fmt: skip
         adoptions = Adoptions(
-            timeline, volumes, self.checkpointer, failures, reopening, workers, emit, limits
+            timeline, volumes, self.checkpointer, failures, reopening, self.legs, emit, limits
         )
         swaps = Swaps(timeline, self.leases, followers, self.resyncs, failures, self.legs, disk)
         self.commands = commands = Commands(
@@ -444,4 +444,5 @@ class Controller:
             copied_bytes=self.copying.copied_bytes,
             journal_appends=self.executor.appends,
             journal_syncs=self.timeline.group_commit.took,
+            journal_pinned_bytes=self.space.pinned_bytes,
         )

@@ -19,3 +19,4 @@ class Counters(NamedTuple):
     copied_bytes: int  # to secondaries
     journal_appends: Histogram  # seconds that writing a batch to the journal took
     journal_syncs: Histogram
+    journal_pinned_bytes: int = 0  # what cannot be written over now

@@ -106,6 +106,16 @@ class JournalSpace:
             self._something.set()
 
     @property
+    def pinned_bytes(self) -> int:
+        """What cannot be written over: a checkpoint or a follower has to advance first."""
+        return self._ring.pinned_bytes(self._floor)
+
+    @property
+    def _floor(self) -> int:
+        """Up to this number nobody needs the journal."""
+        return min(self._checkpointer.replay_floor, self.followers_floor())
+
+    @property
     def _wanted(self) -> bool:
         return NO_ROOM in self._admission.reasons
 
@@ -230,7 +240,7 @@ class JournalSpace:
 
     async def _recycle(self) -> bool:
         ring = self._ring
-        segment = ring.droppable(min(self._checkpointer.replay_floor, self.followers_floor()))
+        segment = ring.droppable(self._floor)
         if segment is None:
             return False
         ring.live.remove(segment)

@@ -117,8 +117,10 @@ class NewImages:
         if why and name in self._volumes.by_name:
             prepared.unused += legs_of(prepared.opened.pop(name))
             await self.close_unused(prepared)
+        elif images.refused:
+            raise ConfigurationError(images.refused)
         elif why:
-            raise ConfigurationError(why)
+            raise self._opener.refusal(next(leg for leg in legs_of(images) if why_absent(leg)))
 
     async def _look_at_volume(self, name: str, volume: VolumeConfig) -> None:
         at, other = places(volume, swapped=False)
@@ -129,8 +131,8 @@ class NewImages:
                 leg, _ = await self._opener.leg(place.path, volume.size, role, create=False)
                 leg = await self._judged(leg, role)
                 await self._opener.close(leg)
-                if why := why_absent(leg):
-                    raise ConfigurationError(why)
+                if why_absent(leg):
+                    raise self._opener.refusal(leg)
 
     # ------------------------------------------------------------------- volumes that are served
 
@@ -177,8 +179,8 @@ class NewImages:
         overwrites = not new and await self._opener.holds_data(leg)
         images = Images(pair.primary, leg, False, new, [(0, pair.size)], overwrites)
         prepared.opened[pair.name] = images
-        if why := why_absent(leg):
-            raise ConfigurationError(why)
+        if why_absent(leg):
+            raise self._opener.refusal(leg)
         judged = await self._judged(leg, SECONDARY)
         prepared.opened[pair.name] = images._replace(secondary=judged)
         if why := why_absent(judged):

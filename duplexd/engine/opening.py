@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import pair_states
 from duplexd.core.patience import Patience
-from duplexd.errors import ConfigurationError, DuplexdError
+from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.open import open_leg
 from duplexd.runtime.watch import GivenUp, Watch, patiently
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BUSY_RETRY_SECONDS = 0.25
+_PASSING = {errno.EBUSY, errno.ETIMEDOUT}
 PRIMARY, SECONDARY = "primary", "secondary"  # the keys of a volume, and the two roles
 
 
@@ -174,7 +175,7 @@ class Opener:
             watch: Watch[str] = Watch()
             call = partial(_open, self._disk, path, size, create, watch)
             try:
-                return await self._patiently(path, watch, call, role)
+                found = await self._patiently(path, watch, call, role)
             except (DuplexdError, OSError) as error:
                 cause = error if isinstance(error, OSError) else error.__cause__
                 if (
@@ -186,6 +187,17 @@ class Opener:
                     continue
                 self._errors[path] = error
                 return absent(path, size, _said(path, error)), False
+            self._errors.pop(path, None)
+            return found
+
+    def refusal(self, leg: Leg) -> DuplexdError:
+        """Why a new configuration cannot have this image: WrongStateError if that may pass, as of a
+        disk that does not answer or an image that is in use; else only an edit helps.
+        """
+        error = self._errors.get(leg.path)
+        cause = error if isinstance(error, OSError) else error and error.__cause__
+        passes = isinstance(cause, OSError) and cause.errno in _PASSING
+        return (WrongStateError if passes else ConfigurationError)(why_absent(leg))
 
     async def look(self, leg: Leg, role: str, look: Callable[[], T]) -> T:
         """What `look`, a blocking call on an image, finds. Raises OSError."""

@@ -26,15 +26,16 @@ from duplexd.core.markers import Copy, Missed, Regions
 from duplexd.core.since import known, uncertain
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
 from duplexd.engine.opening import absent as gone
-from duplexd.engine.recovery.image_faults import Side
+from duplexd.engine.recovery.image_faults import Noted
 from duplexd.engine.recovery.primary_replay import PrimaryReplay
 from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.volumes import introduce
 from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.probe import as_on_the_medium, probe
+from duplexd.replication.leg_calls import JournalHungError, raise_if_of_state
 from duplexd.runtime.tasks import to_its_end
-from duplexd.runtime.watch import Watch, patiently
+from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -179,11 +180,12 @@ class Reopening:
             try:
                 await self._replay(pair)
             except (DamageError, LookupError, OSError) as error:
-                why = f"{primary.path}: {_text(error)}"
+                of_journal = isinstance(error, JournalHungError)
+                why = _text(error) if of_journal else f"{primary.path}: {_text(error)}"
                 await self._timeline.at_rest(lambda: self._put_aside(pair, why))
-                raise WrongStateError(
-                    f"{pair.name} is not served: {why}; `duplexctl adopt` takes it as it is"
-                ) from error
+                advice = "`duplexctl adopt` takes it as it is"
+                advice = "try again once that disk answers" if of_journal else advice
+                raise WrongStateError(f"{pair.name} is not served: {why}; {advice}") from error
             await self._timeline.at_rest(lambda: self.begin_to_serve(pair))
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=None)
 
@@ -220,13 +222,23 @@ class Reopening:
         # A start that finds what this writes has no other record of it.
         await self._timeline.at_rest(lambda: self._timeline.append(Regions({}, late=(pair.id,))))
         await self._timeline.durable()
-        tail, watch = self._timeline.written, Watch[Side]()
+        tail, watch = self._timeline.written, Watch[Noted]()
         replay = PrimaryReplay(self._timeline.writer.ring, self._chunk_bytes, watch)
         seconds = self._opener.seconds(PRIMARY)
         run = partial(replay.run, [pair], tail, ignore)
-        refused = await patiently(self._workers, watch, run, lambda _side: seconds)
+        try:
+            refused = await patiently(self._workers, watch, run, lambda _what: seconds)
+        except HungError as hung:
+            raise_if_of_state(hung)
+            raise
         for error in refused.values():
             raise error
+
+    async def leave(self, *images: Leg | None) -> None:
+        """Images that were opened are not used after all: another attempt has to be able to."""
+        for leg in images:
+            if leg is not None:
+                await self._opener.close(leg)
 
     def begin_to_serve(self, pair: Pair) -> None:
         """Its legs may differ in the regions that were open when it was served last."""

@@ -137,17 +137,18 @@ class Verification:
             await self._record.equal(pair, legs)
 
     def _result(self, pair: Pair, total: _Sum, why: str) -> Json:
-        differs = pair.record.differs
-        if differs is not None and total.first is None and not why:
-            why = f"{differs.text}, which has changed since its cut; resync, then verify again"
+        """What was recorded before, and left out now because it changed since the cut, counts."""
+        first, runs, differs = total.first, total.runs, pair.record.differs
+        if first is None and differs is not None:
+            first, runs = differs.runs[0][0], differs.runs
         return {
             "name": pair.name,
-            "equal": total.first is None and not why,
+            "equal": first is None and not why,
             "compared_bytes": total.looked,
             "changed_bytes": total.offset - total.looked,
-            "first_difference": total.first,
+            "first_difference": first,
             "why": why or None,
-            "differences": [list(run) for run in total.runs],
+            "differences": [list(run) for run in runs],
         }
 
     async def piece(self, pair: Pair, legs: Legs, offset: int, end: int) -> Compared:

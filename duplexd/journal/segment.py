@@ -155,6 +155,12 @@ class Ring:
             return None
         return self.live[0]
 
+    def pinned_bytes(self, floor: int) -> int:
+        """What the records take of segments that cannot be dropped: see `droppable`."""
+        live = list(self.live)
+        gone = sum(1 for after in live[1:] if 0 < after.first <= floor + 1)
+        return sum(segment.end for segment in live[gone:])
+
     def find(self, sequence: int) -> Segment | None:
         """The live segment that holds, or would hold, record `sequence`; None if the journal does
         not reach back that far.

@@ -195,6 +195,11 @@ class Requests:
         self.in_flight -= 1
         self.payload_bytes -= self._request_bytes
 
+    def replies_are_taken(self) -> None:
+        """The client takes its replies again, or will never take them."""
+        self.write_paused = False
+        self._server.reads.resume(self._volume)
+
     # Waiter of the budgets
 
     def resume(self) -> None:
@@ -349,7 +354,10 @@ class Requests:
             return
         first, *others = read.pieces
         _pack_into(first, 0, _MAGIC, 0, cookie)
-        self._answer_long([first, *(memoryview(piece)[_HEADER:] for piece in others)])
+        if others:
+            self._answer_long([first, *(memoryview(piece)[_HEADER:] for piece in others)])
+        else:
+            self._answer(first)
 
     def _read_outcome(self, number: int) -> int:
         """The error for the wire of a read that ended with this errno."""

@@ -89,6 +89,7 @@ class Dispatch(Requests):
         self.dropped = True
         self._server.waiting.forget(self)
         self._server.reading.forget(self)
+        self._server.reads.resume(self._volume)
         self.backlog = []
         self._server.backend.disconnected(self)
         for long in self._longs:

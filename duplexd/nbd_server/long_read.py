@@ -8,6 +8,11 @@ The pieces of a volume take turns by connection, and few of them are read at onc
 page cache takes a processor, which the loop needs, too, and the threads of a disk are also those of
 others who read little. The reply is sent when all pieces are there. To send each as it comes would
 take less memory, but an error could then be reported by closing the connection only.
+
+A READ of one piece is first tried in the loop, like a short one. If it is in the page cache, that
+takes two thirds of the processor time that it takes by a worker, and what is sent is still in the
+processor's cache. The loop stands still for 0.1 to 0.2 ms with it, so each volume has one such
+read in a turn of the loop, and all together have a share of the turn.
 """
 
 from __future__ import annotations
@@ -15,27 +20,31 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.units import KIB
+from duplexd.runtime.buffers import Buffers
+from duplexd.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from duplexd.backend import Backend, Extent, Volume
     from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.round_robin import RoundRobin
 
     # errno, and the read itself
     Done = Callable[[int, "LongRead"], None]
 
 ALIGNMENT_BYTES = 4 * KIB
+CONTENTS_KEPT_BYTES_MAX = 8 * MIB  # of buffers for what is read in the loop, until it was sent
 
 
 class Owner(Protocol):
-    """The connection that it came over. `dropped`: the client has gone. `since`: when it took what
-    it takes now (monotonic seconds).
+    """The connection that it came over. `dropped`: the client has gone. `write_paused`: it does
+    not take its replies. `since`: when it took what it takes now (monotonic seconds).
     """
 
     dropped: bool
     since: float
+    write_paused: bool
 
 
 class LongRead:
@@ -76,6 +85,25 @@ class LongRead:
         self._at = 0  # the next piece
         self._left = count
         self._error = 0
+
+    def read_cached(self, buffers: Buffers) -> bool:
+        """Read all of it, and call `done`, if that needs no disk; tried for one piece only. False
+        if nothing was done.
+        """
+        if len(self.pieces) > 1:
+            return False
+        content = buffers.take(self.room + self.length)
+        part = memoryview(content)[self.room : self.room + self.length]
+        try:
+            if not self.volume.read_cached(self.offset, part) or self.volume.has_lost_writes():
+                return False
+        except OSError:  # the worker may find it elsewhere
+            return False
+        self.pieces[0], self._found[0] = content, [(self.offset, self.length, True)]
+        self._at = 1
+        self._left = 0
+        self._end()
+        return True
 
     @property
     def extents(self) -> list[Extent]:
@@ -133,47 +161,72 @@ class LongRead:
 
 
 class _Line:
-    """The reads of one volume, by connection."""
+    """The reads of one volume, by connection. `go_on` is called in its turn."""
 
-    __slots__ = ("reading", "reads")
+    __slots__ = ("_go_on", "reading", "reads")
 
-    def __init__(self) -> None:
+    def __init__(self, go_on: Callable[[_Line], None]) -> None:
         self.reads: dict[Owner, deque[LongRead]] = {}
-        self.reading = 0  # pieces
+        self.reading = 0  # pieces, in workers
+        self._go_on = go_on
+
+    def turn(self) -> None:
+        """See `Working`."""
+        self._go_on(self)
 
 
 class ReadTurns:
     """Whose piece is next. Called from the loop."""
 
-    def __init__(self, backend: Backend, limits: NbdLimits) -> None:
+    def __init__(self, backend: Backend, limits: NbdLimits, turns: RoundRobin) -> None:
         self._backend = backend
+        self._buffers = Buffers(CONTENTS_KEPT_BYTES_MAX)
         self._pieces_max = limits.volume_pieces_max
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _Line] = {}  # by name of the volume; kept
+        self._turns = turns
+
+    def clear(self) -> None:
+        """Nobody is connected: keep no buffers."""
+        self._buffers.clear()
 
     def ask(self, read: LongRead) -> None:
         """Make this read, in its turn."""
-        line = self._lines.setdefault(read.volume.name, _Line())
+        line = self._lines.get(read.volume.name)
+        if line is None:
+            line = self._lines[read.volume.name] = _Line(self._go_on)
         line.reads.setdefault(read.owner, deque()).append(read)
-        self._go_on(line)
+        self._turns.ask(line)
+
+    def resume(self, volume: Volume) -> None:
+        """A connection to it takes its replies again, or has gone."""
+        line = self._lines.get(volume.name)
+        if line is not None and line.reads:
+            self._turns.ask(line)
 
     def _go_on(self, line: _Line) -> None:
-        while line.reads and line.reading < self._pieces_max:
-            owner, theirs = next(iter(line.reads.items()))
-            del line.reads[owner]
+        while line.reading < self._pieces_max:
+            owner = next((one for one in line.reads if one.dropped or not one.write_paused), None)
+            if owner is None:
+                return
+            theirs = line.reads.pop(owner)
             first = theirs[0]
+            cached = False
             if first.owner.dropped:
                 first.abandon()
             elif not first.is_begun:  # else a piece of it has failed
-                line.reading += 1
-                first.begin(self._backend, self._over)
+                cached = first.read_cached(self._buffers)
+                if not cached:
+                    line.reading += 1
+                    first.begin(self._backend, self._over)
             if first.is_begun:
                 theirs.popleft()
             if theirs:
                 line.reads[owner] = theirs
+            if cached:
+                self._turns.ask(line)
+                return
 
     def _over(self, read: LongRead) -> None:
         line = self._lines[read.volume.name]
         line.reading -= 1
         self._go_on(line)
-        if not line.reading and not line.reads:
-            del self._lines[read.volume.name]

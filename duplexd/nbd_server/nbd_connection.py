@@ -137,7 +137,7 @@ class Connection:
         ended = receiver is not None and receiver.ended
         if dispatch is not None and (self._left is not None or (ended and dispatch.is_unfinished)):
             self._lost = True
-            dispatch.write_paused = False  # its replies go nowhere
+            dispatch.replies_are_taken()  # they go nowhere
             dispatch.stalled = True
             self._progressed()
         else:
@@ -349,7 +349,7 @@ class Connection:
         if self._negotiation is not None:
             self._negotiation.resumed()
         elif self._dispatch is not None:
-            self._dispatch.write_paused = False
+            self._dispatch.replies_are_taken()
             self._progressed()
 
     def _progressed(self) -> None:

@@ -79,7 +79,8 @@ class Server:
         self.negotiations = RoundRobin(loop.call_soon)
         self.backlogs = RoundRobin(loop.call_soon, limits.turn_seconds)  # connections that go on
         self.sends = RoundRobin(loop.call_soon, limits.turn_seconds)  # of replies that are long
-        self.reads = ReadTurns(backend, limits)
+        reading = RoundRobin(loop.call_soon, limits.turn_seconds)
+        self.reads = ReadTurns(backend, limits, reading)  # that are long
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int
@@ -143,6 +144,7 @@ class Server:
         self.connections.discard(connection)
         if not self.connections:
             self.payloads.clear()
+            self.reads.clear()
             self.idle.set()
 
     def traffic_of(self, volume: Volume) -> Traffic:

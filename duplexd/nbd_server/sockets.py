@@ -118,6 +118,8 @@ class Wire:
         self._fd = sock.fileno()
         self._loop = loop
         self._connection = connection
+        # asyncio asks a socket for both of its addresses when it is not registered yet
+        self._fd = sock.fileno()
         self._unsent: deque[memoryview] = deque()
         self._closing = False  # when the replies are sent
         self._lost = False  # `connection_lost` was called, or will be

@@ -151,7 +151,8 @@ class StructuredDispatch(Dispatch):
         self._traffic.timed_reads += 1
         backend, room = self._server.backend, self._chunks.data_room
         if length > self._limits.inline_read_bytes_max:
-            self._ask_long(offset, length, 0, True, partial(self._long_chunks_read, flags, cookie))
+            done = partial(self._long_chunks_read, flags, cookie)
+            self._ask_long(offset, length, room, True, done)
             return True
         done = partial(self._chunks_read, flags, cookie, offset, length, self.since)
         if length < self._limits.sparse_read_bytes_min:
@@ -183,6 +184,10 @@ class StructuredDispatch(Dispatch):
         self._answer(*self._chunks.sparse(cookie, offset, content, extents))
 
     def _long_chunks_read(self, flags: int, cookie: int, number: int, read: LongRead) -> None:
+        if len(read.pieces) == 1:
+            about = flags, cookie, read.offset, read.length, read.since
+            self._chunks_read(*about, number, read.pieces[0], read.extents)
+            return
         self._end_reading(read.length)
         if self.dropped:
             return

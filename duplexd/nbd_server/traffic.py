@@ -8,7 +8,7 @@ request costs altogether.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO
 from duplexd.nbd import constants as c
@@ -36,6 +36,13 @@ _COMMANDS = {
     TRIM: c.CMD_TRIM,
     FLUSH: c.CMD_FLUSH,
 }
+
+
+class Sums(NamedTuple):
+    """Of one operation since the start: requests answered, and the seconds they took together."""
+
+    requests: int
+    seconds: float
 
 
 class Traffic:
@@ -73,6 +80,11 @@ class Traffic:
         """Operation -> the time of its requests, for those that there have been; copies."""
         timed = ((name, self.seconds[OPERATIONS[name]]) for name in TIMED)
         return {name: seconds.copy() for name, seconds in timed if seconds.total}
+
+    def sums(self) -> tuple[Sums, Sums]:
+        """Of READs and of WRITEs."""
+        reads, writes = self.seconds[c.CMD_READ], self.seconds[c.CMD_WRITE]
+        return Sums(sum(reads.counts), reads.total), Sums(sum(writes.counts), writes.total)
 
     def by_operation(self) -> dict[str, tuple[int, int]]:
         """Operation -> (requests, bytes)."""

@@ -25,7 +25,7 @@ from duplexd.replication.follower import (
     UntouchedError,
 )
 from duplexd.replication.job import copied_well, in_work
-from duplexd.replication.leg_calls import JournalHungError, hung_in
+from duplexd.replication.leg_calls import JournalHungError, StagingHungError, hung_in
 from duplexd.replication.pieces import (
     PrimaryUnreadableError,
     Progress,
@@ -139,6 +139,11 @@ class Copying:
             if sink.moves_secondary:
                 raise SinkError(pair, 0, unreadable) from hung
             raise unreadable from hung
+        except PrimaryUnreadableError as error:
+            # Clients would get errors from an image that status calls good, until the next sync.
+            if error.lost is not None:
+                self._legs.on_hung(*error.lost)
+            raise
 
     # ------------------------------------------------------------- straight to the secondary
 
@@ -253,11 +258,14 @@ class Copying:
             for pair, todo in maps:
                 await self._stage_one(job, pair, todo, sink)
             await self._end_staging(job, sink)
+        except StagingHungError:
+            sink.abandon()
+            raise
         except (PrimaryUnreadableError, JournalHungError):
-            sink.close()
+            await self._close(job, sink)
             raise
         except (SinkError, OSError) as error:
-            sink.close()
+            await self._close(job, sink)
             cause = error.error if isinstance(error, SinkError) else error
             if isinstance(cause, UntouchedError):  # it names the secondary
                 raise cause from error
@@ -280,7 +288,15 @@ class Copying:
         copied_at = await self._timeline.at_rest(lambda: self._timeline.performed)
         while job.walk().position < copied_at:
             await self.follow(job)
-        await self._in_staging(sink.finish)
+        await self._in_worker(job, sink, sink.finish)
+
+    async def _close(self, job: Job, sink: StagingSink) -> None:
+        """Why the log is not finished is known; what its close says adds nothing."""
+        sink.legs.anew()  # who hangs in the journal does not use the log
+        try:
+            await self._in_worker(job, sink, sink.close)
+        except OSError:
+            sink.abandon()
 
     async def apply_staged(self, job: Job, count: int) -> dict[Pair, OSError]:
         """Apply a committed staging log to the secondaries, durably; returns those that failed.
@@ -291,7 +307,7 @@ class Copying:
         while True:
             pairs = {pair.id: pair for pair in job.pairs if pair not in failed}
             sink = SecondarySink()
-            apply = partial(self._staging.apply, job.id, pairs, count, sink)
+            apply = partial(self._staging.apply, job.id, pairs, count, sink, sink.legs.watch)
             try:
                 failed |= await self._in_worker(job, sink, apply)
                 break
@@ -305,11 +321,8 @@ class Copying:
 
     async def remove_staged(self, job: Job) -> None:
         """Remove the staging log of a job."""
-        await self._in_staging(lambda: self._staging.remove(job.id))
-
-    async def _in_staging(self, call: Callable[[], None]) -> None:
-        """A call on the disk of the staging logs."""
-        await to_its_end(self._legs.workers.of(self._staging).run(call))
+        remove = partial(self._staging.remove, job.id)
+        await to_its_end(self._legs.on_staging(self._staging, remove))
 
 
 def _nobody() -> None:

@@ -4,14 +4,14 @@ All of the engine but its write thread reaches the disks through here, so that o
 where a call may hang and how long it is waited for. A reload replaces `patience`.
 
 Who follows the journal may hang in it, too: between two calls on legs, in the same thread. No leg
-is to blame for that, so it is another error.
+is to blame for that, so it is another error. The same is true of a staging log.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.core.patience import SYNC, Access, JournalRead, Patience, Waited
+from duplexd.core.patience import SYNC, Access, JournalRead, Patience, StagingCall, Waited
 from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
     from duplexd.journal.segment import Ring
+    from duplexd.replication.staging import StagingArea
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
@@ -29,9 +30,13 @@ class JournalHungError(OSError):
     """The journal could not be read in time, and the thread that reads it was given up."""
 
 
+class StagingHungError(OSError):
+    """A staging log did not answer in time, and the thread that uses it was given up."""
+
+
 class LegCalls:
     """Calls in `workers`. A cancelled waiter does not stop a call. `on_hung(pair, leg, error)` is
-    called when a leg hung, before the caller gets the error.
+    called when a leg hung or has lost writes, before the caller gets the error.
     """
 
     def __init__(self, workers: Workers, patience: Patience | None = None) -> None:
@@ -68,24 +73,48 @@ class LegCalls:
 
         return await self.walk(ring, watch, watched)
 
+    async def on_staging(self, area: StagingArea, call: Callable[[], T]) -> T:
+        """The result of one call on the disk of the staging logs. Raises what it raises;
+        StagingHungError when it takes too long.
+        """
+        watch: Watch[Waited] = Watch()
+
+        def watched() -> T:
+            with watch.at(StagingCall(area.directory)):
+                return call()
+
+        return await self.walk(area, watch, watched)
+
     async def walk(self, owner: object, watch: Watch[Waited], call: Callable[[], T]) -> T:
         """The same of a call on several legs, which enters and leaves `watch` for each of them, and
-        for each read of the journal: JournalHungError if one of those takes too long.
+        for each call on the journal or a staging log: JournalHungError or StagingHungError if one
+        of those takes too long.
 
         It runs in a worker of `owner`: of whatever makes such calls one after the other.
         """
         try:
             return await patiently(self.workers.of(owner), watch, call, self.seconds)
         except HungError as hung:
-            if isinstance(hung.what, JournalRead):
-                path = hung.what.path
-                why = f"{path}: the journal cannot be read: {hung.strerror}"
-                raise JournalHungError(hung.errno, why, path) from hung
+            raise_if_of_state(hung)
             pair, leg, use = hung_in(hung)
             hung.filename = leg.path
             if use != SYNC:  # a sync that did not end has other consequences
                 self.on_hung(pair, leg, hung)
             raise
+
+
+def raise_if_of_state(hung: HungError) -> None:
+    """Raises JournalHungError, StagingHungError if no leg hangs but a file of the state
+    directory.
+    """
+    if isinstance(hung.what, JournalRead):
+        path = hung.what.path
+        why = f"{path}: the journal cannot be read: {hung.strerror}"
+        raise JournalHungError(hung.errno, why, path) from hung
+    if isinstance(hung.what, StagingCall):
+        path = hung.what.path
+        why = f"{path}: the staging log cannot be used: {hung.strerror}"
+        raise StagingHungError(hung.errno, why, path) from hung
 
 
 def hung_in(hung: HungError) -> Access:

@@ -14,18 +14,32 @@ from duplexd.core import pair_states
 from duplexd.images.holes import equal_holes
 from duplexd.images.unreadable import BLOCK_BYTES, UnreadableError, read
 from duplexd.replication.follower import SinkError
+from duplexd.runtime.writeback import LostWritesError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
     from duplexd.replication.follower import WatchedSink
 
 _UNREADABLE_BLOCKS_MAX = 64  # of one piece, found one by one
 
 
 class PrimaryUnreadableError(UnreadableError):
-    """A primary cannot be read: not a failure of its secondary."""
+    """A primary cannot be read: not a failure of its secondary. `lost`: the image as a whole has
+    failed, because its disk has lost writes.
+    """
+
+    lost: FailedLeg | None = None
+
+
+class FailedLeg(NamedTuple):
+    """The image of a pair, and its error."""
+
+    pair: Pair
+    leg: Leg
+    error: LostWritesError
 
 
 class Range(NamedTuple):
@@ -97,11 +111,14 @@ def copy_piece(sink: WatchedSink, pair: Pair, offset: int, end: int, piece_bytes
 def copy_around(sink: WatchedSink, pair: Pair, offset: int, end: int, piece_bytes: int) -> Piece:
     """The same, but leave out the blocks that the primary does not return.
 
-    A disk with one bad sector still holds everything else, and that may soon be the only copy.
+    A disk with one bad sector still holds everything else, and that may soon be the only copy. Of
+    one that has lost writes it is not known what it holds.
     """
     try:
         return copy_piece(sink, pair, offset, end, piece_bytes)
-    except PrimaryUnreadableError:
+    except PrimaryUnreadableError as error:
+        if error.lost is not None:
+            raise
         return _around(sink, pair, offset, min(piece_bytes, end - offset))
 
 
@@ -148,11 +165,14 @@ def _hole(sink: WatchedSink, pair: Pair, offset: int, end: int) -> int:
 
 
 def _read(sink: WatchedSink, pair: Pair, offset: int, length: int) -> bytearray:
+    leg = pair.primary
     try:
         return read(sink.legs.primary(pair), offset, length)
     except UnreadableError as error:
         of_primary = PrimaryUnreadableError(*error.args, pair.primary.path)
         of_primary.offset = error.offset
+        if isinstance(error.__cause__, LostWritesError):
+            of_primary.lost = FailedLeg(pair, leg, error.__cause__)
         raise of_primary from error
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.patience import StagingCall
 from duplexd.errors import DamageError
 from duplexd.journal.format import (
     FLAG_ALLOCATE,
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from duplexd.core.pair import Pair
+    from duplexd.core.patience import StateNotes
     from duplexd.replication.follower import Buffer, Sink
     from duplexd.runtime.disk import Disk, File
 
 
 class StagingSink:
     """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not
-    the pair.
+    the pair. Each call on the log's disk is noted in the watch of `legs`.
 
     Space on the secondaries is reserved while staging: after the commit, a full disk would leave
     them half-way.
@@ -61,7 +63,7 @@ class StagingSink:
         self._position = self._file_bytes
         self._sequence = 0
         self._chain = 0
-        disk.make_directory(directory)
+        self._note = StagingCall(directory)
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
         """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
@@ -96,7 +98,8 @@ class StagingSink:
             flags,
             0,
         )
-        file.writev(self._position, [header, data], need)
+        with self.legs.watch.at(self._note):
+            file.writev(self._position, [header, data], need)
         self._position += need
         self._sequence += 1
         self._chain = next_chain
@@ -104,10 +107,14 @@ class StagingSink:
     def _next_file(self) -> File:
         self.finish()
         path = f"{self._directory}/{_name(self._job, self._files)}"
-        self._file = self._disk.create(path, self._file_bytes)
+        with self.legs.watch.at(self._note):
+            if not self._files:
+                self._disk.make_directory(self._directory)
+            file = self._disk.create(path, self._file_bytes)
+        self._file = file  # not by a thread that was given up in there
         self._files += 1
         self._position = 0
-        return self._file
+        return file
 
     def _reserve(self, pair: Pair, offset: int, length: int) -> None:
         if pair.secondary is not None:
@@ -128,13 +135,19 @@ class StagingSink:
     def finish(self) -> None:
         """Make it durable and close it."""
         if self._file is not None:
-            self._file.sync()
+            with self.legs.watch.at(self._note):
+                self._file.sync()
         self.close()
 
     def close(self) -> None:
         """Close the file that is written."""
         if self._file is not None:
-            self._file.close()
+            with self.legs.watch.at(self._note):
+                self._file.close()
+        self._file = None
+
+    def abandon(self) -> None:
+        """A thread hangs with the file: it is closed when that thread ends."""
         self._file = None
 
 
@@ -154,9 +167,10 @@ class StagingArea:
         return StagingSink(self._disk, self.directory, job, file_bytes, piece_bytes_max)
 
     def apply(
-        self, job: str, pairs: Mapping[int, Pair], count: int, sink: Sink
+        self, job: str, pairs: Mapping[int, Pair], count: int, sink: Sink, watch: StateNotes
     ) -> dict[Pair, OSError]:
-        """Apply a whole staging log of `count` records to the secondaries.
+        """Apply a whole staging log of `count` records to the secondaries. Each read of it is noted
+        in `watch`.
 
         Returns the pairs whose secondary failed: each fails alone, the others get all of it.
         Raises DamageError or OSError if the log is not whole or cannot be read; the path is named.
@@ -164,7 +178,9 @@ class StagingArea:
         failed: dict[Pair, OSError] = {}
         sequence, chain, number = 0, 0, 0
         while sequence < count:
-            buffer, before = self._content(f"{self.directory}/{_name(job, number)}"), sequence
+            path, before = f"{self.directory}/{_name(job, number)}", sequence
+            with watch.at(StagingCall(path)):
+                buffer = self._content(path)
             for record in records(buffer, 0, sequence + 1, chain):
                 sequence, chain = record.sequence, record.crc
                 pair = pairs.get(record.volume)

@@ -37,10 +37,12 @@ def stamp(fd: int, is_block: bool) -> Stamp:
     return Stamp(f"file {found.st_dev}:{found.st_ino}", found.st_size, found.st_mtime_ns)
 
 
-def read_mark(fd: int) -> bytes:
-    """The mark; b"" where there is none. Raises OSError."""
+def read_mark(image: int | str) -> bytes:
+    """The mark of an open image, or of what lies at a path; b"" where there is none. Raises
+    OSError.
+    """
     try:
-        return os.getxattr(fd, _MARK)
+        return os.getxattr(image, _MARK)
     except OSError as error:
         if error.errno in _NONE:
             return b""

@@ -165,6 +165,10 @@ class Story:
             )
         settled = self.arrived or self._promised  # what fails after that leaves the cut
         failed = name == "fail" and story.place == AT_CUT and marker.get("id") != self.cut_id
+        if name == "differ" and story.place == AT_CUT:
+            self.void = self.void or (
+                f"record {number}: the images of {story.volume.name} were found to differ there"
+            )
         if failed and not settled:
             self.void = self.void or (
                 f"record {number}: the secondary of {story.volume.name}, or one of its group, "

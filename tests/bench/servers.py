@@ -89,6 +89,10 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True)
         try:
@@ -242,14 +246,16 @@ class Duplexd(Server):
     root = ROOT
     journal_bytes = JOURNAL_BYTES
 
-    def start(self) -> None:
-        files = DaemonFiles(
+    def files(self) -> DaemonFiles:
+        return DaemonFiles(
             self.directory,
             dict.fromkeys(self.volumes, self.size),
             {"all": self.volumes},
             journal_size=self.journal_bytes,
         )
-        self.daemon = Daemon(files.write(), env={"PYTHONPATH": str(self.root)})
+
+    def start(self) -> None:
+        self.daemon = Daemon(self.files().write(), env={"PYTHONPATH": str(self.root)})
         self.daemon.start()
 
     @property

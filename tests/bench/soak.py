@@ -25,7 +25,7 @@ from tests.support.daemon import Daemon, DaemonFiles
 
 SIZE = 256 << 20
 VOLUMES = ("data", "wal")
-GROWTH_MIB_MAX = 16.0
+GROWTH_MIB_MAX = 6.0
 SLOWER_MAX = 3.0  # of the 99th of 100; other work on the machine shows here, too
 BLOCK = bytes(4096)
 

@@ -13,6 +13,7 @@ from duplexd.journal.recover import Position, Walk
 from duplexd.journal.segment import Ring
 from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
+from duplexd.runtime.watch import Watch
 from tests.support.memory_leg import MemoryLeg
 from tests.unit.core.ledgers import known
 
@@ -56,7 +57,7 @@ def read(disk: Disk, directory: str) -> Json:
     staged = {pair.id: _served(pair) for pair in ledger.pairs.values() if pair.staging}
     counts = {pair.record.staging: pair.record.staged for pair in staged.values()}
     for job, count in counts.items():
-        StagingArea(disk, f"{directory}/staging").apply(job, staged, count, sink)
+        StagingArea(disk, f"{directory}/staging").apply(job, staged, count, sink, Watch())
     return {
         "records": records,
         "tail": [tail.sequence, tail.chain, tail.torn],

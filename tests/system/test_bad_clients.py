@@ -5,7 +5,12 @@ bad ones a client that writes.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
+import subprocess
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 LONG = 64 * MIB
 REQUESTS = 16_384  # without payload, of one client
+COPIED = 128 * MIB  # what nbdcopy gives to one of its threads, which has one connection
 
 
 class Client:
@@ -113,6 +119,66 @@ def test_payloads_that_stop_in_the_middle(
         assert connect("data").write(0, b"x" * MIB) == 0
         assert connections(daemon, "data") == 41, "they were waited for until they were closed"
         assert resident(daemon) - before < 40 * 4 * MIB
+
+
+@contextlib.contextmanager
+def copying(source: Path, uri: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An nbdcopy that sends each block of the source, holes, too, in long requests."""
+    command = ["nbdcopy", "--connections=1", "--requests=1", f"--request-size={LONG // 2}"]
+    command += ["--no-extents", "--sparse=0"]
+    process = subprocess.Popen([*command, str(source), uri])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def sends(daemon: Daemon) -> bool:
+    """Whether a WRITE has come, or the beginning of one."""
+    name = 'duplexd_nbd_requests_total{op="write",volume="data"}'
+    lines = daemon.request("GET", "/metrics")[1].splitlines()
+    return any(float(line.split()[-1]) > 0 for line in lines if line.startswith(name))
+
+
+def waits(copy: subprocess.Popen[bytes]) -> bool:
+    """Whether all of its threads sleep, which they do only when they have filled the socket: what
+    is asked ten times in a row, because of what they do between two calls.
+    """
+    tasks = list(Path(f"/proc/{copy.pid}/task").iterdir())
+    stats = (task / "stat" for _ in range(10) for task in tasks)
+    return all(stat.read_text().rpartition(") ")[2].startswith("S") for stat in stats)
+
+
+def test_an_nbdcopy_that_is_stopped_in_the_midst_of_its_payloads(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    files = make_files({"data": COPIED, "wal": "8MiB"}, journal_size="64MiB", secondary=False)
+    daemon, source = start_daemon(files), files.directory / "source"
+    with source.open("wb") as file:
+        file.truncate(COPIED)
+    with copying(source, files.uri("data")) as copy:
+        until(lambda: sends(daemon), "nbdcopy sends its payloads")
+        os.kill(daemon.pid, signal.SIGSTOP)  # none of them ends
+        until(lambda: waits(copy), "nbdcopy has filled its sockets")
+        copy.send_signal(signal.SIGSTOP)
+        os.kill(daemon.pid, signal.SIGCONT)
+        for volume in ("wal", "data"):
+            good = Client(str(files.nbd_socket), volume)
+            for number in range(20):
+                assert good.write(COPIED - MIB if volume == "data" else 0, b"x" * 4096) == 0, number
+            good.sock.close()
+        assert connections(daemon, "data") == 1, "it was waited for until it was closed"
+        copy.send_signal(signal.SIGCONT)
+        assert copy.wait(PATIENCE_SECONDS) == 0
+    assert not files.primary("data").read_bytes().strip(b"\0"), "all of it was copied"
 
 
 def test_replies_that_are_not_taken(served: tuple[Daemon, Callable[[str], Client]]) -> None:

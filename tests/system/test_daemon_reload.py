@@ -20,7 +20,14 @@ from duplexd.journal.inspect import Untouched
 from duplexd.journal.scan import records
 from duplexd.journal.segment import Ring
 from duplexd.runtime.disk import RealDisk
-from tests.support.daemon import PATIENCE_SECONDS, Daemon, DaemonFiles, free_port, run_duplexctl
+from tests.support.daemon import (
+    PATIENCE_SECONDS,
+    Daemon,
+    DaemonFiles,
+    free_port,
+    run_duplexctl,
+    run_duplexd,
+)
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -235,3 +242,27 @@ def test_a_refused_reload_has_an_exit_code_and_stays_in_the_status_line(daemon: 
     assert "controller.journal_size: was '16MiB', is now '1GiB'" in problem["detail"]
     files.write()
     assert ctl(daemon, "reload") == (0, {"applied": True, "changes": []})
+
+
+# ------------------------------------------------------------------------------- what check says
+
+
+def test_check_names_an_image_that_is_gone_under_a_daemon_that_runs(daemon: Daemon) -> None:
+    files = daemon.files
+    image = files.secondary_of("data")
+    image.unlink()
+    checked = run_duplexd("check", "--config", str(files.config))
+    assert f"volumes.data.secondary: {image}: " in checked.stderr, checked.stderr
+
+
+def test_check_names_an_image_that_a_reload_has_left_also_without_a_daemon(daemon: Daemon) -> None:
+    files = daemon.files
+    left, new = files.secondary_of("data"), files.secondary_of("data").with_name("new.img")
+    before = files.config.read_text()
+    files.config.write_text(before.replace(str(left), str(new)))
+    assert run_duplexctl(files, "reload").returncode == 0
+    assert run_duplexctl(files, "resync", "data", "--wait").returncode == 0
+    assert daemon.stop() == 0
+    files.config.write_text(before)
+    checked = run_duplexd("check", "--config", str(files.config))
+    assert f"{left}: this image was part of volume data once" in checked.stderr, checked.stderr

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SIZE = 8 << 20
 AT = 5000
+UNSAMPLED = (5 << 20) + 3 * 4096 + 5  # in no block that a start looks at
 
 
 def _write(files: DaemonFiles, name: str, pattern: int) -> None:
@@ -48,12 +49,12 @@ def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., D
     return daemon
 
 
-def _damage(daemon: Daemon, image: Path) -> None:
+def _damage(daemon: Daemon, image: Path, at: int = AT) -> None:
     with image.open("r+b") as file:
-        file.seek(AT)
+        file.seek(at)
         file.write(b"\xee")
     found = run_duplexctl(daemon.files, "verify", "db")
-    assert (found.returncode, f"wal: THE LEGS DIFFER, first at byte {AT}" in found.stdout) == (
+    assert (found.returncode, f"wal: THE LEGS DIFFER, first at byte {at}" in found.stdout) == (
         1,
         True,
     ), found
@@ -66,41 +67,77 @@ def _assert_repaired(daemon: Daemon) -> None:
         assert image.read_bytes()[AT] == 1
 
 
-def test_a_resync_does_not_repair_unequal_legs(daemon: Daemon) -> None:
-    _damage(daemon, daemon.files.secondary_of("wal"))
+def _refused(daemon: Daemon, *command: str) -> None:
+    found = run_duplexctl(daemon.files, *command)
+    assert (found.returncode, "wal: the legs differ in 1 place" in found.stderr) == (5, True), found
+
+
+def test_a_difference_is_remembered_until_it_is_repaired_from_the_primary(daemon: Daemon) -> None:
+    files = daemon.files
+    _damage(daemon, files.secondary_of("wal"), UNSAMPLED)
+    daemon.stop()
+    daemon.start()
+    unwell = run_duplexctl(files, "health")
+    assert (unwell.returncode, "ERROR: wal: the legs differ" in unwell.stdout) == (1, True), unwell
+    _refused(daemon, "suspend", "db")
+    _refused(daemon, "swap", "wal")
+    assert run_duplexctl(files, "resync", "db", "--wait").returncode == 0
+    shown = run_duplexctl(files, "repair", "wal", "--from", "primary", "--dry-run")
+    place = f"at byte {UNSAMPLED // 4096 * 4096}"
+    assert (shown.returncode, place in shown.stdout) == (0, True), shown
+    repaired = run_duplexctl(files, "repair", "wal", "--from", "primary")
+    assert repaired.returncode == 0, repaired
+    _assert_repaired(daemon)
+    suspended = run_duplexctl(files, "suspend", "db")
+    assert (suspended.returncode, "consistent" in suspended.stdout) == (0, True), suspended
+
+
+def test_a_difference_is_repaired_from_the_secondary(daemon: Daemon) -> None:
+    _damage(daemon, daemon.files.primary("wal"))
+    repaired = run_duplexctl(daemon.files, "repair", "wal", "--from", "secondary")
+    assert repaired.returncode == 0, repaired
+    _assert_repaired(daemon)
     assert run_duplexctl(daemon.files, "suspend", "db").returncode == 0
-    assert run_duplexctl(daemon.files, "resync", "db", "--wait").returncode == 0
-    assert run_duplexctl(daemon.files, "verify", "db").returncode == 1
 
 
-def test_unequal_legs_are_repaired_from_the_primary(daemon: Daemon) -> None:
+def test_another_secondary_ends_a_difference(daemon: Daemon) -> None:
     files = daemon.files
     _damage(daemon, files.secondary_of("wal"))
     whole = files.config.read_text()
     files.config.write_text(whole.replace(f'secondary = "{files.secondary_of("wal")}"\n', ""))
     assert files.config.read_text() != whole
-    daemon.stop()
-    daemon.start()
+    assert run_duplexctl(files, "reload").returncode == 0
     files.config.write_text(whole)
     daemon.signal(signal.SIGHUP)
     daemon.wait_log('"event": "duplex"', '"wal"')
+    assert "legs differ" not in run_duplexctl(files, "health").stdout
     _assert_repaired(daemon)
 
 
-def test_unequal_legs_are_repaired_from_the_secondary(daemon: Daemon) -> None:
+def test_a_secondary_that_differs_takes_over_only_when_that_is_accepted(daemon: Daemon) -> None:
     files = daemon.files
     _damage(daemon, files.primary("wal"))
     assert daemon.stop() == 0
     files.primary("wal").rename(files.primary("wal").with_suffix(".bad"))
-    _take_over_and_copy(daemon)
+    after = len(daemon.lines())
+    daemon.start()
+    daemon.wait_log('"event": "volume-not-served"', after=after)
+    accepted = run_duplexctl(files, "swap", "wal", "--accept-differences")
+    assert accepted.returncode == 0, accepted
+    _copy_to_new_primary(daemon)
     _assert_repaired(daemon)
 
 
 def _take_over_and_copy(daemon: Daemon) -> None:
     """The secondary becomes the primary, and is copied to a new image in the old one's place."""
-    files, after = daemon.files, len(daemon.lines())
+    after = len(daemon.lines())
     daemon.start()
     daemon.wait_log('"event": "swapped"', after=after)
+    _copy_to_new_primary(daemon)
+
+
+def _copy_to_new_primary(daemon: Daemon) -> None:
+    files = daemon.files
     files.primary("wal").touch()
     os.truncate(files.primary("wal"), SIZE)
     copied = run_duplexctl(files, "resync", "db", "--wait")

@@ -1,8 +1,8 @@
 """What a start would find in the state directory, found without changing anything there.
 
 It reads the checkpoint and the journal by the code of the start itself, through a disk that locks,
-creates and removes nothing, and asks of each volume what the start asks. What it cannot see without
-opening the images, that one is not the one of the journal, the start finds out.
+creates and removes nothing, and asks of each volume what the start asks, also whose images the
+marks say they are. That the content of one is not that of the journal, the start finds out.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core import pair_states
+from duplexd.core.identity import judge_mark
 from duplexd.core.ledger import Ledger
 from duplexd.core.since import Since
+from duplexd.core.since import known as known_images
 from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.opening import places, why_refused, would_overwrite
 from duplexd.engine.recovery.read import fold, refuse_journal_alone
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from duplexd.config.daemon_file import Config, VolumeConfig
+    from duplexd.core.identity import Known
     from duplexd.core.pair import PairRecord
+    from duplexd.images.probe import Mark
     from duplexd.limits import EngineLimits
     from duplexd.runtime.disk import Disk
 
@@ -40,11 +44,16 @@ class Foreseen(NamedTuple):
     degraded: list[str]
 
 
-def foresee(
-    disk: Disk, config: Config, exists: Callable[[str], bool], limits: EngineLimits
-) -> Foreseen:
-    """Blocking. `exists` is asked for images. Raises DamageError, OSError, as the start would."""
-    ledger, unapplied = _read(disk, str(config.controller.state_dir), limits)
+class Seen(NamedTuple):
+    """What is asked of the paths of images. `mark`: None where there is none, or no image."""
+
+    exists: Callable[[str], bool]
+    mark: Callable[[str], Mark | None]
+
+
+def foresee(disk: Disk, config: Config, seen: Seen, limits: EngineLimits) -> Foreseen:
+    """Blocking. Raises DamageError, OSError, as the start would."""
+    ledger, unapplied, owner = _read(disk, str(config.controller.state_dir), limits)
     refused: list[str] = []
     try:
         refuse_missing_volumes(config, ledger, unapplied)
@@ -54,19 +63,27 @@ def foresee(
     degraded = [
         line
         for name, volume in config.volumes.items()
-        for line in _of_volume(name, volume, known.get(name), exists)
+        for line in _of_volume(name, volume, known.get(name), seen.exists)
+    ]
+    ours = known_images(ledger, owner)
+    degraded += [
+        line
+        for name, volume in config.volumes.items()
+        for line in _of_others(name, volume, known.get(name), ours, seen.mark)
     ]
     return Foreseen(refused, degraded)
 
 
-def _read(disk: Disk, state_dir: str, limits: EngineLimits) -> tuple[Ledger, set[int]]:
-    """The states, and the numbers of volumes with changes that are not on their images yet."""
+def _read(disk: Disk, state_dir: str, limits: EngineLimits) -> tuple[Ledger, set[int], str]:
+    """The states, the numbers of volumes with changes that are not on their images yet, and the
+    identity of the controller; "" for one that has not run yet.
+    """
     file, ledger = CheckpointFile(disk, state_dir), Ledger(limits)
     directory = f"{state_dir}/journal"
     if not file.exists():
         if disk.exists(directory):
             refuse_journal_alone(disk, file, directory)
-        return ledger, set()
+        return ledger, set(), ""
     saved = file.read()
     ledger.restore(saved)
     untouched = cast("Disk", Untouched(disk))  # as much of one as a walk uses
@@ -75,7 +92,7 @@ def _read(disk: Disk, state_dir: str, limits: EngineLimits) -> tuple[Ledger, set
     if disk.exists(directory):
         ring.open_existing()
     if not ring.live and not saved["sequence"]:
-        return ledger, set()
+        return ledger, set(), saved["controller"]
     start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
     walk = Walk(ring, start)
     since = Since(ledger, saved["sequence"], saved.get("time", 0))
@@ -83,7 +100,7 @@ def _read(disk: Disk, state_dir: str, limits: EngineLimits) -> tuple[Ledger, set
     if walk.verdict() == DAMAGE:
         path, offset = walk.end
         raise DamageError(f"{path} byte {offset}: {WHY[DAMAGE].format(walk.sequence + 1)}")
-    return ledger, unapplied
+    return ledger, unapplied, saved["controller"]
 
 
 def _of_volume(
@@ -106,3 +123,21 @@ def _of_volume(
             f"{known.state}: it would be SUSPENDED; only a reload of a daemon that runs makes a "
             "new image for it"
         )
+
+
+def _of_others(
+    name: str,
+    volume: VolumeConfig,
+    known: PairRecord | None,
+    ours: Known,
+    mark_of: Callable[[str], Mark | None],
+) -> Iterator[str]:
+    """Images that are in use elsewhere, or were left by a reload: a start does not use them."""
+    at, other = places(volume, known is not None and known.swapped)
+    recorded = (known.primary_image, known.secondary_image) if known is not None else (None, None)
+    for place, image in zip((at, other), recorded, strict=True):
+        mark = mark_of(place.path) if place is not None else None
+        if place is None or mark is None:
+            continue
+        if (wrong := judge_mark(ours, image, place.path, mark)) is not None:
+            yield f"volumes.{name}.{place.key}: {wrong.why}"

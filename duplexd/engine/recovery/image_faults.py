@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.patience import OfState
 from duplexd.engine.opening import PRIMARY
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class Side(NamedTuple):
     def leg(self) -> Leg:
         """The image."""
         return self.pair.primary if self.role == PRIMARY else self.pair.copy_of
+
+
+Noted = Side | OfState  # what the worker of a replay waits for
 
 
 class Fault(NamedTuple):

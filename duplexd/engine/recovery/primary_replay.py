@@ -4,9 +4,10 @@ not there then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from duplexd.core.pair import Lacks
+from duplexd.core.patience import JournalRead
 from duplexd.engine.opening import PRIMARY
 from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.progress import PRIMARIES
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.core.patience import StateNotes, Waited
+    from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.progress import Report
     from duplexd.journal.format import Record
     from duplexd.journal.segment import Ring
@@ -45,9 +48,11 @@ class PrimarySink:
 class WatchedSink:
     """A sink whose calls are watched."""
 
-    def __init__(self, sink: Sink, role: str, watch: Watch[Side]) -> None:
+    def __init__(self, sink: Sink, role: str, watch: Watch[Noted]) -> None:
         self.moves_secondary = sink.moves_secondary
-        self.legs = WatchedLegs()  # of a follower; here it is the watch below that counts
+        self.legs = WatchedLegs()
+        # A follower notes its reads of the journal there; the legs are noted by their sides, below.
+        self.legs.watch = cast("Watch[Waited]", watch)
         self._sink = sink
         self._role = role
         self._watch = watch
@@ -66,7 +71,7 @@ class WatchedSink:
 class PrimaryReplay:
     """Blocking. Reads the journal by `chunk_bytes`."""
 
-    def __init__(self, ring: Ring, chunk_bytes: int, watch: Watch[Side]) -> None:
+    def __init__(self, ring: Ring, chunk_bytes: int, watch: Watch[Noted]) -> None:
         self._ring = ring
         self._chunk_bytes = chunk_bytes
         self._watch = watch
@@ -83,9 +88,12 @@ class PrimaryReplay:
         sink = WatchedSink(PrimarySink(), PRIMARY, self._watch)
         refusals = {number: Refusals() for number in todo}
         first = min(pair.record.primary_at for pair in todo.values()) + 1
-        reader = Reader(self._ring, first)
+        note = JournalRead(self._ring.directory)
+        with self._watch.at(note):
+            reader = Reader(self._ring, first)
         while reader.sequence <= tail:
-            buffer, records = reader.read(tail, self._chunk_bytes)
+            with self._watch.at(note):
+                buffer, records = reader.read(tail, self._chunk_bytes)
             for record in records:
                 pair = todo.get(record.volume)
                 if pair is None or record.kind not in (WRITE, ZERO, TRIM):
@@ -136,11 +144,13 @@ class PrimaryReplay:
         return ranges
 
 
-def lacking(ring: Ring, pair: Pair, tail: int, chunk_bytes: int) -> Lacks | None:
-    """What the journal has for a primary that does not have it; None if that is not known."""
+def lacking(ring: Ring, pair: Pair, tail: int, chunk_bytes: int, watch: StateNotes) -> Lacks | None:
+    """What the journal has for a primary that does not have it; None if that is not known.
+    Blocking; each read of the journal is noted in `watch`.
+    """
     lacks = Lacks(last=tail)
     try:
-        for record in _of_pair(ring, pair, tail, chunk_bytes):
+        for record in _of_pair(ring, pair, tail, chunk_bytes, watch):
             lacks = Lacks(
                 lacks.records + 1,
                 lacks.first or record.sequence,
@@ -152,11 +162,15 @@ def lacking(ring: Ring, pair: Pair, tail: int, chunk_bytes: int) -> Lacks | None
     return lacks
 
 
-def _of_pair(ring: Ring, pair: Pair, tail: int, chunk_bytes: int) -> Iterator[Record]:
-    first = pair.record.primary_at + 1
-    reader = Reader(ring, first) if first <= tail else None
+def _of_pair(
+    ring: Ring, pair: Pair, tail: int, chunk_bytes: int, watch: StateNotes
+) -> Iterator[Record]:
+    first, note = pair.record.primary_at + 1, JournalRead(ring.directory)
+    with watch.at(note):
+        reader = Reader(ring, first) if first <= tail else None
     while reader is not None and reader.sequence <= tail:
-        _, records = reader.read(tail, chunk_bytes)
+        with watch.at(note):
+            _, records = reader.read(tail, chunk_bytes)
         yield from (
             record
             for record in records

@@ -7,11 +7,13 @@ single place that closes everything if a later step fails.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple, cast
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
+from duplexd.core.patience import JournalRead, OfState
 from duplexd.engine.checkpoint import forget_mount
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
@@ -21,18 +23,24 @@ from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, unreachable
 from duplexd.errors import ConfigurationError
+from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
 from duplexd.runtime.tasks import Steps
 from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Lacks
     from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.progress import Report
     from duplexd.limits import EngineLimits
     from duplexd.replication.staging import StagingArea
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 20  # of the journal, read at once
 
@@ -122,9 +130,9 @@ class _Work:
         ledger, record = journal.ledger, pair.record
         lost = judged.primary or unreachable(journal, record.primary_at)
         if lost and self._adopt and not why_absent(pair.primary):
-            self.adopted[pair] = await self._workers.run(
-                lambda: lacking(journal.ring, pair, journal.tail.sequence, _CHUNK_BYTES)
-            )
+            watch: Watch[OfState] = Watch()
+            look = partial(lacking, journal.ring, pair, journal.tail.sequence, _CHUNK_BYTES, watch)
+            self.adopted[pair] = await self.answered(watch, look)
             ledger.primary_holds(record, journal.tail.sequence)
             theirs = None if judged.secondary else record.secondary_image
             ledger.use_images(record, None, theirs)
@@ -144,23 +152,26 @@ class _Work:
             self.faults.add(Side(pair, SECONDARY), Fault(OSError(errno.ESTALE, why)))
 
     async def replay(self, journal: ReadJournal) -> None:
-        """Apply the records; once more for each image that hangs, without it."""
+        """Apply the records; once more for each image that hangs, without it. Raises
+        JournalHungError, StagingHungError.
+        """
         settings = self._config.controller
         pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
         self._holds = holds = {pair: pair.applied for pair in pairs}
 
-        def patience(side: Side) -> float:
-            primary = side.role == PRIMARY
-            return settings.primary_timeout if primary else settings.secondary_timeout
+        def patience(noted: Noted) -> float:
+            secondary = isinstance(noted, Side) and noted.role == SECONDARY
+            return settings.secondary_timeout if secondary else settings.primary_timeout
 
         while True:
-            watch: Watch[Side] = Watch()
+            watch: Watch[Noted] = Watch()
             replay = self._replay = Replay(
                 journal, holds, self.faults, self._staging, self._limits, self._progress, watch
             )
             try:
                 await patiently(self._workers, watch, replay.run, patience)
             except HungError as error:
+                raise_if_of_state(error)
                 self._give_up(journal, cast("Side", error.what), error)
             else:
                 return
@@ -174,6 +185,49 @@ class _Work:
         else:
             pair.set_legs(pair.primary, gone, pair.mode)
             journal.ledger.secondary_lacks(pair.record, self._holds[pair])
+
+    async def answered(self, watch: Watch[OfState], call: Callable[[], T]) -> T:
+        """The result of a call that uses the files of the state directory, and notes so in `watch`.
+        Raises what it raises; JournalHungError when one of them does not answer.
+        """
+        seconds = self._config.controller.primary_timeout
+        try:
+            return await patiently(self._workers, watch, call, lambda _what: seconds)
+        except HungError as hung:
+            raise_if_of_state(hung)
+            raise
+
+    async def read(
+        self, disk: Disk, file: CheckpointFile, boot_id: str, limits: EngineLimits
+    ) -> ReadJournal:
+        """Read the journal. It is one call that lasts, so each sign of progress is another one."""
+        settings, watch = self._config.controller, Watch[OfState]()
+        note = JournalRead(f"{settings.state_dir}/journal")
+
+        def progress(stage: str, done: int, total: int) -> None:
+            watch.leave()
+            watch.enter(note)
+            self._progress(stage, done, total)
+
+        def read() -> None:
+            with watch.at(note):
+                self.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
+
+        await self.answered(watch, read)
+        return self.journals[-1]
+
+    async def loosen(self, file: CheckpointFile, journal: ReadJournal) -> None:
+        """What a start that dies in the replay leaves on the images is not held against them. It
+        may die of the journal, whose sync tells of lost records once.
+        """
+        loose = forget_mount(loosened(journal.saved))
+        watch: Watch[OfState] = Watch()
+
+        def replace() -> None:
+            with watch.at(JournalRead(journal.ring.directory)):
+                file.replace(loose)
+
+        await self.answered(watch, replace)
 
     def close(self) -> None:
         """Close everything; a replay that runs ends soon."""
@@ -205,25 +259,22 @@ async def recover(
     """Everything up to the point where the journal can be written again. `adopt`: primaries that
     are not the images of the journal are taken as they are.
 
-    Raises DamageError, ConfigurationError, OSError, with nothing left open. If cancelled, nothing
+    Raises DamageError, ConfigurationError, OSError, with nothing left open; JournalHungError or
+    StagingHungError if the disk of the state directory does not answer. If cancelled, nothing
     is once the worker has ended what it is at, which is not waited for.
     """
-    settings, steps = config.controller, Steps()
+    steps = Steps()
     work = _Work(config, disk, staging, workers, limits, progress, adopt)
-
-    def read() -> None:
-        work.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
 
     try:
         progress(JOURNAL, 0, 0)
-        await steps.do(workers.run(read))
-        (journal,) = work.journals
+        journal = await steps.do(work.read(disk, file, boot_id, limits))
         await steps.do(work.open(journal))
-        # What a start that dies in the replay leaves on the images is not held against them. It may
-        # die of the journal, whose sync tells of lost records once.
-        loose = forget_mount(loosened(journal.saved))
-        await steps.do(workers.run(lambda: file.replace(loose)))
+        await steps.do(work.loosen(file, journal))
         await steps.do(work.replay(journal))
+    except (JournalHungError, StagingHungError):
+        workers.submit(work.close, _whatever)  # it may hang, too
+        raise
     except BaseException:
         work.give_up()
         steps.afterwards(work.close)
@@ -233,6 +284,10 @@ async def recover(
         journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted,
         work.ahead,
     )  # fmt: skip
+
+
+def _whatever(_result: None, _error: BaseException | None) -> None:
+    """The start has ended without it."""
 
 
 def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:

@@ -6,16 +6,18 @@ durably. An image that fails here is a `Fault`, and costs its own pair the redun
 goes on.
 
 A replay is watched (`runtime/watch.py`): the leg of a call that hangs is given up, and the replay
-is done again without it.
+is done again without it. Nothing replaces the journal or a staging log: if one of these hangs, the
+start ends, and says so.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.patience import JournalRead
 from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay, WatchedSink, lacking
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from duplexd.core.image_record import Image
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Lacks, Pair
+    from duplexd.core.patience import Waited
+    from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.read import ReadJournal
     from duplexd.limits import EngineLimits
@@ -53,7 +57,7 @@ class Replay:
         staging: StagingArea,
         limits: EngineLimits,
         progress: Report,
-        watch: Watch[Side],
+        watch: Watch[Noted],
     ) -> None:
         """What fails is added to `faults`."""
         self._journal = journal
@@ -75,8 +79,10 @@ class Replay:
         """
         # A killed daemon may have left the journal in the page cache only: no leg may get a change
         # that a power cut could still remove from the journal.
+        note = JournalRead(self._journal.ring.directory)
         for segment in self._journal.ring.live:
-            segment.file.sync()
+            with self._watch.at(note):
+                segment.file.sync()
         self._find_unreachable()
         self._apply_staging_logs()
         self._replay_primaries()
@@ -134,7 +140,8 @@ class Replay:
             if not theirs:
                 continue
             try:
-                failed = self._staging.apply(job, theirs, every[0].record.staged, self._secondaries)
+                staged = every[0].record.staged
+                failed = self._staging.apply(job, theirs, staged, self._secondaries, self._watch)
             except (DamageError, OSError) as error:
                 cause = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
                 failed = dict.fromkeys(theirs.values(), cause)
@@ -217,17 +224,19 @@ class Replay:
         """
         for pair in self._pairs:
             if why_absent(pair.primary) or pair in self._faults.primaries:
-                pair.lacks = lacking(self._journal.ring, pair, self._tail, self._chunk_bytes)
+                pair.lacks = self._lacking(pair)
             if why := why_absent(pair.primary):
                 self._absent(pair, PRIMARY, why, pair.record.primary_at)
             why = why_absent(pair.secondary)
             if why and not waits_for_its_secondary(pair):
                 self._absent(pair, SECONDARY, why, pair.applied)
 
+    def _lacking(self, pair: Pair) -> Lacks | None:
+        return lacking(self._journal.ring, pair, self._tail, self._chunk_bytes, self._watch)
+
     def _absent(self, pair: Pair, role: str, why: str, holds: int) -> None:
-        (missed,) = backlog(
-            self._journal.ring, [pair], holds, self._tail, self._chunk_bytes
-        ).values()
+        ring, watch = self._journal.ring, cast("Watch[Waited]", self._watch)
+        (missed,) = backlog(ring, [pair], holds, self._tail, self._chunk_bytes, watch).values()
         if role == SECONDARY and not missed.any():
             self._journal.ledger.advance(pair.record, self._tail)
         error, side = OSError(errno.EIO, why), Side(pair, role)

@@ -1,4 +1,4 @@
-"""The listener of metrics: one path, to read, without a certificate."""
+"""The listener of metrics: metrics and a page, to read, without a certificate."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 import pytest_asyncio
 
 from duplexd.api.exporter import Exporter
+from duplexd.api.page_source import PageSource
 from duplexd.limits import ApiLimits
 from duplexd.net.address import TcpAddress
 from tests.support.daemon import free_port
+from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 async def port() -> AsyncIterator[int]:
     port = free_port()
     limits = ApiLimits(exporter_connections_max=2, user_connections_burst=3)
-    exporter = Exporter(TcpAddress("127.0.0.1", port), lambda: lambda: b"duplexd_info 1\n", limits)
+    controller = FakeController(["data"], {})
+    page = PageSource(lambda: (controller.status(), [], []), dict)
+    address, metrics = TcpAddress("127.0.0.1", port), lambda: lambda: b"duplexd_info 1\n"
+    exporter = Exporter(address, metrics, page, limits)
     await exporter.bind()
     exporter.start()
     yield port
@@ -42,12 +47,20 @@ async def test_who_can_connect_reads_the_metrics(port: int) -> None:
     assert await ask(port, "GET", "/metrics") == (200, "duplexd_info 1\n")
 
 
+@pytest.mark.parametrize("path", ["/", "/?x=1", "/page.css"])
+async def test_and_the_page(port: int, path: str) -> None:
+    status, body = await ask(port, "GET", path)
+    assert (status, "duplexd" in body or "body {" in body) == (200, True)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/v1/status", 404),
-        ("GET", "/", 404),
         ("GET", "/metrics/x", 404),
+        ("GET", "/page.css/", 404),
+        ("GET", "//", 404),
+        ("POST", "/", 405),
         ("POST", "/v1/suspend", 404),
         ("POST", "/metrics", 405),
         ("DELETE", "/metrics", 405),

@@ -77,9 +77,10 @@ async def test_counters_of_the_controller_are_exported() -> None:
     syncs = Histogram()
     for seconds in (0.1, 0.4):
         syncs.observe(seconds)
-    controller.counted = NO_COUNTS._replace(cuts=3, journal_syncs=syncs)
+    controller.counted = NO_COUNTS._replace(cuts=3, journal_syncs=syncs, journal_pinned_bytes=4096)
     found = scraped(scrape_of(controller))
     assert found["duplexd_cuts_total", ()] == 3
+    assert found["duplexd_journal_pinned_bytes", ()] == 4096
     assert found["duplexd_journal_fsync_duration_seconds_count", ()] == 2
     assert found["duplexd_journal_fsync_duration_seconds_sum", ()] == 0.5
 

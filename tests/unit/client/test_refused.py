@@ -202,3 +202,14 @@ async def test_a_controller_that_takes_no_changes_any_more_is_named(tmp_path: Pa
             async with client.quiesce("db"):
                 raise AssertionError
         assert not any("quiesce" in member.asked for member in controllers)
+
+
+async def test_legs_that_are_known_to_differ_refuse_before_any_gate_closes(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        beta = controllers[1]
+        found = beta.status()
+        found["volumes"][0]["differs"] = {"text": "the legs differ in 1 place"}
+        beta.plant["status"] = (200, found)
+        with pytest.raises(WrongStateError, match=r"beta:data: the legs differ.*repair beta:data"):
+            await client.suspend("db")
+        assert [each.asked.count("quiesce") for each in controllers] == [0, 0]

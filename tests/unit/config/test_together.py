@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,6 +106,18 @@ def test_an_image_is_recognised_through_a_linked_directory(tmp_path: Path) -> No
         "also by volumes.data.primary;"
         in mistakes(changed('"wal.img"', '"link/a.img"'), tmp_path)[0]
     )
+
+
+def test_a_block_device_is_recognised_by_another_node_of_it(tmp_path: Path) -> None:
+    for name in ("a.img", "wal.img"):
+        os.mknod(tmp_path / name, stat.S_IFBLK | 0o600, os.makedev(7, 0))
+    assert "also by volumes.data.primary;" in mistakes(GOOD, tmp_path)[0]
+
+
+def test_two_block_devices_are_two_images(tmp_path: Path) -> None:
+    for minor, name in enumerate(("a.img", "wal.img")):
+        os.mknod(tmp_path / name, stat.S_IFBLK | 0o600, os.makedev(7, minor))
+    parse(GOOD, tmp_path / "f.toml")
 
 
 def test_too_many_volumes(tmp_path: Path) -> None:

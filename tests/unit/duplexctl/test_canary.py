@@ -8,10 +8,16 @@ import pytest
 
 from duplexd.canary.members import Member
 from duplexd.config.groups_file import Groups, parse
-from duplexd.duplexctl.canary import canary_targets, check_reserved, report_text
+from duplexd.duplexctl.canary import (
+    canary_targets,
+    check_reserved,
+    check_unused,
+    report_text,
+    would_be_overwritten,
+)
 from duplexd.duplexctl.cli import run
 from duplexd.duplexctl.texts import cut_text
-from duplexd.errors import ConfigurationError, NotFoundError
+from duplexd.errors import ConfigurationError, NotFoundError, WrongStateError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_MAX
 from duplexd.nbd.uri import NbdUri
 
@@ -113,3 +119,14 @@ def test_status_shows_the_grade_of_a_cut(consistent: bool, word: str) -> None:
     }
     assert cut_text(cut) == f"VOID cut 00ff (t), canary: {word}"
     assert cut_text({**cut, "canary": None}) == "VOID cut 00ff (t)"
+
+
+def test_a_volume_that_a_client_is_connected_to_is_not_written_to() -> None:
+    check_unused({"alpha:data": {"connections": 0}})
+    with pytest.raises(WrongStateError, match=r"connected to alpha:data \(2\), and a canary would"):
+        check_unused({"alpha:data": {"connections": 2}, "beta:wal": {"connections": 0}})
+
+
+def test_what_is_asked_before_it_overwrites_names_the_volumes_and_their_sizes() -> None:
+    volumes = [{"name": "alpha:data", "size": 1 << 20}]
+    assert would_be_overwritten(volumes) == "alpha:data: all 1.0 MiB is lost"

@@ -443,6 +443,8 @@ def test_the_manual_names_every_command_option_and_exit_code() -> None:
             if isinstance(parameter, click.Option) and parameter.opts[0] not in {
                 "--json",
                 "--socket",
+                "--controller",
+                "--quiet",
                 "--groups",
                 "--timeout",
             }:

@@ -26,7 +26,7 @@ listener.listen(64)
 print(flush=True)
 sys.stdin.read()
 """
-ARGUMENTS = {
+ARGUMENTS: dict[str, list[list[str]]] = {
     "adopt": [["data"]],
     "cuts": [[]],
     "events": [[], ["--follow"]],
@@ -34,6 +34,7 @@ ARGUMENTS = {
     "quiesce": [["data", "--hold", "0.2"]],
     "release": [["lease"]],
     "reload": [[], ["--check"]],
+    "repair": [["data", "--from", "primary"]],
     "resync": [["data"], ["data", "--wait"]],
     "status": [[], ["--watch"]],
     "suspend": [["data"]],

@@ -7,7 +7,7 @@ import errno
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.runtime.writeback import LostWritesError
 from tests.support.lost_writes import LostWrites
-from tests.unit.engine.cores import running
+from tests.unit.engine.cores import SIZE, running
 
 DATA = bytes(range(256)) * 16
 EVERYTHING_LOST = LostWritesError(errno.EIO, "the disk has lost writes")
@@ -49,6 +49,32 @@ async def test_such_a_primary_without_a_current_secondary_gives_errors_not_old_c
         assert await core.read("data", 0, len(DATA)) == (errno.EIO, b"")
         await core.until(lambda: bool(pair.failed))
         assert await core.write("wal", 0, DATA) == 0, "no other volume notices"
+
+
+async def test_such_a_primary_that_a_resync_reads_is_not_called_good_any_more() -> None:
+    """Else clients get errors from a volume whose status says that all is well."""
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        for _ in range(3):  # by map: the journal is longer than that
+            assert await core.write("data", 0, b"x" * SIZE) == 0
+        pair, cut = core.pair(), core.pair().cut
+        pair.set_legs(LostWrites(pair.primary), pair.secondary, pair.mode)
+        (report,) = (await core.controller.resync(["data"]))["volumes"]
+        assert report["how"] == "map"
+        await core.until(lambda: bool(pair.failed) and pair.state == SUSPENDED)
+        assert (pair.cut, pair.usable) == (cut, True)
+
+
+async def test_such_a_primary_that_a_copy_reads_is_not_called_good_any_more() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair = core.pair()
+        core.controller.failed_legs.found(pair, pair.copy_of, EVERYTHING_LOST)
+        await core.until(lambda: pair.state == SUSPENDED)
+        pair.set_legs(LostWrites(pair.primary), pair.secondary, pair.mode)
+        await core.controller.resync(["data"])
+        await core.until(lambda: bool(pair.failed) and pair.state == SUSPENDED)
+        assert not pair.usable
 
 
 async def test_such_a_secondary_is_suspended_and_copied_as_a_whole() -> None:

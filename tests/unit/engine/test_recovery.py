@@ -23,7 +23,7 @@ from duplexd.core.pair_states import (
 from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
-from duplexd.engine.recovery.image_faults import Faults, Side
+from duplexd.engine.recovery.image_faults import Faults, Noted
 from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.recovery.read import read_journal
 from duplexd.engine.recovery.replay import GivenUpError, Replay
@@ -520,7 +520,7 @@ def test_a_replay_that_is_given_up_ends_soon_and_can_be_done_again() -> None:
         seen.append(done)
         replay.give_up()
 
-    faults, watch = Faults(), Watch[Side]()
+    faults, watch = Faults(), Watch[Noted]()
     holds = {pair: pair.applied}
     replay = Replay(journal, holds, faults, staging, limits, progress, watch)
     with pytest.raises(GivenUpError):

@@ -15,11 +15,12 @@ import pytest
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
+from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.threads import ThreadWorkers
 from tests.unit.engine.cores import MIB, Core, HandClock, new_disk, run, settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from duplexd.config.daemon_file import Config
     from duplexd.engine.controller import Controller
@@ -30,7 +31,7 @@ BOTH = {"data": "sync", "apart": "sync"}
 
 
 class Hanging:
-    """Operations on a path hang until `release`."""
+    """Operations on paths that begin so hang until `release`."""
 
     def __init__(self, disk: SimDisk, path: str, *operations: str) -> None:
         self._path = path
@@ -40,7 +41,11 @@ class Hanging:
         disk.met = self._look
 
     def _look(self, operation: str, path: str) -> None:
-        if path == self._path and operation in self._operations and not self._answers.is_set():
+        if (
+            path.startswith(self._path)
+            and operation in self._operations
+            and not self._answers.is_set()
+        ):
             self.hung += 1
             assert self._answers.wait(60)
 
@@ -70,13 +75,13 @@ def killed() -> SimDisk:
 
 
 @asynccontextmanager
-async def started(disk: SimDisk) -> AsyncIterator[Controller]:
+async def started(disk: SimDisk, volumes: Mapping[str, str] = BOTH) -> AsyncIterator[Controller]:
     loop = asyncio.get_running_loop()
     disks, journal, writer = (ThreadWorkers(loop, name, 2) for name in ("disk", "sync", "writer"))
     clock = HandClock(disk)
     machine = Machine(disk, clock, disks, journal, writer)
     try:
-        controller = await start(impatient(settings(BOTH)), machine, Events(clock))
+        controller = await start(impatient(settings(volumes)), machine, Events(clock))
         try:
             yield controller
         finally:
@@ -129,3 +134,49 @@ def test_a_start_without_trouble_is_the_same_with_threads() -> None:
             assert {pair.state for pair in controller.volumes.all()} == {DUPLEX}
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("path", "operation"),
+    [
+        ("/state/journal/", "open"),
+        ("/state/journal/", "read"),
+        ("/state/checkpoint", "replace_file"),
+        ("/state/journal/", "sync"),  # at the beginning of the replay
+    ],
+)
+def test_a_state_directory_that_hangs_ends_the_start(path: str, operation: str) -> None:
+    disk = killed()
+    hanging = Hanging(disk, path, operation)
+
+    async def scenario() -> None:
+        with pytest.raises(JournalHungError, match=r"has not answered for 0\.2 s"):
+            async with started(disk):
+                pass
+
+    asyncio.run(scenario())
+    assert hanging.hung
+    hanging.release()
+
+
+class HangingReplay(Hanging):
+    """The journal hangs when the images have been opened."""
+
+    def _look(self, operation: str, path: str) -> None:
+        if operation == "sync" and path.startswith("/state/journal/"):
+            self._operations = ("read",)
+        super()._look(operation, path)
+
+
+def test_a_journal_that_hangs_in_the_replay_ends_the_start() -> None:
+    disk = killed()
+    hanging = HangingReplay(disk, "/state/journal/")
+
+    async def scenario() -> None:
+        with pytest.raises(JournalHungError, match="the journal cannot be read"):
+            async with started(disk):
+                pass
+
+    asyncio.run(scenario())
+    assert hanging.hung
+    hanging.release()

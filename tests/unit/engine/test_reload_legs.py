@@ -124,6 +124,20 @@ async def test_a_new_secondary_that_cannot_be_used_leaves_the_pair_as_it_was() -
         assert not core.disk.in_use(NEW)
 
 
+async def test_a_new_secondary_that_somebody_uses_is_no_mistake_of_the_file() -> None:
+    """Exit code 5 and not 6: it passes, and an edit would not help."""
+    quick = settings().controller.model_copy(update={"secondary_timeout": 1.0})
+    async with running() as core:
+        await core.controller.reload(settings().model_copy(update={"controller": quick}))
+        used = core.disk.create(NEW, SIZE)
+        for attempt in (core.controller.check_reload, core.controller.reload):
+            with pytest.raises(WrongStateError, match="in use"):
+                await attempt(with_legs(secondary=NEW).model_copy(update={"controller": quick}))
+        used.close()
+        await core.controller.reload(with_legs(secondary=NEW))
+        assert await is_copied(core)
+
+
 async def test_a_secondary_that_was_left_is_taken_back_as_a_new_one() -> None:
     async with running() as core:
         await core.write("data", 0, DATA)

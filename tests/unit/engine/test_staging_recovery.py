@@ -4,14 +4,17 @@ impossible, at the cost of the secondaries it was for and of nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.pair_states import BY_ERROR, DUPLEX, SUSPENDED
+from duplexd.replication.leg_calls import StagingHungError
 from tests.sim.disk import PowerCut
-from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
+from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
+from tests.unit.engine.test_recovery_hangs import Hanging, started
 
 if TYPE_CHECKING:
     from tests.sim.disk import SimDisk
@@ -46,6 +49,21 @@ async def killed_while_applying(disk: SimDisk) -> str:
     await core.crash(power=False)
     (name, *_) = disk.list(STAGING)
     return f"{STAGING}/{name}"
+
+
+def test_a_log_that_hangs_ends_the_start() -> None:
+    disk = new_disk()
+    run(killed_while_applying(disk))
+    hanging = Hanging(disk, STAGING, "read")
+
+    async def scenario() -> None:
+        with pytest.raises(StagingHungError, match=r"has not answered for 0\.2 s"):
+            async with started(disk, VOLUMES):
+                pass
+
+    asyncio.run(scenario())
+    assert hanging.hung
+    hanging.release()
 
 
 async def test_a_committed_log_is_applied_again() -> None:

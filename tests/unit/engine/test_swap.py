@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from duplexd.core.lease import DEADLINE
 from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.markers import Missed
 from duplexd.errors import DuplexdError, WrongStateError
@@ -46,6 +47,26 @@ async def test_equal_images_change_roles_and_the_pair_stays_duplex(mode: str) ->
         assert await core.read("data", 0, 6) == (0, b"after!")
         await core.controller.suspend(["data"])
         assert core.image("data", "a")[:6] == b"after!", "the former primary is mirrored to"
+
+
+async def test_a_lease_that_came_after_changes_is_no_hold_of_the_swap() -> None:
+    """The new primary would lack these changes, which clients were told are written."""
+    async with running({"data": "async"}) as core:
+        leases, pair = core.controller.leases, core.pair()
+        async with core.controller.followers.stepping:
+            await core.write("data", 0, b"before")
+            swapping = asyncio.ensure_future(swap(core))
+            await core.until(lambda: leases.holds(pair))
+            await core.turns(200)
+            (hold,) = leases.held.values()
+            leases.end(hold, DEADLINE)
+            await core.write("data", 0, b"after!")
+            other = await leases.quiesce([pair], 5.0, "another")
+        with pytest.raises(WrongStateError, match="did not get to the last change"):
+            await swapping
+        leases.release(other.id)
+        assert pair.primary.path == "/a/data.img"
+        assert await core.read("data", 0, 6) == (0, b"after!")
 
 
 async def test_a_second_swap_gives_the_images_their_roles_back() -> None:

@@ -119,6 +119,19 @@ def test_only_the_oldest_segment_is_droppable_once_it_is_not_needed() -> None:
     assert ring.droppable(4) is ring.live[0]
 
 
+def test_what_is_pinned_is_all_but_what_could_be_dropped() -> None:
+    writer = new_writer(SimDisk(), segments=4)
+    ring = writer.ring
+    append(writer, [b"x" * BIG, b"y" * BIG, b"z" * BIG])  # 1 SEAL 3 SEAL 5
+    ends = [segment.end for segment in ring.live]
+    assert min(ends) > BIG
+    assert [ring.pinned_bytes(floor) for floor in (1, 2, 3, 4, 100)] == [
+        sum(ends),
+        *[sum(ends[1:])] * 2,
+        *[ends[2]] * 2,  # the one being written stays
+    ]
+
+
 def test_find_names_the_segment_that_holds_a_number() -> None:
     writer = new_writer(SimDisk(), segments=4)
     append(writer, [b"x" * BIG, b"y" * BIG, b"z" * BIG])

@@ -222,7 +222,7 @@ async def test_request_larger_than_every_limit_passes(
 async def test_reads_in_threads_are_bounded(
     connect: Connect, backend: MemoryBackend, listeners: Listeners
 ) -> None:
-    backend.reads_wait = True
+    backend.volumes["data"].cold = backend.reads_wait = True
     peers = [await connect(), await connect()]
     for peer in peers:
         for _ in range(8):

@@ -9,6 +9,7 @@ import pytest
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd_server.long_read import LongRead, ReadTurns
+from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.units import KIB, MIB
 from tests.unit.nbd_server.memory_backend import MemoryVolume
 from tests.unit.nbd_server.peer import eventually
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.backend import Backend, Volume
+    from duplexd.nbd_server.listeners import Listeners
     from tests.unit.nbd_server.memory_backend import MemoryBackend
     from tests.unit.nbd_server.peer import Peer
 
@@ -30,7 +32,7 @@ class Call(NamedTuple):
     done: Callable[[int, bytearray], None]
 
     def answer(self, number: int = 0) -> None:
-        self.done(number, bytearray(0 if number else self.length))
+        self.done(number, bytearray(0 if number else 28 + self.length))
 
 
 class Disk:
@@ -53,23 +55,40 @@ class Disk:
 class Owner:
     dropped = False
     since = 0.0
+    write_paused = False
 
 
 class Reader:
-    """Turns, and the outcome of what was asked."""
+    """Turns, and the outcome of what was asked. `loop_turn` is one of the loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, cold: bool = True) -> None:
         self.disk = Disk()
-        self.turns = ReadTurns(cast("Backend", self.disk), NbdLimits(volume_pieces_max=2))
+        self.soon: list[Callable[[], None]] = []
+        limits = NbdLimits(volume_pieces_max=2)
+        turns = RoundRobin(self.soon.append, seconds=60.0)
+        self.turns = ReadTurns(cast("Backend", self.disk), limits, turns)
         self.outcomes: list[int] = []
+        self.contents: list[bytes] = []
         self.data, self.wal = MemoryVolume("data", MIB), MemoryVolume("wal", MIB)
+        self.data.cold = self.wal.cold = cold
+
+    def ask_only(self, owner: Owner, volume: MemoryVolume, offset: int, length: int) -> None:
+        def done(number: int, read: LongRead) -> None:
+            self.outcomes.append(number)
+            if not number:
+                self.contents.append(b"".join(read.views(offset, length)))
+
+        read = LongRead(owner, volume, offset, length, 28, 64 * KIB, False, done)
+        self.turns.ask(read)
 
     def ask(self, owner: Owner, volume: MemoryVolume, offset: int, length: int) -> None:
-        def done(number: int, _read: LongRead) -> None:
-            self.outcomes.append(number)
+        self.ask_only(owner, volume, offset, length)
+        self.loop_turn()
 
-        read = LongRead(owner, volume, offset, length, 0, 64 * KIB, False, done)
-        self.turns.ask(read)
+    def loop_turn(self) -> None:
+        due, self.soon[:] = self.soon.copy(), []
+        for call in due:
+            call()
 
     def begun(self) -> list[int]:
         """Offsets of the calls, in KiB."""
@@ -119,6 +138,57 @@ def test_no_piece_is_begun_for_a_client_that_has_gone() -> None:
     assert len(reader.outcomes) == 3
 
 
+def test_one_piece_that_is_in_memory_needs_no_worker() -> None:
+    reader = Reader(cold=False)
+    reader.data.data[512 : 512 + 1000] = bytes(range(250)) * 4
+    reader.ask(Owner(), reader.data, 512, 1000)
+    assert (reader.outcomes, reader.contents) == ([0], [bytes(range(250)) * 4])
+    assert reader.begun() == []
+
+
+def test_several_pieces_are_read_by_workers_also_where_they_are_in_memory() -> None:
+    reader = Reader(cold=False)
+    reader.ask(Owner(), reader.data, 0, 128 * KIB)
+    assert reader.begun() == [0, 64]
+
+
+@pytest.mark.parametrize("state", ["cold", "lost", "error"])
+def test_one_piece_that_is_not_to_be_had_from_memory_is_read_by_a_worker(state: str) -> None:
+    reader = Reader(cold=False)
+    setattr(reader.data, state, errno.EIO if state == "error" else True)
+    reader.ask(Owner(), reader.data, 64 * KIB, 64 * KIB)
+    assert (reader.begun(), reader.outcomes) == ([64], [])
+    reader.disk.calls[0].answer()
+    assert reader.outcomes == [0]
+
+
+def test_each_volume_has_one_read_from_memory_in_a_turn_of_the_loop() -> None:
+    reader = Reader(cold=False)
+    for volume in (reader.data, reader.data, reader.data, reader.wal):
+        reader.ask_only(Owner(), volume, 0, 64 * KIB)
+    counts = []
+    for _ in range(4):
+        reader.loop_turn()
+        counts.append(len(reader.outcomes))
+    assert counts == [2, 3, 4, 4]
+
+
+def test_nothing_is_read_for_a_client_that_does_not_take_its_replies() -> None:
+    reader, slow = Reader(cold=False), Owner()
+    slow.write_paused = True
+    reader.ask(slow, reader.data, 0, 64 * KIB)
+    reader.ask(slow, reader.data, 0, 128 * KIB)
+    reader.ask(Owner(), reader.data, 0, 64 * KIB)
+    assert (reader.outcomes, reader.begun()) == ([0], [])
+    reader.loop_turn()
+    assert reader.soon == []  # nothing is looked at again and again meanwhile
+    slow.write_paused = False
+    reader.turns.resume(reader.data)
+    reader.loop_turn()
+    reader.loop_turn()
+    assert (reader.outcomes, reader.begun()) == ([0, 0], [0, 64])
+
+
 @pytest.mark.parametrize("limits", [NbdLimits(piece_bytes_max=128 * KIB)])
 async def test_the_pieces_are_one_reply(connect: Connect, backend: MemoryBackend) -> None:
     data = backend.volumes["data"].data
@@ -136,6 +206,22 @@ async def test_a_failed_read_leaves_the_connection_in_step(
     assert (await peer.reply(peer.nbd.read(0, 4 * MIB))).error == errno.EIO
     backend.volumes["data"].error = 0
     assert len((await peer.reply(peer.nbd.read(0, 4 * MIB))).data) == 4 * MIB
+
+
+@pytest.mark.parametrize("disconnects", [False, True])
+async def test_a_client_that_goes_without_taking_its_replies_leaves_nothing(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners, disconnects: bool
+) -> None:
+    peer, server = await connect(), listeners.server
+    for _ in range(64):  # more than sockets take
+        peer.nbd.read(0, MIB)
+    if disconnects:
+        peer.nbd.disconnect()
+    await peer.send()
+    await eventually(lambda: server.reading.used > 12 * MIB)
+    peer.close()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    await eventually(lambda: server.reading.used == 0)
 
 
 async def test_a_client_that_goes_in_the_middle_leaves_nothing(

@@ -469,7 +469,7 @@ async def test_a_secondary_without_room_is_at_its_cut_again_for_the_reason_it_ha
     assert entry["error"] == "/b/data: no room for the changes: No space left on device"
     assert (pair.cut, pair.applied, pair.usable) == (cut, at, True)
     assert not any(world.legs[pair].secondary.data)
-    assert not world.disk.list(STAGING)
+    assert not world.disk.exists(STAGING), "nothing was staged"
     assert [type(marker) for marker in world.timeline.markers[-2:]] == [Resync, Abandon]
 
 

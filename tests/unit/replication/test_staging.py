@@ -10,6 +10,7 @@ from duplexd.errors import DamageError
 from duplexd.journal.format import RECORD_HEADER_BYTES
 from duplexd.replication.follower import SecondarySink, UntouchedError
 from duplexd.replication.staging import StagingArea
+from duplexd.runtime.watch import Watch
 from tests.unit.replication.fakes import BLOCK, World
 
 DIRECTORY = "/state/staging"
@@ -37,7 +38,7 @@ def test_what_was_staged_is_applied_over_all_of_its_files() -> None:
     count = stage(world, "job", contents)
     assert len(world.disk.list(DIRECTORY)) > 1
     assert not any(world.legs[pair].secondary.data), "only staged"
-    area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+    area(world).apply("job", {pair.id: pair}, count, SecondarySink(), Watch())
     assert world.legs[pair].secondary.data[: 20 * BLOCK] == b"".join(contents)
 
 
@@ -48,7 +49,7 @@ def test_the_last_of_two_changes_of_one_place_wins() -> None:
     sink.write(pair, 0, b"a" * BLOCK)
     sink.zero(pair, 0, BLOCK // 2, True)
     sink.finish()
-    area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink())
+    area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink(), Watch())
     half = BLOCK // 2
     assert world.legs[pair].secondary.data[:BLOCK] == bytes(half) + b"a" * half
 
@@ -68,7 +69,7 @@ def test_a_log_of_which_a_file_is_missing_is_refused() -> None:
     count = stage(world, "job", [b"x" * BLOCK] * 20)
     world.disk.remove(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[-1]}")
     with pytest.raises(DamageError, match=rf"job-0001.stg: .* ends after record \d+ of {count}"):
-        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink(), Watch())
 
 
 def test_a_damaged_record_ends_the_log_there() -> None:
@@ -77,7 +78,7 @@ def test_a_damaged_record_ends_the_log_there() -> None:
     count = stage(world, "job", [b"x" * BLOCK] * 3)
     world.disk.flip(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[0]}", BLOCK + 500)
     with pytest.raises(DamageError, match=r"job-0000.stg: .* ends after record 1 of 3"):
-        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink(), Watch())
 
 
 def test_damage_at_the_end_of_one_file_is_not_blamed_on_the_next() -> None:
@@ -86,14 +87,14 @@ def test_damage_at_the_end_of_one_file_is_not_blamed_on_the_next() -> None:
     count = stage(world, "job", [b"x" * BLOCK] * 20)
     world.disk.flip(f"{DIRECTORY}/job-0000.stg", 6 * (BLOCK + RECORD_HEADER_BYTES) + 500)
     with pytest.raises(DamageError, match=r"job-0000.stg: .* ends after record 6 of"):
-        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink(), Watch())
 
 
 def test_a_volume_that_was_removed_meanwhile_is_passed_by() -> None:
     world = World()
     pair = world.pair()
     count = stage(world, "job", [b"x" * BLOCK])
-    area(world).apply("job", {}, count, SecondarySink())
+    area(world).apply("job", {}, count, SecondarySink(), Watch())
     assert not any(world.legs[pair].secondary.data)
 
 
@@ -106,7 +107,7 @@ def test_a_secondary_that_fails_while_it_is_applied_fails_alone() -> None:
     sink.finish()
     world.legs[pair].faults.fail("write", errno.EIO)
     pairs = {pair.id: pair, other.id: other}
-    failed = area(world).apply("job", pairs, sink.count, SecondarySink())
+    failed = area(world).apply("job", pairs, sink.count, SecondarySink(), Watch())
     assert list(failed) == [pair]
     assert world.legs[pair].faults.calls["write"] == 1, "and is not written to again"
     assert world.legs[other].secondary.data.count(b"x") == 2 * BLOCK
@@ -118,7 +119,7 @@ def test_a_log_that_cannot_be_read_names_its_path() -> None:
     count = stage(world, "job", [b"x" * BLOCK])
     world.disk.fail(f"{DIRECTORY}/job-0000.stg", errno.EIO)
     with pytest.raises(OSError, match=r"/state/staging/job-0000.stg: Input/output error"):
-        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink(), Watch())
 
 
 def test_the_log_of_a_large_volume_has_more_files_than_four_digits() -> None:
@@ -130,7 +131,7 @@ def test_the_log_of_a_large_volume_has_more_files_than_four_digits() -> None:
         sink.zero(pair, 0, 1 + number, True)
     sink.finish()
     assert "job-10001.stg" in world.disk.list(DIRECTORY)
-    assert not area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink())
+    assert not area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink(), Watch())
     assert world.legs[pair].faults.calls["zero"] == sink.count
 
 
@@ -157,7 +158,7 @@ def test_a_secondary_without_room_is_found_before_anything_is_staged_for_it() ->
     sink = area(world).sink("job", FILE_BYTES, BLOCK)
     with pytest.raises(UntouchedError, match="/b/data: no room for the changes"):
         sink.write(pair, 0, b"x" * BLOCK)
-    assert not world.disk.list(DIRECTORY)
+    assert not world.disk.exists(DIRECTORY)
 
 
 def test_zeroes_need_room_only_where_they_are_kept_allocated() -> None:

@@ -53,6 +53,23 @@ def test_a_secondary_that_failed_before_it_was_durable_at_the_cut_makes_it_void(
     assert verify(tmp_path, world).is_void
 
 
+def test_images_that_were_found_to_differ_at_the_cut_make_it_void(
+    tmp_path: Path, world: World
+) -> None:
+    world.mark({"m": "stood", "cut": CUT})
+    world.mark({"m": "differ", "id": 1, "runs": [[0, 4096]]})
+    assert verify(tmp_path, world).is_void
+
+
+def test_a_difference_found_after_a_resync_says_nothing_of_the_cut(
+    tmp_path: Path, world: World
+) -> None:
+    world.mark({"m": "stood", "cut": CUT})
+    world.mark(RESYNC)
+    world.mark({"m": "differ", "id": 1, "runs": [[0, 4096]]})
+    assert not verify(tmp_path, world).is_void
+
+
 def test_a_secondary_that_failed_later_has_left_a_cut_that_is_not_void(
     tmp_path: Path, world: World
 ) -> None:

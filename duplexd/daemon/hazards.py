@@ -1,0 +1,134 @@
+"""What `duplexd check` warns of: a configuration that is accepted, and will hurt.
+
+None of it keeps a daemon from starting, so it changes no exit code. It is what is found out on the
+bad day: that one disk has both images, that a group cannot be suspended, that there is no room for
+what was promised to clients. Looks at paths only, and gives up those that hang.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.runtime.free_space import room_of
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from duplexd.config.daemon_file import Config
+    from duplexd.runtime.in_time import Patience
+
+_NAMED_MAX = 6
+
+
+class _Place(NamedTuple):
+    """One image: its file system (0: it is a block device), and what it may still take there."""
+
+    path: Path
+    device: int
+    missing_bytes: int
+    free_bytes: int
+
+
+def hazards(config: Config, patience: Patience) -> list[str]:
+    """A line for each, by its key."""
+    images = _images(config, patience)
+    return [
+        *_one_file_system(config, images),
+        *_not_cut(config),
+        *_large_journal(config, patience),
+        *_no_room(images),
+    ]
+
+
+def _images(config: Config, patience: Patience) -> dict[Path, _Place]:
+    paths = {
+        path: volume.size
+        for volume in config.volumes.values()
+        for path in (volume.primary, volume.secondary)
+        if path is not None
+    }
+    found = {}
+    for path, size in paths.items():
+        try:
+            found[path] = patience.call(partial(_place, path, size))
+        except OSError:
+            continue  # what is wrong with it is found by who looks at the image
+    return found
+
+
+def _place(path: Path, size: int) -> _Place:
+    """Of an image, or of the one that would be created there."""
+    if path.exists():
+        return _Place(path, *room_of(str(path)))
+    room = room_of(str(path.parent))
+    return _Place(path, room.device, size, room.free_bytes)
+
+
+def _one_file_system(config: Config, images: dict[Path, _Place]) -> Iterator[str]:
+    names = []
+    for name, volume in config.volumes.items():
+        first = images.get(volume.primary)
+        second = images.get(volume.secondary) if volume.secondary else None
+        if first and second and 0 < first.device == second.device:
+            names.append(name)
+    if names:
+        more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+        yield (
+            f"volumes: both images of {', '.join(names[:_NAMED_MAX])}{more} lie on one file system:"
+            " one disk that fails takes both; move one of them"
+        )
+
+
+def _not_cut(config: Config) -> Iterator[str]:
+    for name, group in config.groups.items():
+        alone = [each for each in group.volumes if config.volumes[each].secondary is None]
+        if alone:
+            yield (
+                f"groups.{name}: {', '.join(alone)} has no secondary, so the group cannot be"
+                " suspended; give it one, or take it out of the group"
+            )
+
+
+def _large_journal(config: Config, patience: Patience) -> Iterator[str]:
+    """What it has already is not free, and is not needed again."""
+    own = config.controller
+    try:
+        used, free = patience.call(lambda: _room_of_journal(own.state_dir))
+    except OSError:
+        return
+    if own.journal_size > used + free:
+        yield (
+            f"controller.journal_size: {format_size(own.journal_size)} is more than the file system"
+            f" of state_dir has: {format_size(used + free)}; make it smaller, or make room"
+        )
+
+
+def _room_of_journal(state_dir: Path) -> tuple[int, int]:
+    """Bytes that the journal has, and bytes that are free for it."""
+    there = state_dir
+    while not there.exists():
+        there = there.parent
+    used = 0
+    if (state_dir / "journal").is_dir():
+        with os.scandir(state_dir / "journal") as entries:
+            used = sum(entry.stat().st_size for entry in entries)
+    return used, room_of(str(there)).free_bytes
+
+
+def _no_room(images: dict[Path, _Place]) -> Iterator[str]:
+    by_device: dict[int, list[_Place]] = {}
+    for image in images.values():
+        if image.device:
+            by_device.setdefault(image.device, []).append(image)
+    for places in by_device.values():
+        missing, free = sum(each.missing_bytes for each in places), places[0].free_bytes
+        if missing > free:
+            more = f" and {len(places) - 1} more images" if len(places) > 1 else ""
+            yield (
+                f"{places[0].path}{more} may grow by {format_size(missing)}, but their file system"
+                f" has {format_size(free)} free; make room, or clients will get errors"
+            )

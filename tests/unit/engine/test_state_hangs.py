@@ -1,0 +1,114 @@
+"""The disk of the state directory does not answer while the daemon runs: a command that reads the
+journal or uses a staging log ends within the time-out, and says so. With real threads, because only
+these can hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.errors import WrongStateError
+from tests.unit.engine.cores import SIZE, Core, new_disk, run, settings
+from tests.unit.engine.test_recovery_hangs import Hanging, started
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.engine.controller import Controller
+    from tests.sim.disk import SimDisk
+
+ONE = {"data": "sync"}
+JOURNAL, STAGING = "/state/journal/", "/state/staging"
+AFTER_CUT = b"\x77" * SIZE
+
+
+def suspended(times: int) -> SimDisk:
+    """What a daemon left that was killed after the pair was suspended, and then changed."""
+    disk = new_disk()
+
+    async def life() -> None:
+        core = await Core.begin(disk, settings(ONE))
+        await core.controller.suspend(["data"])
+        for _ in range(times):
+            assert await core.write("data", 0, AFTER_CUT) == 0
+        await core.crash(power=False)
+
+    run(life())
+    return disk
+
+
+async def serve_again(controller: Controller) -> object:
+    return await controller.resync(["data"])
+
+
+async def adopt(controller: Controller) -> object:
+    return await controller.adopt(["data"])
+
+
+@pytest.mark.parametrize("command", [serve_again, adopt])
+def test_a_volume_that_cannot_be_served_for_the_journal_hangs(
+    command: Callable[[Controller], Awaitable[object]],
+) -> None:
+    disk = suspended(1)
+    primary = disk.take("/a/data.img")
+
+    async def scenario() -> None:
+        async with started(disk, ONE) as controller:
+            pair = controller.volumes.by_name["data"]
+            assert pair.failed
+            primary.opened = False
+            disk.give("/a/data.img", primary)
+            hanging = Hanging(disk, JOURNAL, "read")
+            with pytest.raises(WrongStateError, match="the journal cannot be read: the disk has"):
+                await command(controller)
+            assert pair.failed, "what it lacks is not known"
+            hanging.release()
+            await command(controller)
+            assert not pair.failed
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("operation", ["create", "writev", "sync"])
+def test_a_resync_ends_at_its_cut_when_the_staging_log_hangs(operation: str) -> None:
+    disk = suspended(3)
+
+    async def scenario() -> None:
+        async with started(disk, ONE) as controller:
+            pair, cut = controller.volumes.by_name["data"], controller.volumes.by_name["data"].cut
+            hanging = Hanging(disk, STAGING, operation)
+            (report,) = (await controller.resync(["data"]))["volumes"]
+            assert report["how"] == "map"
+            (ended,) = (await controller.resync_wait(["data"]))["volumes"]
+            assert hanging.hung
+            assert "the staging log cannot be used: the disk has not answered" in ended["error"]
+            assert (pair.state, pair.cut, pair.usable) == (SUSPENDED, cut, True)
+            hanging.release()
+            await controller.resync(["data"])
+            await controller.resync_wait(["data"])
+            assert pair.state == DUPLEX
+
+    asyncio.run(scenario())
+
+
+def test_a_committed_log_that_hangs_costs_its_secondary() -> None:
+    disk = suspended(3)
+
+    async def scenario() -> None:
+        async with started(disk, ONE) as controller:
+            pair, hanging = controller.volumes.by_name["data"], Hanging(disk, STAGING, "read")
+            await controller.resync(["data"])
+            (ended,) = (await controller.resync_wait(["data"]))["volumes"]
+            assert hanging.hung
+            assert "the staging log cannot be used" in ended["error"]
+            assert (pair.state, pair.usable) == (SUSPENDED, False)
+            hanging.release()
+            await controller.resync(["data"])
+            await controller.resync_wait(["data"])
+            assert pair.state == DUPLEX
+
+    asyncio.run(scenario())
