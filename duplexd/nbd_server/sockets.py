@@ -114,8 +114,6 @@ class Wire:
         self.sent_bytes = 0
         self.unsent_bytes = 0
         self.high_bytes = 64 << 10
-        # asyncio gets the number: where it does not know a socket, it makes a text of it first
-        self._fd = sock.fileno()
         self._loop = loop
         self._connection = connection
         # asyncio asks a socket for both of its addresses when it is not registered yet

@@ -166,7 +166,7 @@ def test_what_is_not_there(targets: list[str], kind: type[Exception], text: str)
         (GROUP + 'canary = ["gamma:x"]', "groups.db.canary[0]: there is no controller 'gamma'"),
         (GROUP + "hold_max = 11", "groups.db.hold_max: invalid hold_max: 11; expected seconds"),
         (GROUP + "hold_max = 0", "groups.db.hold_max: invalid hold_max: 0; expected seconds"),
-        (GROUP + "hold_max = true", "groups.db.hold_max: invalid hold_max: True; expected seconds"),
+        (GROUP + "hold_max = true", "groups.db.hold_max: invalid hold_max: true; expected seconds"),
         (GROUP + "holdmax = 1", "groups.db.holdmax: unknown key; did you mean 'hold_max'?"),
         (HEAD + '[group.db]\nmembers = ["alpha:x"]', "group: unknown key; did you mean 'groups'?"),
         ("[controllers", "not TOML: "),
