@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
 from duplexd.core.patience import SECONDARY
 from duplexd.engine.compare import Legs
+from duplexd.engine.difference_record import Comparison
 from duplexd.engine.each_of import each_of
 from duplexd.errors import DuplexdError, TimedOutError, UsageError, WrongStateError
 from duplexd.images.unreadable import UnreadableError, read
@@ -104,11 +105,12 @@ class Repairs:
         if dry_run:
             return row
         legs = Legs(pair.primary, pair.copy_of)
+        comparison = Comparison(pair, legs)
         if source == FROM_PRIMARY:
             await self._from_primary(pair, differs.runs)
         else:
             await self._from_secondary(pair, legs, differs.runs)
-        await self._compare(pair, legs, differs.runs)
+        await self._compare(comparison, differs.runs)
         self._events.emit(
             "legs-repaired", volume=pair.name, source=source, path=row["path"], bytes=row["bytes"],
             ranges=len(differs.runs),
@@ -191,7 +193,8 @@ class Repairs:
 
     # --------------------------------------------------------------------------------- the proof
 
-    async def _compare(self, pair: Pair, legs: Legs, runs: Sequence[Run]) -> None:
+    async def _compare(self, comparison: Comparison, runs: Sequence[Run]) -> None:
+        pair, legs = comparison.pair, comparison.legs
         found: list[Run] = []
         for offset, length in runs:
             at, end = offset, offset + length
@@ -203,12 +206,13 @@ class Repairs:
                 at += piece.length
                 found += piece.runs
         if found:
-            await self._record.differ(pair, legs, found, whole=True)
+            await self._record.differ(comparison, found)
+            await self._record.conclude(comparison, found)
             raise DuplexdError(
                 f"{pair.name}: the legs still differ after the repair, at byte {found[0][0]}: one "
                 "of the disks does not keep what is written to it; replace it"
             )
-        await self._record.equal(pair, legs)
+        await self._record.conclude(comparison, ())
 
 
 def _check(pair: Pair) -> Differences:

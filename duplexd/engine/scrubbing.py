@@ -22,6 +22,7 @@ from duplexd.core import scrub_state
 from duplexd.core.markers import Scrubbed
 from duplexd.core.pair_states import DUPLEX
 from duplexd.engine.compare import PIECE_BYTES, Legs
+from duplexd.engine.difference_record import Comparison
 from duplexd.errors import DuplexdError
 from duplexd.images.unreadable import UnreadableError
 
@@ -132,7 +133,7 @@ class Scrubs:
             self._events.emit("scrub-error", volume=pair.name, error=why, path=error.filename or "")
             return min(PIECE_BYTES, pair.size - at)
         if found.runs:
-            await self._record.differ(pair, legs, found.runs, whole=False)
+            await self._record.differ(Comparison(pair, legs), found.runs)
         busy = self._timeline.written != written or self.reading()
         took_s = now() - began
         await asyncio.sleep(scrub_state.pause_s(found.read_bytes, took_s, self._rate, busy))

@@ -4,8 +4,8 @@ Pieces are compared in a worker, without a hold, so a change in flight may look 
 difference therefore counts only if it is still there with the volume held and the secondary at the
 last number that it may hold. That hold is short and rarely needed.
 
-A difference is recorded when it is found first, and again at the end with all that was found
-(`difference_record.py`). A comparison of everything that finds none ends the record.
+A difference is recorded when it is found (`difference_record.py`). A comparison of everything says
+at its end that there is no other one, or none.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.leg_differences import joined
 from duplexd.engine.compare import Compared, Legs, compare, elsewhere
+from duplexd.engine.difference_record import Comparison
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.images.unreadable import UnreadableError
 from duplexd.runtime.watch import HungError, Watch
@@ -105,6 +106,7 @@ class Verification:
 
     async def _one(self, pair: Pair, why: str, progress: Progress | None) -> Json:
         legs = Legs(pair.primary, pair.copy_of)
+        comparison = Comparison(pair, legs)
         total, shown, unreadable = _Sum(), 0, ""
         end = 0 if _unusable(pair) else pair.size
         while total.offset < end:
@@ -114,8 +116,8 @@ class Verification:
                 legs.check(pair)  # it may only have been closed
                 unreadable = error.strerror or str(error)
                 break
-            if found.runs and total.first is None:
-                await self._record.differ(pair, legs, found.runs, whole=False)
+            if found.runs:
+                await self._record.differ(comparison, found.runs)
             total = total.plus(found, self._runs_max)
             if progress is not None and total.offset - shown >= _PROGRESS_BYTES:
                 progress(pair.name, total.offset, pair.size)
@@ -123,18 +125,11 @@ class Verification:
         if not (why or unreadable):
             _refuse_unusable(pair)  # it may have become so meanwhile
         why = "; ".join(filter(None, (why and why + _remedy(pair), unreadable)))
-        await self._conclude(pair, legs, total, placed=not why)
+        if not why and total.looked == pair.size:
+            await self._record.conclude(comparison, total.runs)
         if progress is not None:
             progress(pair.name, pair.size, pair.size)
         return self._result(pair, total, why)
-
-    async def _conclude(self, pair: Pair, legs: Legs, total: _Sum, placed: bool) -> None:
-        """`placed`: it was compared to its end, and both images are where they should be."""
-        whole = placed and total.looked == pair.size
-        if total.runs:
-            await self._record.differ(pair, legs, total.runs, whole)
-        elif whole:
-            await self._record.equal(pair, legs)
 
     def _result(self, pair: Pair, total: _Sum, why: str) -> Json:
         """What was recorded before, and left out now because it changed since the cut, counts."""

@@ -9,6 +9,8 @@ import errno
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, PENDING
+from duplexd.engine.compare import Compared, Legs
+from duplexd.engine.difference_record import Comparison
 from duplexd.errors import DuplexdError, TimedOutError, UsageError, WrongStateError
 from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
@@ -91,6 +93,25 @@ async def test_the_pair_is_no_backup_while_it_is_repaired_from_the_primary() -> 
         await repairing
         assert seen == [False]
         assert secondary.calls["write"] > 0
+
+
+@sources
+async def test_what_a_scrub_finds_elsewhere_meanwhile_stays_recorded(source: str) -> None:
+    async with running() as core:
+        await differing(core, 0)
+        pair, parts = core.pair(), core.controller.comparisons
+        legs, piece = Legs(pair.primary, pair.copy_of), parts.verification.piece
+        elsewhere = (2 * MIB, BLOCK)
+
+        async def found_meanwhile(*args: object) -> Compared:
+            await parts.record.differ(Comparison(pair, legs), [elsewhere])
+            return await piece(*args)  # type: ignore[arg-type]
+
+        pair.copy_of.write(elsewhere[0], b"\xee")
+        parts.verification.piece = found_meanwhile  # type: ignore[assignment,method-assign]
+        await core.controller.repair(["data"], source, dry_run=False)
+        assert pair.record.differs is not None
+        assert elsewhere in pair.record.differs.runs
 
 
 @sources

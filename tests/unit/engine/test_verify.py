@@ -7,16 +7,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from duplexd.engine.compare import PIECE_BYTES
+from duplexd.engine.compare import PIECE_BYTES, Compared, Legs
+from duplexd.engine.difference_record import Comparison
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.core.pair import Pair
 
 GRAIN = 64 << 10
 
@@ -394,3 +401,63 @@ async def test_an_image_that_a_failure_froze_is_said_to_be_frozen_and_how_to_go_
         (volume,) = (await core.controller.verify(["data"]))["volumes"]
         assert "SUSPENDED (by secondary error), so its secondary is frozen" in volume["why"]
         assert "duplexctl resync data" in volume["why"]
+
+
+def at_piece(core: Core, offset: int, meanwhile: Callable[[], Awaitable[object]]) -> None:
+    """Do this when a verify comes to this place."""
+    verification = core.controller.comparisons.verification
+    piece = verification.piece
+
+    async def with_it(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
+        if at == offset:
+            verification.piece = piece  # type: ignore[assignment,method-assign]
+            await meanwhile()
+        return await piece(pair, legs, at, end)
+
+    verification.piece = with_it  # type: ignore[assignment,method-assign]
+
+
+async def test_what_another_finds_behind_a_verify_stays_recorded() -> None:
+    async with running() as core:
+        pair = core.pair()
+
+        async def find() -> None:
+            plant(core, 0)
+            another = Comparison(pair, Legs(pair.primary, pair.copy_of))
+            await core.controller.comparisons.record.differ(another, [(0, 4096)])
+
+        await core.write("data", PIECE_BYTES, b"no hole")
+        at_piece(core, PIECE_BYTES, find)
+        assert not (await core.controller.verify(["data"]))["equal"]
+        assert recorded(core) == [(0, 4096)]
+
+
+async def test_what_was_repaired_behind_a_verify_is_not_recorded_again() -> None:
+    async with running() as core:
+        plant(core, 0)
+        await core.write("data", PIECE_BYTES, b"no hole")
+        at_piece(
+            core, PIECE_BYTES, lambda: core.controller.repair(["data"], "primary", dry_run=False)
+        )
+        await core.controller.verify(["data"])
+        assert core.equal()
+        assert recorded(core) == []
+
+
+async def test_all_that_a_verify_had_found_when_it_was_stopped_is_recorded() -> None:
+    async with running() as core:
+        plant(core, 0)
+        plant(core, PIECE_BYTES)
+        await core.write("data", 2 * PIECE_BYTES, b"no hole")
+        stopped = asyncio.Event()
+
+        async def stop() -> None:
+            stopped.set()
+            await asyncio.Event().wait()
+
+        at_piece(core, 2 * PIECE_BYTES, stop)
+        verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+        await stopped.wait()
+        verifying.cancel()
+        await asyncio.gather(verifying, return_exceptions=True)
+        assert recorded(core) == [(0, 4096), (PIECE_BYTES, 4096)]
