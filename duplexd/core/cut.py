@@ -22,13 +22,14 @@ class Cut:
     `state` is one of `cut_states`. `members` names the controllers that take it together. `crc` and
     `chain` are the checksums of its record and of the one before it; None where this run did not
     write it, or where a new segment begins with it. `why` names the failure of a secondary that
-    made the cut, or that made it void. `of`: the numbers of its volumes, as runs; empty where
-    that was not recorded.
+    made the cut, or that made it void. `doubt`: how legs at it differ, which makes it void, but one
+    that is prepared only once the others agree. `of`: the numbers of its volumes, as runs; empty
+    where that was not recorded.
     """
 
     __slots__ = (
-        "chain", "crc", "grade", "group", "id", "members", "of", "sequence", "state", "tag",
-        "time_us", "why",
+        "chain", "crc", "doubt", "grade", "group", "id", "members", "of", "sequence", "state",
+        "tag", "time_us", "why",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +43,7 @@ class Cut:
         members: Sequence[str] = (),
         grade: Json | None = None,
         of: Sequence[int] = (),
+        doubt: str = "",
     ) -> None:
         self.id = cut_id
         self.sequence = sequence
@@ -52,6 +54,7 @@ class Cut:
         self.members = tuple(members)
         self.grade = grade  # what a canary found
         self.of = tuple(of)
+        self.doubt = doubt
         self.crc: int | None = None
         self.chain: int | None = None
         self.why = ""
@@ -63,9 +66,10 @@ class Cut:
 
     def pack(self) -> list[object]:
         """For the checkpoint: the arguments of the constructor."""
+        doubt = [self.doubt] if self.doubt and self.state == cut_states.READY else []
         return [
             self.id, self.sequence, self.time_us, self.tag, self.state, self.group,
-            list(self.members), self.grade, list(self.of),
+            list(self.members), self.grade, list(self.of), *doubt,
         ]  # fmt: skip
 
     def is_of(self, volumes: Iterable[int]) -> bool:

@@ -102,16 +102,18 @@ class CutBook:
     def differs(self, pair: PairRecord) -> None:
         """The legs of a pair were found to differ. The cut it is at is void, however it was called
         before: as with a canary, that was found on the secondary itself. One that is prepared is
-        not decided here alone; it is void once the others agree.
+        not decided here alone; it is void once the others agree, also if the pair has left it.
         """
-        if pair.differs is not None and pair.cut is not None and pair.state == SUSPENDED:
+        if pair.differs is not None and pair.cut is not None:
             self._doubt(pair.cut)
 
     def _doubt(self, cut: Cut) -> None:
-        """Void if legs at it are known to differ."""
-        why = [f"{pair.name}: {pair.differs.text}" for pair in self._at(cut) if pair.differs]
-        if why and cut.state not in {cut_states.READY, VOID}:
-            cut.state, cut.why = VOID, "; ".join(why)
+        """Void if legs at it are known to differ, or were when it was prepared."""
+        at_it = (pair for pair in self._pairs.values() if pair.cut is cut)
+        why = [f"{pair.name}: {pair.differs.text}" for pair in at_it if pair.differs is not None]
+        cut.doubt = "; ".join(why) or cut.doubt
+        if cut.doubt and cut.state not in {cut_states.READY, VOID}:
+            cut.state, cut.why = VOID, cut.doubt
             snapshot.forget_good(self._pairs.values(), cut)
 
 

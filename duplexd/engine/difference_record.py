@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.leg_differences import joined
 from duplexd.core.markers import Differ, Same
-from duplexd.core.pair_states import SIMPLEX, SUSPENDED
+from duplexd.core.pair_states import SIMPLEX
 from duplexd.replication.retries import when_there_is_room
 
 if TYPE_CHECKING:
@@ -113,5 +113,5 @@ class DifferenceRecord:
             "legs-differ", volume=pair.name, error=differs.text, ranges=len(differs.runs),
             bytes=differs.nbytes, offset=differs.runs[0][0],
         )  # fmt: skip
-        if pair.cut is not None and pair.cut.members and pair.state == SUSPENDED:
+        if pair.cut is not None and pair.cut.members:
             self._archive.announce(pair.cut)

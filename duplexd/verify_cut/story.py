@@ -165,7 +165,7 @@ class Story:
             )
         settled = self.arrived or self._promised  # what fails after that leaves the cut
         failed = name == "fail" and story.place == AT_CUT and marker.get("id") != self.cut_id
-        if name == "differ" and story.place == AT_CUT:
+        if name == "differ" and story.place in {AT_CUT, LEAVING}:
             self.void = self.void or (
                 f"record {number}: the images of {story.volume.name} were found to differ there"
             )

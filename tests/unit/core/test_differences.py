@@ -9,6 +9,8 @@ from duplexd.core.cut_states import CONSISTENT, READY, VOID
 from duplexd.core.leg_differences import joined
 from duplexd.core.markers import (
     JOURNAL,
+    MAP,
+    Abandon,
     Agreed,
     Attach,
     Copied,
@@ -135,6 +137,32 @@ def test_a_prepared_cut_is_not_decided_alone_and_is_void_once_the_others_agree()
     story.mark(Differ(1, [RUN]))
     assert story.ledger.cuts["c1"].state == READY
     story.mark(Agreed("c1"))
+    assert story.ledger.cuts["c1"].verdict == VOID
+
+
+@pytest.mark.parametrize("how", [JOURNAL, MAP])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_so_it_is_if_the_pair_has_left_it_or_was_repaired_by_then(how: str, restarts: bool) -> None:
+    story = duplex()
+    story.mark(MakeCut("c1", "", [1], "db", ["alpha", "beta"]))
+    story.mark(Ready("c1"))
+    story.mark(Differ(1, [RUN]))
+    story.mark(Resync("j", how, [1]))
+    story.mark(Equal([1]))
+    story.mark(Same([1]))
+    if restarts:
+        story.ledger = through_a_checkpoint(story.ledger, story.sequence)
+    story.mark(Agreed("c1"))
+    assert story.ledger.cuts["c1"].verdict == VOID
+
+
+def test_a_cut_that_a_resync_is_about_to_leave_and_comes_back_to_is_void() -> None:
+    story = duplex()
+    story.mark(MakeCut("c1", "", [1]))
+    story.mark(Stood("c1"))
+    story.mark(Resync("j", MAP, [1]))
+    story.mark(Differ(1, [RUN]))  # it was found before
+    story.mark(Abandon("j", [1], {}))
     assert story.ledger.cuts["c1"].verdict == VOID
 
 

@@ -410,7 +410,7 @@ def at_piece(core: Core, offset: int, meanwhile: Callable[[], Awaitable[object]]
 
     async def with_it(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
         if at == offset:
-            verification.piece = piece  # type: ignore[assignment,method-assign]
+            verification.piece = piece  # type: ignore[method-assign]
             await meanwhile()
         return await piece(pair, legs, at, end)
 
