@@ -136,19 +136,19 @@ def _facts(volume: Json, now: float) -> Iterator[str]:
 
 def _groups(groups: Sequence[Json]) -> Iterator[str]:
     yield from _paragraphs(
-        f"<b>{text(group['name'])}</b> {text(group['state'])}:"
-        f" {', '.join(text(name) for name in group['volumes'])}"
-        for group in groups
+        f"<b>{text(group['name'])}</b> {text(group['state'])}: {_names(group['volumes'])}"
+        for group in groups[:VOLUMES_MAX]
     )
     if not groups:
         yield "<p>none</p>"
+    yield from _more(len(groups), VOLUMES_MAX, "duplexctl status")
 
 
 def _cuts(glance: Glance) -> Iterator[str]:
     newest_first = glance.cuts[::-1]
     for cut in newest_first[:CUTS_MAX]:
         verdict = cut["verdict"] or "in doubt"
-        volumes = ", ".join(text(name) for name in cut["volumes"]) or "no secondary at it"
+        volumes = _names(cut["volumes"]) or "no secondary at it"
         why = f" ({text(cut['why'])})" if cut["why"] else ""
         yield f'<p><b class="{_VERDICTS.get(verdict, "warning")}">{text(verdict)}</b>'
         yield f" {_ago(cut['time'], glance.now)}: {text(cut['tag'] or cut['id'])}:"
@@ -156,6 +156,11 @@ def _cuts(glance: Glance) -> Iterator[str]:
     if not newest_first:
         yield "<p>none</p>"
     yield from _more(len(newest_first), CUTS_MAX, "duplexctl cuts")
+
+
+def _names(volumes: Sequence[str]) -> str:
+    more = f" and {len(volumes) - VOLUMES_MAX} more" if len(volumes) > VOLUMES_MAX else ""
+    return ", ".join(text(name) for name in volumes[:VOLUMES_MAX]) + more
 
 
 def _figure(title: str, values: tuple[list[float], list[float]], shown: _Shown) -> str:

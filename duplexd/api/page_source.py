@@ -42,9 +42,15 @@ _HEADERS = (
 class PageSource:
     """`look` says how things are; `traffic` is what the NBD server has counted, by volume."""
 
-    def __init__(self, look: Look, traffic: Callable[[], Mapping[str, Counted]]) -> None:
+    def __init__(
+        self,
+        look: Look,
+        traffic: Callable[[], Mapping[str, Counted]],
+        fresh_seconds: float = FRESH_SECONDS,
+    ) -> None:
         self._look = look
         self._traffic = traffic
+        self._fresh_seconds = fresh_seconds
         self._hour = LastHour()
         self._sampled = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -65,12 +71,14 @@ class PageSource:
             self._timer.cancel()
 
     async def page(self) -> Answer:
-        """As it was at most `FRESH_SECONDS` ago."""
-        now = asyncio.get_running_loop().time()
-        if self._writing is None or now - self._written >= FRESH_SECONDS:
+        """As it was at most `fresh_seconds` ago, or longer if it takes that long to write: one is
+        written at a time.
+        """
+        now, writing = asyncio.get_running_loop().time(), self._writing
+        if writing is None or (writing.done() and now - self._written >= self._fresh_seconds):
             self._written = now
-            self._writing = asyncio.ensure_future(self._write())
-        return await asyncio.shield(self._writing)
+            self._writing = writing = asyncio.ensure_future(self._write())
+        return await asyncio.shield(writing)
 
     async def style(self) -> Answer:
         """The style sheet."""

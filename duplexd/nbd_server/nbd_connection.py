@@ -133,6 +133,7 @@ class Connection:
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is closed."""
         self._server.hangups.unwatch(self._fd)
+        self._fd = -1  # another connection may get the number, while this one is not done yet
         receiver, dispatch = self._receiver, self._dispatch
         ended = receiver is not None and receiver.ended
         if dispatch is not None and (self._left is not None or (ended and dispatch.is_unfinished)):
@@ -400,7 +401,7 @@ class Connection:
         ):
             dispatch.stalled = True
             self._wire.pause_reading()
-            if self._left is None:
+            if self._left is None and not self._lost:
                 self._server.hangups.watch(self._fd, self._hung_up)
         elif self._left is not None:
             self._feed(receiver, self._left)

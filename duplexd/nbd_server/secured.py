@@ -68,7 +68,7 @@ class Turns:
 class Trust(NamedTuple):
     """What a reload did to certificates of clients. `removed`: an authority. Python does not say
     which one signed a certificate, so all that were shown before are doubtful then: their clients
-    may connect again. `required`: a client must have one now.
+    may connect again. `required`: a client must have one now, and did not have to before.
     """
 
     removed: bool
@@ -78,18 +78,21 @@ class Trust(NamedTuple):
     def after(cls, before: ssl.SSLContext | None, now: ssl.SSLContext | None) -> Trust:
         """A change from one context to another."""
         removed = tls.authorities(before) - tls.authorities(now)
-        required = now is not None and now.verify_mode == ssl.CERT_REQUIRED
-        return cls(bool(removed), required)
+        return cls(bool(removed), _asks_all(now) and not _asks_all(before))
 
     def objection(self, wire: TlsWire) -> str:
         """Why the client at the other end may not stay, or "". A handshake that is not complete
-        goes by the rules of its beginning.
+        goes by the rules of its beginning, so it may not go on either.
         """
         if self.removed and (wire.shaking_hands or wire.certificate):
             return "an authority was removed from nbd.tls.client_ca"
-        if self.required and not wire.shaking_hands and not wire.certificate:
+        if self.required and (wire.shaking_hands or not wire.certificate):
             return "a certificate is required now"
         return ""
+
+
+def _asks_all(context: ssl.SSLContext | None) -> bool:
+    return context is not None and context.verify_mode == ssl.CERT_REQUIRED
 
 
 def identified(caller: Caller, certificate: Certificate) -> Caller:

@@ -184,7 +184,7 @@ class StructuredDispatch(Dispatch):
         self._answer(*self._chunks.sparse(cookie, offset, content, extents))
 
     def _long_chunks_read(self, flags: int, cookie: int, number: int, read: LongRead) -> None:
-        if len(read.pieces) == 1:
+        if len(read.pieces) == 1 and not self.dropped:  # else it may not have been read
             about = flags, cookie, read.offset, read.length, read.since
             self._chunks_read(*about, number, read.pieces[0], read.extents)
             return

@@ -77,13 +77,20 @@ class Browser:
             )
         os.close(theirs_in)
         os.close(theirs_out)
+        try:
+            self._open_page()
+        except BaseException:  # nobody leaves what was not entered
+            self.__exit__()
+            raise
+        return self
+
+    def _open_page(self) -> None:
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         attached = self._ask("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Log", "Runtime"):
             self._ask(f"{domain}.enable")
         self._ask("Emulation.setDeviceMetricsOverride", **self._metrics)
-        return self
 
     def __exit__(self, *_: object) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)  # it has children

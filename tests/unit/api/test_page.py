@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import math
+import threading
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -132,6 +134,13 @@ async def test_it_is_bounded() -> None:
     assert sum(tag == "article" for tag, _ in document.elements) == VOLUMES_MAX
     for more in ("5 more: duplexctl health", "5 more: duplexctl status", "3 more: duplexctl cuts"):
         assert more in document.text
+    groups = {f"g{number}": many for number in range(VOLUMES_MAX + 2)}
+    shown = Seen(
+        page(Glance(FakeController(many, groups).status(), [], [{**CUT, "volumes": many}], {}, 1.0))
+    )
+    assert shown.text.count(many[-1]) == 0
+    assert shown.text.count("and 5 more") == VOLUMES_MAX + 2  # of each group, the cut, the volumes
+    assert "and 2 more: duplexctl status" in shown.text
 
 
 # ------------------------------------------------------------------------ the last hour, plots
@@ -208,6 +217,31 @@ async def test_who_asks_often_gets_the_page_that_was_written() -> None:
     answers = await asyncio.gather(*(source.page() for _ in range(20)))
     assert looks == 1
     assert len({answer.body for answer in answers}) == 1
+
+
+async def test_one_page_is_written_at_a_time_however_long_that_takes() -> None:
+    looks, controller = 0, FakeController(["data"], {})
+
+    def look() -> tuple[Json, list[Finding], list[Json]]:
+        nonlocal looks
+        looks += 1
+        return controller.status(), [], []
+
+    source = PageSource(look, dict, fresh_seconds=0.0)
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(threads)
+    answers_again = threading.Event()
+    threads.submit(answers_again.wait)
+    asked = [asyncio.ensure_future(source.page()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked.append(asyncio.ensure_future(source.page()))
+    await asyncio.sleep(0)
+    answers_again.set()
+    await asyncio.gather(*asked)
+    assert looks == 1
+    await source.page()
+    assert looks == 2
 
 
 async def test_it_forbids_the_browser_everything_but_its_style_sheet() -> None:

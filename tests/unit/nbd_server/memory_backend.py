@@ -168,6 +168,11 @@ class MemoryBackend:
         for change in held:
             self._apply(change)
 
+    def answer(self, change: Change) -> None:
+        """Apply one that is held."""
+        self.held.remove(change)
+        self._apply(change)
+
     def finish_reads(self) -> None:
         """Answer the reads that wait."""
         reads, self.reads = self.reads, []

@@ -320,3 +320,19 @@ async def test_a_bad_payload_of_block_status_is_refused(chunky: Chunky, payload:
     peer = await chunky()
     (chunk,) = await peer.ask(c.CMD_BLOCK_STATUS, 0, 0, payload=payload)
     assert (chunk.kind, chunk.error) == (ERROR, c.EINVAL)
+
+
+async def test_long_reads_of_a_client_that_has_gone_leave_nothing(
+    chunky: Chunky, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    """Some of them are read, the others have not begun."""
+    backend.volumes["data"].cold = backend.reads_wait = True
+    peer = await chunky()
+    for at in range(8):
+        await peer.send(c.CMD_READ, at * 512 * KIB, 512 * KIB)
+    await eventually(lambda: listeners.server.reading.used >= 4 * MIB)
+    assert len(backend.reads) == NbdLimits().volume_pieces_max
+    peer.peer.close()
+    await eventually(lambda: backend.gone != [])
+    backend.finish_reads()
+    await eventually(lambda: listeners.server.reading.used == 0)

@@ -289,3 +289,27 @@ async def test_what_had_come_before_a_stop_and_waited_gets_no_answer(
     )
     await stopping
     await listeners.start()
+
+
+@pytest.mark.parametrize("limits", [NbdLimits(connection_in_flight_requests_max=1)])
+async def test_what_is_left_of_a_client_does_not_hide_that_another_one_goes(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    """Its descriptor is that of the other one by then."""
+    peer = await connect()
+    backend.holding = True
+    await say_goodbye(peer, 3, vanish)
+    await eventually(lambda: len(backend.held) == 3)
+    first, second, third = backend.held
+    backend.answer(first)  # nobody takes the reply: the socket is closed
+    await asyncio.sleep(0.05)
+    other = await connect()
+    for index in range(2):  # one is held, the other waits: the socket is not read
+        other.nbd.write(index, b"x")
+        await other.send()
+        await asyncio.sleep(0.05)
+    backend.answer(second)
+    await asyncio.sleep(0.05)
+    other.close()
+    await eventually(lambda: len(backend.gone) == 1)
+    backend.answer(third)

@@ -335,6 +335,32 @@ async def test_clients_without_a_certificate_end_once_it_is_required(serving: Se
     assert (await certified.replies(1))[read].error == 0
 
 
+async def test_a_handshake_from_before_a_certificate_was_required_is_broken_off(
+    serving: Serving,
+) -> None:
+    await serving.start(clients=tls.OPTIONAL)
+    reader, writer = await asyncio.open_connection(HOST, serving.address.port)
+    writer.write(m.CLIENT_FLAGS.pack(3) + STARTTLS)
+    await reader.readexactly(len(m.greeting(0)) + len(m.option_reply(c.OPT_STARTTLS, c.REP_ACK)))
+    await reload(serving, tls.REQUIRED)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_handshake_goes_on_when_nothing_else_is_required(serving: Serving) -> None:
+    await serving.start()
+    secure = Secure(*await asyncio.open_connection(HOST, serving.address.port))
+    secure.greeting = await secure.reader.readexactly(len(m.greeting(0)))
+    secure.writer.write(m.CLIENT_FLAGS.pack(3) + STARTTLS)
+    ack = m.option_reply(c.OPT_STARTTLS, c.REP_ACK)
+    assert await secure.reader.readexactly(len(ack)) == ack
+    await reload(serving, tls.REQUIRED)
+    context = serving.certificates.context(serving.certificates.client("writer"))
+    await secure.writer.start_tls(context, server_hostname="localhost")
+    await secure.go("data")
+
+
 async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
     await serving.start()
     secure = await serving.client()
