@@ -218,6 +218,8 @@ class Repairs:
 def _check(pair: Pair) -> Differences:
     """What is recorded of it. Raises WrongStateError if nothing is, or it cannot be repaired."""
     differs = pair.record.differs
+    if pair.record.removed:
+        raise WrongStateError(f"{pair.name}: a reload removed the volume")
     if differs is None:
         raise WrongStateError(
             f"{pair.name}: no difference of its legs is recorded, so there is nothing to repair; "

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import scrub_state
 from duplexd.core.markers import Scrubbed
 from duplexd.core.pair_states import DUPLEX
-from duplexd.engine.compare import PIECE_BYTES, Legs
+from duplexd.engine.compare import PIECE_BYTES, Compared, Legs
 from duplexd.engine.difference_record import Comparison
 from duplexd.errors import DuplexdError
 from duplexd.images.unreadable import UnreadableError
@@ -129,9 +129,12 @@ class Scrubs:
             found = await self._verification.piece(pair, legs, at, pair.size)
         except UnreadableError as error:
             legs.check(pair)
+            if pair.record.removed:  # its images are only closed
+                return 0
             self.unreadable[pair.name] = why = error.strerror or str(error)
             self._events.emit("scrub-error", volume=pair.name, error=why, path=error.filename or "")
-            return min(PIECE_BYTES, pair.size - at)
+            length = min(PIECE_BYTES, pair.size - at)
+            found = Compared(length, None, 0, (), length)
         if found.runs:
             await self._record.differ(Comparison(pair, legs), found.runs)
         busy = self._timeline.written != written or self.reading()
@@ -158,7 +161,7 @@ class Scrubs:
 
 
 def _is_ready(pair: Pair) -> bool:
-    return pair.state == DUPLEX and not pair.failed and pair.id > 0
+    return pair.state == DUPLEX and not pair.failed and pair.id > 0 and not pair.record.removed
 
 
 def _nobody_reads() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import MIB, Core, new_disk, run, running, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BLOCK = 4096
 GOOD = bytes(range(256)) * 16
@@ -235,3 +239,23 @@ def test_a_repair_that_a_crash_ends_is_continued_and_then_they_are_equal(power: 
 
     run(begin())
     run(go_on())
+
+
+@sources
+async def test_a_volume_that_a_reload_removes_meanwhile_is_not_written_to(source: str) -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await differing(core)
+        await core.controller.checkpointer.checkpoint()
+        pair, at_rest = core.pair(), core.controller.followers.until
+
+        async def removed(there: Callable[[], bool]) -> None:
+            core.controller.followers.until = at_rest  # type: ignore[method-assign]
+            await at_rest(there)
+            await core.controller.reload(settings({"wal": "sync"}))
+
+        core.controller.followers.until = removed  # type: ignore[method-assign]
+        with pytest.raises(DuplexdError):
+            await core.controller.repair(["data"], source, dry_run=False)
+        assert pair.record.removed
+        assert (pair.state, core.controller.failed) == (DUPLEX, "")
+        assert await core.write("wal", 0, GOOD) == 0
