@@ -253,7 +253,7 @@ async def test_a_volume_that_a_reload_removes_meanwhile_is_not_written_to(source
             await at_rest(there)
             await core.controller.reload(settings({"wal": "sync"}))
 
-        core.controller.followers.until = removed  # type: ignore[method-assign]
+        core.controller.followers.until = removed  # type: ignore[assignment,method-assign]
         with pytest.raises(DuplexdError):
             await core.controller.repair(["data"], source, dry_run=False)
         assert pair.record.removed

@@ -166,7 +166,7 @@ async def test_a_volume_that_a_reload_removes_is_compared_no_further() -> None:
                 await core.controller.reload(settings({"wal": "sync"}))
             return await piece(pair, legs, at, end)
 
-        verification.piece = removed  # type: ignore[method-assign]
+        verification.piece = removed  # type: ignore[assignment,method-assign]
         await scrub(core)
         assert pair.record.removed
         assert len(seen) == 1
