@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.core.markers import Copy
 from duplexd.core.pair_states import DUPLEX, PENDING
 from duplexd.engine.compare import Compared, Legs
 from duplexd.engine.difference_record import Comparison
@@ -20,6 +21,8 @@ from tests.unit.engine.cores import MIB, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from duplexd.core.markers import Marker
 
 BLOCK = 4096
 GOOD = bytes(range(256)) * 16
@@ -213,6 +216,31 @@ async def test_an_async_secondary_that_trails_holds_the_writes_no_longer_than_a_
                 await core.controller.repair(["data"], source, dry_run=False)
             assert await core.write("data", 0, GOOD) == 0
         assert core.pair().record.differs is not None
+
+
+@modes
+async def test_a_repair_that_the_journal_has_no_room_for_leaves_the_pair_as_it_was(
+    mode: str,
+) -> None:
+    async with running({"data": mode}) as core:
+        await differing(core)
+        timeline = core.controller.timeline
+        append = timeline.append
+
+        def no_room(marker: Marker) -> int:
+            if isinstance(marker, Copy):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return append(marker)
+
+        timeline.append = no_room  # type: ignore[method-assign]
+        with pytest.raises(DuplexdError, match="could not begin: No space left"):
+            await core.controller.repair(["data"], "primary", dry_run=False)
+        timeline.append = append  # type: ignore[method-assign]
+        assert (core.pair().state, core.pair().record.differs is None) == (DUPLEX, False)
+        assert await core.write("data", 0, GOOD) == 0
+        await core.until(lambda: block(core, "b", 0) == GOOD)
+        await core.controller.repair(["data"], "primary", dry_run=False)
+        assert core.equal()
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
