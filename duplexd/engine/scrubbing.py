@@ -63,6 +63,7 @@ class Scrubs:
         self._every_s: float | None = None
         self._rate = 0
         self._task: asyncio.Task[None] | None = None
+        self._disturbed = 0  # the number of the pair that something disturbed last
         self.reading: Callable[[], bool] = _nobody_reads  # whether clients wait for a disk
         self.unreadable: dict[str, str] = {}
 
@@ -93,14 +94,22 @@ class Scrubs:
                 asyncio.get_running_loop().call_exception_handler(context)
 
     async def look(self) -> None:
-        """Scrub the pair that is due for the longest time, to its end, if there is one."""
+        """Scrub the pair that is due for the longest time, to its end, if there is one. One that
+        something disturbed lets another go first, or that would wait for as long.
+        """
         if self._every_s is None:
             return
         ready = {pair.id: pair for pair in self._volumes.all() if _is_ready(pair)}
         scrubs = {number: pair.record.scrub for number, pair in ready.items()}
-        due = scrub_state.due(scrubs, self._every_s, self._timeline.now_us())
+        others = {number: scrubs[number] for number in scrubs if number != self._disturbed}
+        now_us = self._timeline.now_us()
+        due = scrub_state.due(others, self._every_s, now_us)
+        if due is None:
+            due = scrub_state.due(scrubs, self._every_s, now_us)
         if due is not None:
+            self._disturbed = due
             await self._scrub(ready[due])
+            self._disturbed = 0
 
     async def _scrub(self, pair: Pair) -> None:
         before, legs = pair.record.scrub, Legs(pair.primary, pair.copy_of)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from duplexd.core.scrub_state import Scrub
+from duplexd.errors import TimedOutError
 from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
@@ -171,6 +173,25 @@ async def test_a_volume_that_a_reload_removes_is_compared_no_further() -> None:
         assert pair.record.removed
         assert len(seen) == 1
         assert core.named("scrub-error") == core.named("scrub-ended") == []
+
+
+async def test_a_pair_that_is_disturbed_again_and_again_keeps_no_other_from_its_scrub() -> None:
+    async with running({"data": "sync", "wal": "sync"}, limits=LIMITS) as core:
+        await due(core, data="sync", wal="sync")
+        verification = core.controller.comparisons.verification
+        piece = verification.piece
+
+        async def disturbed(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
+            if pair.name == "data" and at >= MIB:
+                raise TimedOutError("its secondary trails too far behind")
+            return await piece(pair, legs, at, end)
+
+        verification.piece = disturbed  # type: ignore[assignment,method-assign]
+        for _ in range(2):
+            with suppress(TimedOutError):
+                await scrub(core)
+        assert state(core).under_way
+        assert [event["volume"] for event in core.named("scrub-ended")] == ["wal"]
 
 
 async def test_a_disk_that_cannot_be_read_at_all_is_read_no_faster_than_any_other() -> None:
