@@ -172,7 +172,7 @@ class Ledger:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.ATTACH, "")
             pair.usable, pair.differs = True, None
-            pair.scrub = Scrub().paired(place.time_us)
+            pair.scrub = Scrub(0, 0, place.time_us)
             pair.secondary_is_at(place.sequence)
 
     @_fold.register
@@ -296,6 +296,9 @@ class Ledger:
             pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)
+            whole = pair.changed.count == pair.changed.grains
+            if whole or marker.reason == pair_states.FIRST_COPY:
+                pair.scrub = pair.scrub.copied_to(place.time_us)
             if pair.differs is not None and leg_differences.is_covered(
                 pair.differs.runs, pair.changed
             ):
@@ -341,8 +344,7 @@ class Ledger:
             self._move(pair, pair_states.EQUAL, "")
             if pair.differs is not None and pair.differs.copied:
                 pair.differs = None
-            if not pair.usable:
-                pair.scrub = pair.scrub.paired(place.time_us)
+            pair.scrub = pair.scrub.paired(place.time_us)
             pair.usable = True
             self._leave_cut(pair)
 

@@ -19,8 +19,9 @@ _US = 1_000_000
 
 class Scrub(NamedTuple):
     """`at`: all before it is compared in the pass that began at `began_us`; 0 while none is under
-    way. `done_us`: when the last pass ended, or the legs became a pair by a copy. Times in
-    microseconds since 1970, 0 for never.
+    way. `done_us`: when the last pass ended, or the legs became a pair by a copy of all; until then
+    `began_us` says that such a copy has begun, which no checkpoint keeps: the pair is due earlier
+    then. Times in microseconds since 1970, 0 for never.
     """
 
     at: int = 0
@@ -38,9 +39,14 @@ class Scrub(NamedTuple):
             return 0
         return self.done_us + every_us if self.done_us else 0
 
+    def copied_to(self, time_us: int) -> Scrub:
+        """A copy of all begins. One of a part says nothing of the rest."""
+        return self if self.done_us or self.under_way else Scrub(0, time_us, 0)
+
     def paired(self, time_us: int) -> Scrub:
         """A copy has made both legs equal."""
-        return self if self.done_us or self.under_way else Scrub(0, 0, time_us)
+        copied = self.began_us and not self.under_way
+        return Scrub(0, 0, time_us) if copied else self
 
 
 def due(scrubs: Mapping[int, Scrub], every_s: float, now_us: int) -> int | None:

@@ -83,7 +83,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
-        **({"scrub": list(pair.scrub)} if any(pair.scrub) else {}),
+        **({"scrub": list(pair.scrub)} if pair.scrub.at or pair.scrub.done_us else {}),
         **_cuts_of(pair),
     }
 

@@ -95,7 +95,7 @@ class DifferenceRecord:
 
     def _record(self, comparison: Comparison, found: tuple[Run, ...]) -> None:
         pair, known = comparison.pair, comparison.pair.record.differs
-        if not comparison.legs.are_of(pair) or pair.state == SIMPLEX:
+        if not comparison.legs.are_of(pair) or pair.state == SIMPLEX or pair.record.removed:
             return
         if known is not None and known.runs == found and not known.copied:
             return

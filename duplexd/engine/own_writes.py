@@ -34,7 +34,7 @@ class OwnWrites:
         self, pair: Pair, offset: int, data: bytearray, good: Callable[[], bool]
     ) -> bool:
         """Journal and apply it, at most a record; whether it is on the primary. Not if the journal
-        has no room for it.
+        has no room for it, or a reload has removed the volume.
         """
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -44,7 +44,7 @@ class OwnWrites:
         def begin() -> None:
             room = self._limits.marker_reserve_bytes + 2 * len(data)
             fits = self._timeline.writer.room(room, self._limits.record_bytes_max)
-            if not fits or self._timeline.failed or not good():
+            if not fits or self._timeline.failed or pair.record.removed or not good():
                 written.set_result(False)
                 return
             change = PairChange(NOBODY, 0, pair, WRITE, offset, len(data), bytes(data))

@@ -156,8 +156,12 @@ class Repairs:
 
     def _begin(self, pair: Pair, changed: ChangeMap) -> None:
         _check(pair)
-        self._followers.forget(pair)
-        self._resyncs.begin_copy(pair, changed)
+        try:
+            self._resyncs.begin_copy(pair, changed)
+        except OSError as error:
+            why = error.strerror or error
+            raise DuplexdError(f"{pair.name}: the repair could not begin: {why}") from error
+        self._followers.forget(pair)  # only now: nothing else would follow for it again
 
     # ----------------------------------------------------------------------- from the secondary
 
@@ -218,6 +222,8 @@ class Repairs:
 def _check(pair: Pair) -> Differences:
     """What is recorded of it. Raises WrongStateError if nothing is, or it cannot be repaired."""
     differs = pair.record.differs
+    if pair.record.removed:
+        raise WrongStateError(f"{pair.name}: a reload removed the volume")
     if differs is None:
         raise WrongStateError(
             f"{pair.name}: no difference of its legs is recorded, so there is nothing to repair; "

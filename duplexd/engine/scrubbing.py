@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import scrub_state
 from duplexd.core.markers import Scrubbed
 from duplexd.core.pair_states import DUPLEX
-from duplexd.engine.compare import PIECE_BYTES, Legs
+from duplexd.engine.compare import PIECE_BYTES, Compared, Legs
 from duplexd.engine.difference_record import Comparison
 from duplexd.errors import DuplexdError
 from duplexd.images.unreadable import UnreadableError
@@ -63,6 +63,7 @@ class Scrubs:
         self._every_s: float | None = None
         self._rate = 0
         self._task: asyncio.Task[None] | None = None
+        self._disturbed = 0  # the number of the pair that something disturbed last
         self.reading: Callable[[], bool] = _nobody_reads  # whether clients wait for a disk
         self.unreadable: dict[str, str] = {}
 
@@ -93,14 +94,22 @@ class Scrubs:
                 asyncio.get_running_loop().call_exception_handler(context)
 
     async def look(self) -> None:
-        """Scrub the pair that is due for the longest time, to its end, if there is one."""
+        """Scrub the pair that is due for the longest time, to its end, if there is one. One that
+        something disturbed lets another go first, or that would wait for as long.
+        """
         if self._every_s is None:
             return
         ready = {pair.id: pair for pair in self._volumes.all() if _is_ready(pair)}
         scrubs = {number: pair.record.scrub for number, pair in ready.items()}
-        due = scrub_state.due(scrubs, self._every_s, self._timeline.now_us())
+        others = {number: scrubs[number] for number in scrubs if number != self._disturbed}
+        now_us = self._timeline.now_us()
+        due = scrub_state.due(others, self._every_s, now_us)
+        if due is None:
+            due = scrub_state.due(scrubs, self._every_s, now_us)
         if due is not None:
+            self._disturbed = due
             await self._scrub(ready[due])
+            self._disturbed = 0
 
     async def _scrub(self, pair: Pair) -> None:
         before, legs = pair.record.scrub, Legs(pair.primary, pair.copy_of)
@@ -129,9 +138,12 @@ class Scrubs:
             found = await self._verification.piece(pair, legs, at, pair.size)
         except UnreadableError as error:
             legs.check(pair)
+            if pair.record.removed:  # its images are only closed
+                return 0
             self.unreadable[pair.name] = why = error.strerror or str(error)
             self._events.emit("scrub-error", volume=pair.name, error=why, path=error.filename or "")
-            return min(PIECE_BYTES, pair.size - at)
+            length = min(PIECE_BYTES, pair.size - at)
+            found = Compared(length, None, 0, (), length)
         if found.runs:
             await self._record.differ(Comparison(pair, legs), found.runs)
         busy = self._timeline.written != written or self.reading()
@@ -158,7 +170,7 @@ class Scrubs:
 
 
 def _is_ready(pair: Pair) -> bool:
-    return pair.state == DUPLEX and not pair.failed and pair.id > 0
+    return pair.state == DUPLEX and not pair.failed and pair.id > 0 and not pair.record.removed
 
 
 def _nobody_reads() -> bool:

@@ -36,7 +36,7 @@ from duplexd.runtime.tasks import to_its_end
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.failures import Failures
@@ -89,24 +89,28 @@ class Swaps:
         """
         if keep_to is not None and len(pairs) != 1:
             raise WrongStateError("the image of a cut can be kept of one volume at a time")
+        check = _nothing if accept_differences else _refuse_differing
         for pair in pairs:
-            if not accept_differences:
-                _refuse_differing(pair)
+            check(pair)
             self._check(pair, roll_forward, lose_changes)
         if roll_forward:
             await to_its_end(self._roll_forward(pairs, keep_to))
-        one = partial(self._one, roll_forward=roll_forward, lose_changes=lose_changes)
+        one = partial(self._one, roll_forward=roll_forward, lose_changes=lose_changes, check=check)
         return {"volumes": await each_of(pairs, one, "swapped")}
 
-    async def _one(self, pair: Pair, roll_forward: bool, lose_changes: bool) -> Json:
-        """It may be in another state than when the command began: those before it took a while."""
+    async def _one(
+        self, pair: Pair, roll_forward: bool, lose_changes: bool, check: Callable[[Pair], None]
+    ) -> Json:
+        """It may be in another state than when the command began: those before it took a while.
+        `check` raises, in the step that swaps, if its legs were found to differ meanwhile.
+        """
         lost: Json | None = None
         if pair.state == DUPLEX:
-            await self._exchange_equal(pair)
+            await self._exchange_equal(pair, check)
         elif roll_forward and pair.resync_error:
             raise DuplexdError(f"{pair.name}: {pair.resync_error}")
         elif lose_changes and not roll_forward:
-            lost = await self._give_up(pair)
+            lost = await self._give_up(pair, check)
         else:
             raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         await self._timeline.durable()
@@ -206,9 +210,9 @@ class Swaps:
 
     # ------------------------------------------------------------------------ images that are equal
 
-    async def _exchange_equal(self, pair: Pair) -> None:
+    async def _exchange_equal(self, pair: Pair, check: Callable[[Pair], None]) -> None:
         if pair.mirrors:
-            await self._timeline.at_rest(lambda: self._exchange(pair))
+            await self._timeline.at_rest(lambda: self._exchange(pair, check))
             return
         hold = await self._leases.quiesce([pair], self._leases.longest_allowed_s, "swap")
         try:
@@ -217,19 +221,22 @@ class Swaps:
             await followers.until(
                 lambda: hold.ended.done() or pair.state != DUPLEX or pair.applied >= last
             )
-            await self._timeline.at_rest(lambda: self._exchange_held(pair, hold, last))
+            await self._timeline.at_rest(lambda: self._exchange_held(pair, hold, last, check))
         finally:
             self._leases.release(hold.id, ends.BY_OWNER)
 
-    def _exchange_held(self, pair: Pair, hold: Hold, last: int) -> None:
+    def _exchange_held(
+        self, pair: Pair, hold: Hold, last: int, check: Callable[[Pair], None]
+    ) -> None:
         if pair.applied < last or hold.ended.done():  # changes may have come before another lease
             raise WrongStateError(
                 f"{pair.name}: its secondary did not get to the last change while the volume was "
                 "held; try again with less load"
             )
-        self._exchange(pair)
+        self._exchange(pair, check)
 
-    def _exchange(self, pair: Pair) -> None:
+    def _exchange(self, pair: Pair, check: Callable[[Pair], None]) -> None:
+        check(pair)
         if pair.state != DUPLEX:
             raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         timeline = self._timeline
@@ -284,18 +291,19 @@ class Swaps:
         finally:
             await self._legs.workers.run(copy.close)
 
-    async def _give_up(self, pair: Pair) -> Json:
+    async def _give_up(self, pair: Pair, check: Callable[[Pair], None]) -> Json:
         """Go on with what the secondary holds at its cut."""
         await self._resyncs.arrive([pair])
         # What is written next must not be on that image while a power cut could still undo the
         # swap: it would count as the secondary at its cut again. A lease would end at its deadline,
         # and a sync may take longer.
         with self._leases.closed([pair]):
-            lost = await self._timeline.at_rest(lambda: self._give_up_now(pair))
+            lost = await self._timeline.at_rest(lambda: self._give_up_now(pair, check))
             await self._timeline.durable()
         return lost
 
-    def _give_up_now(self, pair: Pair) -> Json:
+    def _give_up_now(self, pair: Pair, check: Callable[[Pair], None]) -> Json:
+        check(pair)
         lost, primary, timeline = self._lost(pair), pair.primary, self._timeline
         failed = pair.failed
         if not pair.usable or pair.state in (DUPLEX, PENDING, SIMPLEX):
@@ -320,6 +328,10 @@ def _refuse_differing(pair: Pair) -> None:
             f"right, then `duplexctl repair {pair.name} --from primary|secondary`; "
             "--accept-differences swaps them as they are"
         )
+
+
+def _nothing(_pair: Pair) -> None:
+    """The caller accepts that they differ."""
 
 
 def _only_in_primary(pair: Pair) -> bool:

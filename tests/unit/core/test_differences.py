@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from duplexd.core import leg_differences, scrub_state
@@ -26,10 +28,13 @@ from duplexd.core.markers import (
     Scrubbed,
     Stood,
 )
-from duplexd.core.pair_states import FIRST_COPY, RESYNCING
+from duplexd.core.pair_states import FIRST_COPY, RESYNCING, UNCLEAN_STOP
 from duplexd.core.scrub_state import Scrub
 from duplexd.errors import WrongStateError
-from tests.unit.core.ledgers import GRAIN, Story, changed, served, through_a_checkpoint
+from tests.unit.core.ledgers import GRAIN, SIZE, Story, changed, served, through_a_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RUN = (2 * GRAIN + 4096, 4096)
 FAR = (9 * GRAIN, 8192)
@@ -252,6 +257,25 @@ def test_a_resync_along_the_journal_ends_nothing() -> None:
 def test_a_pair_is_as_good_as_scrubbed_when_a_copy_has_made_it_equal() -> None:
     story = duplex()
     assert story.pair().scrub.done_us == story.sequence * 1000
+
+
+@pytest.mark.parametrize(
+    ("grains", "reason", "is_whole"),
+    [
+        ([2], FIRST_COPY, True),
+        (range(SIZE // GRAIN), RESYNCING, True),
+        ([2], RESYNCING, False),
+        ([2], UNCLEAN_STOP, False),
+    ],
+    ids=["first copy", "all", "repair", "power cut"],
+)
+def test_only_a_copy_of_all_counts(grains: Sequence[int], reason: str, is_whole: bool) -> None:
+    story = duplex()
+    story.mark(Scrubbed(1, 0, 0, 0))  # it was paired before there were scrubs
+    story.mark(Copy({1: changed(*grains)}, reason))
+    assert story.pair().scrub.done_us == 0, "not yet"
+    story.mark(Equal([1]))
+    assert story.pair().scrub.done_us == (story.sequence * 1000 if is_whole else 0)
 
 
 def test_a_detached_secondary_takes_its_scrub_with_it() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
 
+from duplexd.core.markers import Differ
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.errors import WrongStateError
 from tests.support.bad_sectors import BadSectors
@@ -50,6 +52,25 @@ async def test_nor_is_a_suspended_secondary_promoted(forward: bool, lose: bool) 
             await core.controller.swap(["data"], forward, None, lose)
         assert core.pair().state == SUSPENDED
         await core.controller.swap(["data"], forward, None, lose, accept_differences=True)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_swap_is_refused_too_if_they_are_found_to_differ_while_it_waits(mode: str) -> None:
+    async with running({"data": mode, "wal": "sync"}) as core:
+        await core.write("data", 0, OLD)
+        await core.until(lambda: core.pair().mirrors or core.equal())
+        core.pair().copy_of.write(0, b"\xee")
+        pair, before = core.pair(), core.pair().primary
+        swapping = asyncio.ensure_future(core.controller.swap(["wal", "data"], False, None, False))
+        await core.until(lambda: core.pair("wal").record.swapped)
+
+        def find() -> None:
+            core.controller.timeline.append(Differ(pair.id, [(0, BLOCK)]))
+
+        core.controller.timeline.when_at_rest(find)
+        with pytest.raises(WrongStateError, match=r"data: the legs differ.*swapped: wal"):
+            await swapping
+        assert pair.primary is before
 
 
 async def test_a_primary_that_refuses_a_write_does_not_give_way_to_it() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.core.markers import Copy
 from duplexd.core.pair_states import DUPLEX, PENDING
 from duplexd.engine.compare import Compared, Legs
 from duplexd.engine.difference_record import Comparison
@@ -16,6 +18,11 @@ from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import MIB, Core, new_disk, run, running, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.core.markers import Marker
 
 BLOCK = 4096
 GOOD = bytes(range(256)) * 16
@@ -211,6 +218,31 @@ async def test_an_async_secondary_that_trails_holds_the_writes_no_longer_than_a_
         assert core.pair().record.differs is not None
 
 
+@modes
+async def test_a_repair_that_the_journal_has_no_room_for_leaves_the_pair_as_it_was(
+    mode: str,
+) -> None:
+    async with running({"data": mode}) as core:
+        await differing(core)
+        timeline = core.controller.timeline
+        append = timeline.append
+
+        def no_room(marker: Marker) -> int:
+            if isinstance(marker, Copy):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return append(marker)
+
+        timeline.append = no_room  # type: ignore[method-assign]
+        with pytest.raises(DuplexdError, match="could not begin: No space left"):
+            await core.controller.repair(["data"], "primary", dry_run=False)
+        timeline.append = append  # type: ignore[method-assign]
+        assert (core.pair().state, core.pair().record.differs is None) == (DUPLEX, False)
+        assert await core.write("data", 0, GOOD) == 0
+        await core.until(lambda: block(core, "b", 0) == GOOD)
+        await core.controller.repair(["data"], "primary", dry_run=False)
+        assert core.equal()
+
+
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
 def test_a_repair_that_a_crash_ends_is_continued_and_then_they_are_equal(power: bool) -> None:
     disk = new_disk()
@@ -235,3 +267,23 @@ def test_a_repair_that_a_crash_ends_is_continued_and_then_they_are_equal(power: 
 
     run(begin())
     run(go_on())
+
+
+@sources
+async def test_a_volume_that_a_reload_removes_meanwhile_is_not_written_to(source: str) -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await differing(core)
+        await core.controller.checkpointer.checkpoint()
+        pair, at_rest = core.pair(), core.controller.followers.until
+
+        async def removed(there: Callable[[], bool]) -> None:
+            core.controller.followers.until = at_rest  # type: ignore[method-assign]
+            await at_rest(there)
+            await core.controller.reload(settings({"wal": "sync"}))
+
+        core.controller.followers.until = removed  # type: ignore[assignment,method-assign]
+        with pytest.raises(DuplexdError):
+            await core.controller.repair(["data"], source, dry_run=False)
+        assert pair.record.removed
+        assert (pair.state, core.controller.failed) == (DUPLEX, "")
+        assert await core.write("wal", 0, GOOD) == 0

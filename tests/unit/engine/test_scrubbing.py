@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from duplexd.core.scrub_state import Scrub
+from duplexd.errors import TimedOutError
 from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
+    from duplexd.engine.compare import Compared, Legs
 
 EVERY_S, RATE = 3600.0, 1 << 40
 # Looked for by hand, and marked after each piece
@@ -147,3 +154,52 @@ async def test_the_task_looks_by_itself() -> None:
     async with running(limits=limits) as core:
         await due(core)
         await core.until(lambda: core.named("scrub-ended") != [])
+
+
+async def test_a_volume_that_a_reload_removes_is_compared_no_further() -> None:
+    async with running({"data": "sync", "wal": "sync"}, limits=LIMITS) as core:
+        await due(core)
+        pair, verification = core.pair(), core.controller.comparisons.verification
+        piece, seen = verification.piece, list[int]()
+
+        async def removed(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
+            seen.append(at)
+            if len(seen) == 1:
+                await core.controller.reload(settings({"wal": "sync"}))
+            return await piece(pair, legs, at, end)
+
+        verification.piece = removed  # type: ignore[assignment,method-assign]
+        await scrub(core)
+        assert pair.record.removed
+        assert len(seen) == 1
+        assert core.named("scrub-error") == core.named("scrub-ended") == []
+
+
+async def test_a_pair_that_is_disturbed_again_and_again_keeps_no_other_from_its_scrub() -> None:
+    async with running({"data": "sync", "wal": "sync"}, limits=LIMITS) as core:
+        await due(core, data="sync", wal="sync")
+        verification = core.controller.comparisons.verification
+        piece = verification.piece
+
+        async def disturbed(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
+            if pair.name == "data" and at >= MIB:
+                raise TimedOutError("its secondary trails too far behind")
+            return await piece(pair, legs, at, end)
+
+        verification.piece = disturbed  # type: ignore[assignment,method-assign]
+        for _ in range(2):
+            with suppress(TimedOutError):
+                await scrub(core)
+        assert state(core).under_way
+        assert [event["volume"] for event in core.named("scrub-ended")] == ["wal"]
+
+
+async def test_a_disk_that_cannot_be_read_at_all_is_read_no_faster_than_any_other() -> None:
+    async with running(limits=LIMITS) as core:
+        await due(core)
+        pair = core.pair()
+        pair.set_legs(pair.primary, BadSectors(pair.copy_of, *range(0, SIZE, MIB)), pair.mode)
+        core.controller.comparisons.scrubs.take(EVERY_S, 10 * MIB)
+        began = asyncio.get_running_loop().time()
+        await scrub(core)
+        assert asyncio.get_running_loop().time() - began >= SIZE / (10 * MIB) * 0.9
