@@ -40,7 +40,7 @@ class Role(IntEnum):
 
 class Peer(NamedTuple):
     """The other end: ids from the kernel (-1 if unknown), or the name in a certificate; without
-    any of these the address.
+    any of these the address, of IPv6 the /64 network.
     """
 
     uid: int = -1

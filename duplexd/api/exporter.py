@@ -18,6 +18,7 @@ from duplexd.api.local import Local
 from duplexd.api.routes import METRICS_TYPE
 from duplexd.api.wire import Answer
 from duplexd.net import listen
+from duplexd.net.allow import origin_of
 
 if TYPE_CHECKING:
     import socket
@@ -99,7 +100,7 @@ class _Door(Local):
 
     def _may_enter(self, client: socket.socket) -> bool:
         try:
-            host: str = client.getpeername()[0]
+            host = origin_of(client.getpeername()[0])
         except OSError:  # it has gone already
             return False
         return self._rates.allow(host, asyncio.get_running_loop().time())

@@ -28,6 +28,7 @@ from duplexd.api import problems, wire
 from duplexd.api.access import Access, Peer
 from duplexd.api.lanes import BusyError
 from duplexd.api.responses import LINES_TYPE, Lines, Slow, encode
+from duplexd.net.allow import origin_of
 from duplexd.net.certificate_names import valid_until
 from duplexd.net.expiry import Expiry
 from duplexd.runtime.log import Seldom
@@ -48,7 +49,7 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         address = transport.get_extra_info("peername")
-        return Peer(address=address[0] if address else "")
+        return Peer(address=origin_of(address[0]) if address else "")
     pid, uid, gid = credentials(sock)
     return access.local(uid, gid, pid)
 

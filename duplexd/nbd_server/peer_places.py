@@ -1,32 +1,29 @@
 """How many connections a peer and a volume may have, so that nobody takes all places.
 
 A peer is who the kernel says it is: the user of a process on a Unix socket, the address of a TCP
-client; of IPv6 the first 64 bits, because the rest is for a host to choose, as often as it likes.
-By default a peer may have three quarters of all places, and so may a volume: what is left is for
-others. A connection that gets no place is closed at once, and costs nobody a descriptor.
+client, or its network (`net.allow.origin`). By default it may have three quarters of all places,
+and so may a volume: what is left is for others. A connection that gets no place is closed at once,
+and costs nobody a descriptor.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.net.allow import origin
+
 if TYPE_CHECKING:
-    from duplexd.net.allow import Caller
+    from duplexd.net.allow import Caller, Origin
 
-    Peer = int | IPv4Address | IPv6Network  # a user, or where it comes from
-
-IPV6_PREFIX_BITS = 64
+    Peer = int | Origin  # a user, or where it comes from
 
 
 def peer_of(caller: Caller) -> Peer:
     """Who it is, for the count of places. It is not changed by a certificate that is shown later:
     the place was taken before.
     """
-    address = caller.address
-    if isinstance(address, IPv6Address):
-        return IPv6Network((address, IPV6_PREFIX_BITS), strict=False)
-    return caller.uid if address is None else address
+    return caller.uid if caller.address is None else origin(caller.address)
 
 
 class Shares(NamedTuple):

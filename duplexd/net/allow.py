@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
     IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
     IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+    Origin = ipaddress.IPv4Address | ipaddress.IPv6Network
 
 CERTIFICATE, ADDRESS, USER, GROUP = "certificate", "address", "user", "group"
 KINDS = (CERTIFICATE, ADDRESS, USER, GROUP)
+IPV6_PREFIX_BITS = 64
 _UCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _PEER_GROUPS_BYTES_MAX = 1024  # that Python asks for
@@ -139,10 +141,29 @@ def caller_of(sock: socket.socket) -> Caller:
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
             _pid, uid, gid = _UCRED.unpack(credentials)
             return Caller(uid, frozenset({gid, *_groups_of(sock)}))
-        address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return Caller(address=mapped or address)
+        return Caller(address=_address(sock.getpeername()[0]))
     return Caller()
+
+
+def _address(host: str) -> IpAddress:
+    """What a socket says; an IPv4 client of a socket for both is one of IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def origin(address: IpAddress) -> Origin:
+    """Where a client comes from, for limits of each: its address; of IPv6 the first 64 bits,
+    because the rest is for a host to choose, as often as it likes.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        return ipaddress.IPv6Network((address, IPV6_PREFIX_BITS), strict=False)
+    return address
+
+
+def origin_of(host: str) -> str:
+    """The same of what a socket says."""
+    return str(origin(_address(host)))
 
 
 def _groups_of(sock: socket.socket) -> tuple[int, ...]:

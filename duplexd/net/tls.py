@@ -18,6 +18,7 @@ end of a handshake (`_verified`) looks again at the certificate of a resumed ses
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 import stat
 import time
@@ -64,6 +65,7 @@ _VERIFY_MODES = {
     OPTIONAL: ssl.CERT_OPTIONAL,
     NONE: ssl.CERT_NONE,
 }
+_CERTIFICATES = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _CERTIFICATE, _PRIVATE_KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 
@@ -88,7 +90,7 @@ def server_context(
     table: str = "control.tls",
     clients: str = REQUIRED,
     now: Callable[[], float] = time.time,
-) -> ssl.SSLContext:
+) -> ServerContext:
     """TLS 1.2 or later. `clients`: whether a client must have a certificate that `client_ca`
     signed. One that it did not sign is refused in any case.
 
@@ -105,12 +107,25 @@ def server_context(
     if files.client_ca is not None:
         with _usable(f"{table}.client_ca", files.client_ca):
             context.load_verify_locations(cadata=authorities)
+            context.authorities = _certificates(authorities)
     return context
 
 
-def bare_context(now: Callable[[], float] = time.time) -> ssl.SSLContext:
+class ServerContext(ssl.SSLContext):
+    """Knows what clients are verified by. `get_ca_certs` leaves out a certificate that is not an
+    authority: that of a client, which it may have signed itself, is trusted if it is in the file.
+    """
+
+    authorities: frozenset[bytes] = frozenset()
+
+
+def _certificates(pem: str) -> frozenset[bytes]:
+    return frozenset(map(ssl.PEM_cert_to_DER_cert, _CERTIFICATES.findall(pem)))
+
+
+def bare_context(now: Callable[[], float] = time.time) -> ServerContext:
     """A server's, without a certificate yet."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0  # a resumed session would outlive the check of its certificate
@@ -121,7 +136,7 @@ def bare_context(now: Callable[[], float] = time.time) -> ssl.SSLContext:
 
 def authorities(context: ssl.SSLContext | None) -> frozenset[bytes]:
     """Those that a server verifies the certificates of its clients by."""
-    return frozenset(context.get_ca_certs(binary_form=True) if context is not None else ())
+    return context.authorities if isinstance(context, ServerContext) else frozenset()
 
 
 def client_context(files: ClientFiles, table: str) -> ssl.SSLContext:

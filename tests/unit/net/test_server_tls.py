@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -157,3 +158,16 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_permission(
     assert look(config(certificates)) == [Problem(line, forbidden=True)]
     with pytest.raises(ForbiddenError):
         tls.server_context(settings(certificates))
+
+
+def test_all_that_clients_are_verified_by_is_known(tmp_path: Path) -> None:
+    """A client's own certificate, too, which OpenSSL trusts if the client has signed it itself."""
+    certificates = Certificates(tmp_path)
+    first = tls.server_context(certificates)
+    client = certificates.authority.issue_cert("backup").cert_chain_pems[0]
+    certificates.client_ca.write_bytes(certificates.client_ca.read_bytes() + client.bytes())
+    both = tls.server_context(certificates)
+    added = tls.authorities(both) - tls.authorities(first)
+    assert added == {ssl.PEM_cert_to_DER_cert(client.bytes().decode())}
+    assert tls.authorities(first) < tls.authorities(both)
+    assert tls.authorities(None) == frozenset()
