@@ -292,7 +292,7 @@ class Ledger:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
             self._move(pair, pair_states.COPY, marker.reason)
-            pair.usable = False
+            pair.usable, pair.copies = False, pair.copies + 1
             pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)

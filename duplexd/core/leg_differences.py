@@ -11,6 +11,7 @@ wrong image must not become a backup or a primary. Until the record ends:
     swap, because the primary failed  not done, also at a start: the volume is not served
     a read that the primary refuses   answered from the secondary only where the legs are equal
     writes, mirroring, resync         as ever: they copy changes, and do not ask for the rest
+    the copy after an unclean stop    leaves these places out: either image may have the good one
 
 It ends where something has made sure that the legs are equal again: a comparison of the whole pair,
 or of these runs after a repair, that finds no difference (marker `same`); a copy that covers all of

@@ -64,10 +64,10 @@ class PairRecord:
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "cut", "differs", "good_cut_us", "id", "last_cut",
-        "limits", "name", "primary_at", "primary_image", "reason", "regions", "removed", "scrub",
-        "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging", "state",
-        "swapped", "swaps", "tracked_bytes", "usable",
+        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "id",
+        "last_cut", "limits", "name", "primary_at", "primary_image", "reason", "regions",
+        "removed", "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged",
+        "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -84,6 +84,7 @@ class PairRecord:
         self.secondary_at = 0
         self.swapped = False
         self.swaps = 0  # that were folded, of this run
+        self.copies = 0  # the same: begun
         self.cut: Cut | None = None
         self.last_cut: Cut | None = None
         self.good_cut_us = 0

@@ -156,7 +156,9 @@ def _missing(config: Config, status: Status) -> Iterator[Problem]:
         volume = config.volumes.get(row["name"])
         if volume is None:
             continue
-        named = {str(volume.primary): "primary", str(volume.secondary): "secondary"}
+        named = {str(volume.primary): "primary"}
+        if volume.secondary is not None:
+            named[str(volume.secondary)] = "secondary"
         for role in ("primary", "secondary"):
             leg = row.get(role) or {}
             key = named.get(path := str(leg.get("path")))

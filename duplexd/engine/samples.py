@@ -73,6 +73,8 @@ class Samples:
         self._recorded = False  # by this start
         self._last = last
         self._swaps: dict[int, int] = {}  # of each volume, at the last checkpoint
+        self._copies: dict[int, int] = {}  # the same of copies, and at the coming one
+        self._copies_then: dict[int, int] = {}
 
     def sync(self, leg: Leg) -> Callable[[], None]:
         """Sync a leg that was written to, and its time; returns what notes that.
@@ -94,6 +96,7 @@ class Samples:
         """At rest, before the regions are closed: `saved` is the checkpoint."""
         by_id = {pair["id"]: pair for pair in saved["pairs"]}
         planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
+        self._copies_then = {pair.id: pair.record.copies for pair in pairs}
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
         self._branded &= legs
         self._new = {leg: number for leg, number in self._new.items() if leg in legs}
@@ -121,6 +124,8 @@ class Samples:
             return None if pair.id in self._dirty else frozenset()
         if None in saved["images"] or self._swaps.get(pair.id, 0) != pair.record.swaps:
             return None  # it had no secondary; or one image was copied to, as that of another role
+        if self._copies.get(pair.id, 0) != pair.record.copies:
+            return None  # a repair copies where nobody wrote
         return frozenset(touched)
 
     async def take(self, plan: Plan) -> list[Outcome]:
@@ -217,6 +222,7 @@ class Samples:
         self._dirty.clear()
         self._recorded, self._last = True, plan.number
         self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
+        self._copies = self._copies_then
         for each in plan.pairs:
             pair, record = each.pair, each.pair.record
             images = dict(zip(each.legs, each.images, strict=True))

@@ -255,6 +255,16 @@ def test_check_names_an_image_that_is_gone_under_a_daemon_that_runs(daemon: Daem
     assert f"volumes.data.secondary: {image}: " in checked.stderr, checked.stderr
 
 
+def test_check_has_nothing_to_say_of_the_secondary_that_a_volume_does_not_have(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    files = make_files(secondary=False)
+    start_daemon(files)
+    checked = run_duplexd("check", "--config", str(files.config))
+    assert checked.returncode == 0, checked.stderr
+    assert "secondary" not in checked.stderr
+
+
 def test_check_names_an_image_that_a_reload_has_left_also_without_a_daemon(daemon: Daemon) -> None:
     files = daemon.files
     left, new = files.secondary_of("data"), files.secondary_of("data").with_name("new.img")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.markers import Abandon, Copy, Equal, Missed, Open, Remove
+from duplexd.core.leg_differences import joined
+from duplexd.core.markers import Abandon, Copy, Differ, Equal, Missed, Open, Remove
 from duplexd.engine.opening import why_absent
 from duplexd.engine.recovery.degraded import Degraded
 from duplexd.engine.volumes import introduce, unrecorded
@@ -79,7 +80,7 @@ def reconcile(
     for pair, lost in recovered.adopted.items():
         degraded.adopted(pair, lost)
     interrupted = _abandon_uncommitted(timeline, volumes)
-    _compare_open_regions(timeline, recovered.uncompared)
+    _compare_open_regions(timeline, recovered.uncompared, limits.differing_runs_max)
     _end_arrived(timeline, volumes)
     for name, record in known.items():
         if name not in config.volumes:
@@ -168,7 +169,7 @@ def _abandon_uncommitted(timeline: Timeline, volumes: Volumes) -> list[Pair]:
     return [pair for pair in halfway if not pair.failed and not why_absent(pair.secondary)]
 
 
-def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair]) -> None:
+def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair], runs_max: int) -> None:
     """After an unclean stop the legs may differ in open regions: compare those. The primary of a
     suspended pair may have changed there without a record.
     """
@@ -183,8 +184,11 @@ def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair]) -> None:
         changed = pair.record.full_map() if unknown else pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)
+        _leave_differences(timeline, pair, changed, runs_max)
         if pair.state == pair_states.SUSPENDED:
             missed[pair.id] = changed
+            continue
+        if not changed.count and not _is_copied(pair):
             continue
         if _is_copied(pair) and pair.changed is not None:
             changed.merge(pair.changed)
@@ -193,6 +197,25 @@ def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair]) -> None:
         timeline.append(Copy(maps, reason))
     if missed:
         timeline.append(Missed(missed))
+
+
+def _leave_differences(timeline: Timeline, pair: Pair, changed: ChangeMap, runs_max: int) -> None:
+    """Copy nothing over what is known to differ: it may be the only good content, and somebody has
+    to say whether it is. What else the same grains hold joins it, since it is not compared.
+    """
+    differs, grain = pair.record.differs, changed.grain_bytes
+    if differs is None or differs.copied:
+        return
+    left: list[tuple[int, int]] = []
+    for offset, length in differs.runs:
+        start = offset // grain * grain
+        end = min(-(-(offset + length) // grain) * grain, pair.size)
+        found = changed.next_run(start, end - start)
+        if found is not None and found[0] < end:
+            changed.clear(start, end - start)
+            left.append((start, end - start))
+    if left:
+        timeline.append(Differ(pair.id, joined([*differs.runs, *left], runs_max)))
 
 
 def _is_unknown(pair: Pair) -> bool:

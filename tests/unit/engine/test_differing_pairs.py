@@ -12,7 +12,7 @@ from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.errors import WrongStateError
 from tests.support.bad_sectors import BadSectors
 from tests.support.fault_leg import FaultLeg
-from tests.unit.engine.cores import Core, new_disk, run, running, settings
+from tests.unit.engine.cores import MIB, Core, new_disk, run, running, settings
 
 BLOCK = 4096
 OLD, NEW = b"\x01" * BLOCK, b"\x02" * BLOCK
@@ -128,3 +128,34 @@ async def test_a_place_that_differs_is_not_read_from_the_secondary_and_others_ar
         assert await core.read("data", BLOCK, BLOCK) == (0, OLD)
         await core.until(lambda: bool(core.named("range-repaired")))
         assert [event["offset"] for event in core.named("range-repaired")] == [BLOCK]
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_an_unclean_stop_copies_nothing_over_what_differs(power: bool) -> None:
+    disk, wrong = new_disk(), 3 * MIB + 8192  # a block that no start looks at
+
+    async def begin() -> None:
+        core = await Core.begin(disk, settings())
+        assert await core.write("data", 0, NEW) == 0
+        core.pair().primary.write(wrong, b"\xee")  # the secondary has the only good one
+        core.pair().primary.sync()
+        assert not (await core.controller.verify(["data"]))["equal"]
+        assert await core.write("data", 2 * MIB, NEW) == 0  # in the same region, which is open
+        await core.controller.timeline.durable()
+        await core.crash(power)
+
+    async def after() -> None:
+        core = await Core.begin(disk, settings())
+        await core.until(lambda: core.pair().state == DUPLEX)
+        assert core.image("data", "b")[wrong] == 0
+        assert core.pair().record.differs is not None
+        with pytest.raises(WrongStateError, match="repair"):
+            await core.controller.suspend(["data"])
+        await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert core.equal()
+        assert (await core.read("data", wrong, 1))[1] == b"\0"
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+        await core.controller.stop()
+
+    run(begin())
+    run(after())

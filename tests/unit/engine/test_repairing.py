@@ -17,7 +17,7 @@ from duplexd.errors import DuplexdError, TimedOutError, UsageError, WrongStateEr
 from duplexd.limits import EngineLimits
 from tests.support.bad_sectors import BadSectors
 from tests.support.fault_leg import FaultLeg
-from tests.unit.engine.cores import MIB, Core, new_disk, run, running, settings
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,3 +287,25 @@ async def test_a_volume_that_a_reload_removes_meanwhile_is_not_written_to(source
         assert pair.record.removed
         assert (pair.state, core.controller.failed) == (DUPLEX, "")
         assert await core.write("wal", 0, GOOD) == 0
+
+
+def test_a_start_knows_the_secondary_that_was_repaired_after_a_checkpoint() -> None:
+    disk = new_disk()
+
+    async def begin() -> None:
+        core = await Core.begin(disk, settings())
+        core.pair().copy_of.write(0, b"\xee" * SIZE)
+        assert not (await core.controller.verify(["data"]))["equal"]
+        for _ in range(2):  # the last one looks at what differs, too
+            assert await core.write("data", 0, GOOD) == 0
+            await core.controller.checkpointer.checkpoint()
+        await core.controller.repair(["data"], "primary", dry_run=False)
+        await core.controller.stop()
+
+    async def after() -> None:
+        core = await Core.begin(disk, settings())
+        assert core.pair().state == DUPLEX, core.pair().reason
+        await core.controller.stop()
+
+    run(begin())
+    run(after())
