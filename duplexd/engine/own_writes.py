@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
 
+_PAUSE_SECONDS, _LOOKS = 0.05, 600  # half a minute in all
+
 
 class OwnWrites:
     """Of one controller."""
@@ -42,8 +44,7 @@ class OwnWrites:
             written.set_result(error is None and not batch.dead and not batch.primary_errors)
 
         def begin() -> None:
-            room = self._limits.marker_reserve_bytes + 2 * len(data)
-            fits = self._timeline.writer.room(room, self._limits.record_bytes_max)
+            fits = self._fits(len(data))
             if not fits or self._timeline.failed or pair.record.removed or not good():
                 written.set_result(False)
                 return
@@ -55,3 +56,16 @@ class OwnWrites:
 
         self._timeline.when_at_rest(begin)
         return await written
+
+    async def room(self, nbytes: int) -> None:
+        """Wait, as changes of clients do, while the journal makes room for so much; not for ever,
+        because it may have none to make. The gate is still open: clients wait for room only.
+        """
+        for _ in range(_LOOKS):
+            if self._fits(nbytes) or self._timeline.failed:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _fits(self, nbytes: int) -> bool:
+        room = self._limits.marker_reserve_bytes + 2 * nbytes
+        return self._timeline.writer.room(room, self._limits.record_bytes_max)

@@ -170,6 +170,7 @@ class Repairs:
             end = offset + length
             for at in range(offset, end, _PIECE_BYTES):
                 await self._leases.passed([pair])  # what the gate before this one kept waiting
+                await self._own_writes.room(_PIECE_BYTES)
                 with self._leases.closed([pair]):
                     await self._write(pair, legs, at, min(_PIECE_BYTES, end - at))
 

@@ -289,6 +289,22 @@ async def test_a_volume_that_a_reload_removes_meanwhile_is_not_written_to(source
         assert await core.write("wal", 0, GOOD) == 0
 
 
+async def test_more_than_the_journal_holds_is_repaired_from_the_secondary() -> None:
+    async with running(size=24 * MIB, journal="16MiB") as core:
+        core.pair().copy_of.write(0, b"\xee" * 24 * MIB)
+        assert not (await core.controller.verify(["data"]))["equal"]
+        checkpoint = core.controller.checkpointer.checkpoint
+
+        async def slowly() -> None:
+            await asyncio.sleep(0.3)
+            await checkpoint()
+
+        core.controller.checkpointer.checkpoint = slowly  # type: ignore[method-assign]
+        await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert core.equal()
+        assert core.pair().record.differs is None
+
+
 def test_a_start_knows_the_secondary_that_was_repaired_after_a_checkpoint() -> None:
     disk = new_disk()
 
