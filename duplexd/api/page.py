@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.plots import last, peak, plot
-from duplexd.core.findings import ERROR
+from duplexd.core.findings import ERROR, WARNING
 from duplexd.printable import printable
 from duplexd.units import format_duration, format_size
 
@@ -101,7 +101,9 @@ def _volumes(glance: Glance) -> Iterator[str]:
 
 def _volume(volume: Json, glance: Glance) -> Iterator[str]:
     state, reason = volume["state"], volume["reason"]
-    yield f'<article><h3>{text(volume["name"])}</h3><p><b class="{_STATES.get(state, "plain")}">'
+    found = {finding.severity for finding in glance.findings if finding.volume == volume["name"]}
+    colour = next((worst for worst in (ERROR, WARNING) if worst in found), _STATES.get(state))
+    yield f'<article><h3>{text(volume["name"])}</h3><p><b class="{colour or "plain"}">'
     yield f"{text(state)}</b>{f' {text(reason)}' if reason else ''}, {_mode(volume)}"
     connections = volume["connections"]
     yield f"{format_size(volume['size'])}, {connections} connection{'s' * (connections != 1)}"

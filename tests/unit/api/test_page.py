@@ -80,6 +80,14 @@ async def test_it_says_what_is_not_well_worst_first() -> None:
     assert titles.index("data") < titles.index("log")
 
 
+async def test_a_state_is_green_only_if_nothing_is_wrong_with_the_volume() -> None:
+    findings = [Finding("legs-differ", "data", "in 1 place"), Finding("cut-too-old", "wal", "old")]
+    document = await seen(["data", "wal", "log"], findings)
+    marked = [attributes.get("class") for tag, attributes in document.elements if tag == "b"]
+    states = [one for one in marked if one is not None]
+    assert states == ["error", "warning", "good"]
+
+
 async def test_a_cut_has_its_verdict_and_age() -> None:
     cuts = [
         {**CUT, "volumes": ["data"], "tag": "first"},
