@@ -33,7 +33,9 @@ class Ctl:
         )
 
     def command(self, *arguments: str) -> list[str]:
-        return [*MAIN, "--groups", str(self.groups), *arguments]
+        """With `--socket`, which names one daemon, the file is that of the environment."""
+        groups = [] if "--socket" in arguments else ["--groups", str(self.groups)]
+        return [*MAIN, *groups, *arguments]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -53,7 +55,7 @@ class Ctl:
             self.command(*arguments),
             capture_output=True,
             text=True,
-            env=environment(),
+            env=environment() | {"DUPLEXD_GROUPS": str(self.groups)},
             cwd=ROOT,
             timeout=PATIENCE_SECONDS,
             check=False,
@@ -401,6 +403,13 @@ def test_a_socket_on_the_command_line_takes_precedence(ctl: Ctl) -> None:
     assert ctl("--socket", socket, "suspend", "here").startswith("suspended here: consistent")
     assert "  consistent  " in ctl("--socket", socket, "cuts")
     assert "name a group of the groups file" in ctl("--socket", socket, "settle", "here", code=2)
+
+
+def test_groups_and_a_socket_on_the_command_line_are_a_mistake(ctl: Ctl) -> None:
+    socket = ctl.cluster.sockets()["alpha"]
+    both = ctl("status", f"--socket={socket}", code=2)
+    assert "--groups" in both
+    assert "leave one of them out" in both
 
 
 def test_a_groups_file_in_the_environment_does_not_hide_the_local_daemon(ctl: Ctl) -> None:

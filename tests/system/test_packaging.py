@@ -25,6 +25,7 @@ from duplexd.config.daemon_file import (
     GroupConfig,
     HealthConfig,
     MetricsConfig,
+    ScrubConfig,
     TlsConfig,
     VolumeConfig,
 )
@@ -242,6 +243,7 @@ def test_every_key_of_the_configuration_is_documented_in_its_section() -> None:
         "control.tls": TlsConfig,
         "health": HealthConfig,
         "metrics": MetricsConfig,
+        "scrub": ScrubConfig,
         "volumes.NAME": VolumeConfig,
         "groups.NAME": GroupConfig,
     }
