@@ -86,7 +86,7 @@ def regions_are_not_marked(patch: Callable[..., None]) -> None:
 
 
 def an_unclean_stop_is_not_noticed(patch: Callable[..., None]) -> None:
-    patch(reconcile, "_compare_open_regions", lambda _timeline, _volumes: None)
+    patch(reconcile, "_compare_open_regions", lambda *_: None)
 
 
 def a_tail_that_nobody_called_synced_is_damage(patch: Callable[..., None]) -> None:
