@@ -148,11 +148,14 @@ class History:
                 self.bases[born] = self.found_at_birth(str(marker["name"]), int(marker["size"]))
                 self.unseen.add(born)
             elif marker["m"] == "swap":
-                self._pending += [
+                gone = [
                     Entry(sequence, WRITE, int(number), 0, self.content(int(number), at))
                     for number in marker["volumes"]
                     if (at := self.gives_up(int(number))) is not None
                 ]
+                if gone:  # refused, the marker may still be in the journal after a crash
+                    self._given.discard(sequence)
+                self._pending += gone
         elif kind in (WRITE, ZERO, TRIM):
             self._pending.append(
                 Entry(
