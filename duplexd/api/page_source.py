@@ -1,6 +1,6 @@
 """Where the page gets what it shows, and how often.
 
-A page is written every two seconds at most, whoever asks and how often: who asks in between gets
+A page is written every two seconds at most, however many ask for it: a request in between gets
 the same one. The samples of the last hour are taken here, and only here: without a listener nobody
 would see them.
 """

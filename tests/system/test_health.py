@@ -89,7 +89,7 @@ async def test_the_listener_exports_every_metric_of_the_alerts_and_the_dashboard
     files = make_files(volumes={"data": "1MiB"}, extra=extra)
     start_daemon(files)
     async with await NbdConnection.open(files.uri("data")) as client:
-        await client.read(0, 512)  # of operations that were not seen there is no time
+        await client.read(0, 512)  # an operation that was never seen has no histogram
         text = await asyncio.to_thread(scraped, port)
     families = text_string_to_metric_families(text)
     exported = {sample.name for family in families for sample in family.samples}
