@@ -63,8 +63,8 @@ class EngineLimits:
     # A batch up to this, zeroes included, is done in the event loop, a larger one in a thread
     inline_batch_bytes_max: int = 512 * KIB
     # A batch takes a few milliseconds, and all else waits for it. A change counts for its length
-    # and for what it costs however short it is. Two of the longest records fit.
-    batch_bytes_max: int = 2 * MIB + 64 * KIB
+    # and for what it costs however short it is. Four of the longest records fit.
+    batch_bytes_max: int = 4 * MIB + 64 * KIB
     change_cost_bytes: int = 24 * KIB
     shared_cost_max: int = 768 * KIB  # of a batch while several volumes have changes queued
     shared_piece_bytes: int = 256 * KIB  # and of a long WRITE in it
@@ -145,9 +145,9 @@ class NbdLimits:
     # other one while there is no room
     piece_bytes_max: int = 1 * MIB
     piece_bytes_min: int = 64 * KIB
-    # Of one connection, waiting; beyond them nothing is read from it. While a batch of two long
+    # Of one connection, waiting; beyond them nothing is read from it. While a batch of four long
     # changes is written, the next one comes.
-    connection_in_flight_bytes_max: int = 4 * MIB
+    connection_in_flight_bytes_max: int = 8 * MIB
     connection_in_flight_requests_max: int = 1024
     request_bytes: int = 512  # what a change takes beside its payload
     connection_read_bytes_max: int = 16 * MIB  # of one connection; one READ may be longer

@@ -44,7 +44,8 @@ def test_a_file_for_which_there_is_no_room_is_named(
     [
         (lambda file: file.write(0, b"x"), "pwrite"),
         (lambda file: file.writev(0, [b"x"], 1), "pwritev"),
-        (lambda file: file.read(0, 1), "preadv"),
+        (lambda file: file.read(0, 1), "pread"),
+        (lambda file: file.read_into(0, memoryview(bytearray(1))), "preadv"),
         (lambda file: file.sync(), "fdatasync"),
     ],
 )

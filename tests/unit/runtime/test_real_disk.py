@@ -158,7 +158,8 @@ def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(
 
 def test_short_reads_are_continued(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write(50, bytes(range(200)))
-    preadv = os.preadv
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 13), offset))
     monkeypatch.setattr(
         os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:13]], offset)
     )
