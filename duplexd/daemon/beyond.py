@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client import Client
@@ -25,17 +26,19 @@ from duplexd.errors import (
     UnreachableError,
     WrongStateError,
 )
-from duplexd.images.probe import Mark
+from duplexd.images.probe import probe
 from duplexd.limits import ClientLimits, DaemonLimits, EngineLimits
+from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.in_time import Patience
-from duplexd.runtime.stamp import read_mark
+from duplexd.runtime.read_only import ReadOnlyImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from duplexd.client import Status
     from duplexd.config.daemon_file import Config
+    from duplexd.images.probe import Found, Piece
 
 _LIMITS = DaemonLimits()
 _ANSWER_SECONDS_MAX = 30.0  # of a daemon that runs
@@ -88,15 +91,17 @@ def _of_state(config: Config) -> Beyond:
         except OSError:
             return True  # what is wrong with it is found by who looks at the image
 
-    def mark(path: str) -> Mark | None:
+    def look(path: str, offsets: Sequence[int], last: Piece | None) -> Found | None:
         try:
-            return Mark.unpack(patience.call(lambda: read_mark(path)))
+            return patience.call(partial(_look, path, offsets, last))
         except OSError:
-            return None  # as above; a new image, or a block device, has none
+            return None  # as above
 
     serves = config.controller.on_start_error == "serve"
     try:
-        foreseen = foresee(RealDisk(), config, Seen(exists, mark), EngineLimits())
+        foreseen = foresee(
+            RealDisk(), config, Seen(exists, look), RealClock().boot_id(), EngineLimits()
+        )
     except DamageError as error:
         return Beyond([], [f"controller.state_dir: {error}"], error.exit_code)
     except PermissionError:
@@ -104,8 +109,18 @@ def _of_state(config: Config) -> Beyond:
     except OSError as error:
         text = f"controller.state_dir: {error.filename or ''}: {error.strerror or error}"
         return Beyond([], [text], DuplexdError.exit_code)
-    problems = [Problem(line) for line in foreseen.refused]
-    return Beyond(problems + [Problem(line, degrades=serves) for line in foreseen.degraded])
+    return Beyond(
+        [
+            *(Problem(line) for line in foreseen.refused),
+            *(Problem(line, degrades=serves) for line in foreseen.degraded),
+            *(Problem(line, degrades=True) for line in foreseen.judged),
+        ]
+    )
+
+
+def _look(path: str, offsets: Sequence[int], last: Piece | None) -> Found:
+    with ReadOnlyImage(path) as image:
+        return probe(image, offsets, last)
 
 
 # ------------------------------------------------------------------------------- one runs
