@@ -221,7 +221,7 @@ RESYNC = fields(
 )
 _COPIED = fields(
     {"name": text, "state": text},
-    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole},
+    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole, "differs": maybe(text)},
 )
 _COPYING = fields(
     {"name": text, "state": text, "done_bytes": whole, "total_bytes": whole},

@@ -306,7 +306,9 @@ class Client:
         for name, error in refusing.items():
             titles = (group.title(name, target) for target in group.members[name])
             refused += [{"name": title, "error": str(error)} for title in titles]
-        ok = not refused and (not wait or all(row["state"] == "DUPLEX" for row in volumes))
+        ok = not refused and (
+            not wait or all(row["state"] == "DUPLEX" and not row.get("differs") for row in volumes)
+        )
         jobs = [str(answer.get("job", "")) for answer in done.values()]
         job = jobs[0] if len(group.members) == 1 else ""
         return Resynced(volumes, wait, ok, warnings, job, refused)

@@ -170,11 +170,12 @@ class Status(Result):
 
 @dataclass(frozen=True)
 class Resynced(Result):
-    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX. Those in
-    `refused` were left out.
+    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX, and no legs
+    are known to differ. Those in `refused` were left out.
     """
 
-    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes, error}
+    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes, error,
+    # differs}
     waited: bool
     ok: bool
     # cuts that were given up without knowing whether they are consistent

@@ -90,6 +90,8 @@ def _rebuilt(volume: Json) -> str:
     """Whether its secondary can be brought to the last change, and why not."""
     if volume["rebuild"]["possible"]:
         return "yes"
+    if volume.get("differs"):
+        return "no, its legs differ (`duplexctl repair`)"
     if leg_error(volume, "secondary") or not (volume["secondary"] or {}).get("usable"):
         return "no, the secondary is not usable"
     return "no, the journal does not reach back"

@@ -189,7 +189,8 @@ class Status:
         first = pair.applied + 1
         whole = pair.usable and not _absence(secondary)
         reaches_back = self._timeline.writer.ring.oldest <= first
-        possible = whole and reaches_back and not pair.record.adopted
+        known = not pair.record.adopted and pair.record.differs is None
+        possible = whole and reaches_back and known
         return {"possible": possible, "from_sequence": first}
 
     def _as_of_time(self, pair: Pair) -> float | None:

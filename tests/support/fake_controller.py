@@ -297,6 +297,9 @@ def figures(seconds_max: float, writes: int) -> HoldFigures:
     )
 
 
+_DIFFER = "the legs differ in 1 place (1 B), the first at byte 7"
+
+
 class FakeController:
     """See the module's docstring."""
 
@@ -554,6 +557,7 @@ class FakeController:
             self.cut_of[name] = cut_id
         answer = Suspended(
             verdict="void" if self.void else "consistent",
+            why=f"{min(self.differs)}: {_DIFFER}" if self.void and self.differs else None,
             cut=cut_id,
             tag=tag,
             controllers={self.name: self.sequence},
@@ -606,6 +610,7 @@ class FakeController:
                 name=name,
                 state=self.volumes[name],
                 reason="secondary error" if name in self.broken else None,
+                differs=_DIFFER if name in self.differs else None,
             )
             for name in names
         ]
