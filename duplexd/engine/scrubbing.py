@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 
 class Scrubs:
-    """Of the pairs of a controller. `unreadable`: by volume, what this run could not read."""
+    """Of the pairs of a controller. `unreadable`: by volume, what a pass could not read and no
+    marker says yet.
+    """
 
     def __init__(
         self,
@@ -68,8 +70,13 @@ class Scrubs:
         self.unreadable: dict[str, str] = {}
 
     def take(self, every_s: float | None, rate: int) -> None:
-        """Begin, cease, or do it in another way. A pass that is under way goes on."""
+        """Begin, cease, or do it in another way. A pass that is under way goes on.
+
+        Since when scrubs are wanted is kept over restarts: one every night must not hide a delay.
+        """
         self._every_s, self._rate = every_s, rate
+        ledger = self._timeline.ledger
+        ledger.scrub_us = (ledger.scrub_us or self._timeline.now_us()) if every_s is not None else 0
         if every_s is not None and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="scrub")
         elif every_s is None and self._task is not None:
@@ -115,8 +122,10 @@ class Scrubs:
         before, legs = pair.record.scrub, Legs(pair.primary, pair.copy_of)
         began_us = before.began_us if before.under_way else self._timeline.now_us()
         at = marked = before.at
+        self.unreadable.pop(pair.name, None)
+        if before.under_way and before.error:
+            self.unreadable[pair.name] = before.error
         if not before.under_way:
-            self.unreadable.pop(pair.name, None)
             self._events.emit("scrub-started", volume=pair.name)
         mark = partial(self._mark, pair, legs, began_us)
         try:
@@ -158,13 +167,15 @@ class Scrubs:
         def append() -> None:
             if not legs.are_of(pair) or timeline.failed:
                 return
-            ended = at >= pair.size
+            ended, error = at >= pair.size, self.unreadable.get(pair.name, "")
             with suppress(OSError):
                 timeline.append(
-                    Scrubbed(pair.id, 0, 0, timeline.now_us())
+                    Scrubbed(pair.id, 0, 0, timeline.now_us(), error)
                     if ended
-                    else Scrubbed(pair.id, at, began_us, scrub.done_us)
+                    else Scrubbed(pair.id, at, began_us, scrub.done_us, error)
                 )
+                if ended:
+                    self.unreadable.pop(pair.name, None)
 
         timeline.when_at_rest(append)
 

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 class Facts(NamedTuple):
     """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
-    a sync of the journal has not been answered by its disk.
+    a sync of the journal has not been answered by its disk. `no_room_s`: how long changes have
+    waited for room in the journal; `needing`: volumes whose secondaries need its oldest records.
     """
 
     name: str
     hold_max_s: float
     nbd: Sequence[str]
     journal_waits_s: float
+    no_room_s: float = 0.0
+    needing: Sequence[str] = ()
 
 
 class Status:
@@ -96,6 +99,8 @@ class Status:
                 "size_bytes": ring.size_bytes,
                 "oldest_sequence": ring.oldest,
                 "waiting_s": round(facts.journal_waits_s, 3),
+                "no_room_s": round(facts.no_room_s, 3),
+                "needed_by": list(facts.needing),
             },
         }
 
@@ -131,12 +136,13 @@ class Status:
     def _scrub(self, pair: Pair) -> Json | None:
         if pair.secondary is None:
             return None
-        scrub = pair.record.scrub
+        scrub, wanted_us = pair.record.scrub, self._timeline.ledger.scrub_us
         return {
             "done_time": scrub.done_us / 1e6 if scrub.done_us else None,
             "began_time": scrub.began_us / 1e6 if scrub.under_way else None,
             "position": scrub.at,
-            "error": self._unreadable.get(pair.name, ""),
+            "error": self._unreadable.get(pair.name, "") or scrub.error,
+            "wanted_time": wanted_us / 1e6 if wanted_us else None,
         }
 
     def _primary(self, pair: Pair) -> Json:

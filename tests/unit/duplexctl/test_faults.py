@@ -91,6 +91,18 @@ def test_a_suspended_pair_whose_legs_differ_cannot_be_rebuilt() -> None:
     assert faults.lines([volume])[-1] == answer
 
 
+def test_changes_that_wait_for_journal_room_are_said_in_the_first_line() -> None:
+    shown = FakeController(["data"], {}).status()
+    shown["controller"]["journal"].update(no_room_s=12.0, needed_by=["data"])
+    assert (
+        views.ControllerView(shown, None)
+        .text()
+        .startswith(
+            "CHANGES WAIT: changes have waited 12 s for journal room that the secondary of data needs: "
+        )
+    )
+
+
 def test_a_volume_that_is_not_served_says_so_in_place_of_its_state() -> None:
     text = views.ControllerView(status()[1], None).text()
     assert re.search(r"^v0 +1\.0 MiB +NOT SERVED ", text, re.MULTILINE)
