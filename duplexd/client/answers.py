@@ -212,7 +212,8 @@ REPAIRED = fields(
                 }
             )
         )
-    }
+    },
+    {"no_difference": _TEXTS},
 )
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
 REFUSED = each(fields({"name": text}, {"error": maybe(text)}))

@@ -393,9 +393,7 @@ class Client:
         `source`; with `dry_run`, say where.
         """
         group, _ = self._group(targets, None)
-        links, options = self.links_to(group.members), {"from": source, "dry_run": dry_run}
-        done = await roles.change(group, links, "/v1/repair", options)
-        return Repaired(done.volumes, done.failed, done.exit_codes)
+        return await roles.repair(group, self.links_to(group.members), source, dry_run)
 
     async def adopt(self, *targets: str) -> Roles:
         """Take the primary images of volumes that are not served as they are."""

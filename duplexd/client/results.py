@@ -206,11 +206,14 @@ class Roles(Result):
 
 @dataclass(frozen=True)
 class Repaired(Result):
-    """What was made equal, or with `dry_run` would be; `failed` as in `Roles`."""
+    """What was made equal, or with `dry_run` would be; `failed` as in `Roles`. `no_difference`:
+    volumes of which none is recorded.
+    """
 
     volumes: list[Json]  # {name, from, path, ranges, bytes, repaired}
     failed: dict[str, str] = field(default_factory=dict)
     exit_codes: dict[str, int] = field(default_factory=dict)
+    no_difference: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -639,10 +639,13 @@ class FakeController:
         ]
         return dumped(Verified(equal=not self.differs.intersection(names), volumes=rows))
 
-    async def repair(self, names: list[str], source: str, dry_run: bool) -> Json:
-        for name in names:
-            if name not in self.differs:
-                raise WrongStateError(f"{name}: no difference is recorded; nothing to repair")
+    async def repair(
+        self, names: list[str], source: str, dry_run: bool, some: bool = False
+    ) -> Json:
+        others = [name for name in names if name not in self.differs]
+        if others == names and not some:
+            raise WrongStateError(f"{names[0]}: no difference is recorded; nothing to repair")
+        names = [name for name in names if name in self.differs]
         place = ("/a/{}.img" if source == "primary" else "/b/{}.img").format
         rows: list[Json] = [
             {
@@ -656,7 +659,7 @@ class FakeController:
             for name in names
         ]
         self.differs -= set() if dry_run else set(names)
-        return {"volumes": rows}
+        return {"volumes": rows, "no_difference": others}
 
     async def swap(
         self,

@@ -94,13 +94,9 @@ def test_a_suspended_pair_whose_legs_differ_cannot_be_rebuilt() -> None:
 def test_changes_that_wait_for_journal_room_are_said_in_the_first_line() -> None:
     shown = FakeController(["data"], {}).status()
     shown["controller"]["journal"].update(no_room_s=12.0, needed_by=["data"])
-    assert (
-        views.ControllerView(shown, None)
-        .text()
-        .startswith(
-            "CHANGES WAIT: changes have waited 12 s for journal room that the secondary of data needs: "
-        )
-    )
+    text = views.ControllerView(shown, None).text()
+    waits = "changes have waited 12 s for journal room that the secondary of data needs"
+    assert text.startswith(f"CHANGES WAIT: {waits}: ")
 
 
 def test_a_volume_that_is_not_served_says_so_in_place_of_its_state() -> None:
