@@ -23,6 +23,7 @@ from duplexd.core.markers import Scrubbed
 from duplexd.core.pair_states import DUPLEX
 from duplexd.engine.compare import PIECE_BYTES, Compared, Legs
 from duplexd.engine.difference_record import Comparison
+from duplexd.engine.periodic import Periodic
 from duplexd.errors import DuplexdError
 from duplexd.images.unreadable import UnreadableError
 
@@ -60,11 +61,10 @@ class Scrubs:
         self._record = record
         self._events = events
         self._clock = clock
-        self._look_s = limits.scrub_look_seconds
         self._mark_bytes = limits.scrub_mark_bytes
         self._every_s: float | None = None
         self._rate = 0
-        self._task: asyncio.Task[None] | None = None
+        self._periodic = Periodic("scrub", timeline, limits.scrub_look_seconds, self._look)
         self._disturbed = 0  # the number of the pair that something disturbed last
         self.reading: Callable[[], bool] = _nobody_reads  # whether clients wait for a disk
         self.unreadable: dict[str, str] = {}
@@ -77,28 +77,16 @@ class Scrubs:
         self._every_s, self._rate = every_s, rate
         ledger = self._timeline.ledger
         ledger.scrub_us = (ledger.scrub_us or self._timeline.now_us()) if every_s is not None else 0
-        if every_s is not None and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="scrub")
-        elif every_s is None and self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._periodic.enable(every_s is not None)
 
     async def stop(self) -> None:
         """End the task; where it is, is in the journal."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._periodic.stop()
 
-    async def _run(self) -> None:
-        while not self._timeline.failed:
-            await asyncio.sleep(self._look_s)
-            try:
-                await self.look()
-            except (DuplexdError, OSError):
-                """It is busy, or suspended, or its disk hangs, which others report: later."""
-            except Exception as error:  # noqa: BLE001  a defect here must not end it unseen
-                context = {"message": "unexpected error in a scrub", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+    async def _look(self) -> None:
+        """A pair that is busy, or suspended, or whose disk hangs, which others report: later."""
+        with suppress(DuplexdError, OSError):
+            await self.look()
 
     async def look(self) -> None:
         """Scrub the pair that is due for the longest time, to its end, if there is one. One that
