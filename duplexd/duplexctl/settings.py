@@ -158,6 +158,11 @@ class Settings:
         found = sorted(glob(f"{self.run_directory}/*/control.sock"))
         if len(found) == 1:
             self.socket = found[0]
+        elif found and self.not_in_groups:
+            raise NotFoundError(
+                f"{self._not_a_group()}; if it is a volume of this machine, name its daemon with"
+                " --controller NAME or --socket PATH: there are several"
+            )
         elif found:
             names = ", ".join(os.path.basename(os.path.dirname(path)) for path in found)
             raise UsageError(
@@ -180,6 +185,15 @@ class Settings:
             return TimedOutError(f"{error}; {self._remedy()}, or allow more with --timeout")
         if not self.not_in_groups or not isinstance(error, NotFoundError | UnreachableError):
             return error
+        nobody = self.groups_source and not self.socket_source and not os.path.exists(self.socket)
+        if isinstance(error, UnreachableError) and nobody:
+            # nobody named a daemon, and there is none: the groups file is all there is
+            missing = self._not_a_group()
+            return NotFoundError(f"{missing}; if it is a volume of this machine: {error}")
+        return type(error)(f"{error}; {self._not_a_group(' either')}")
+
+    def _not_a_group(self, either: str = "") -> str:
+        """That the groups file has no such group, with one that may have been meant."""
         from difflib import get_close_matches
 
         close = [
@@ -189,11 +203,7 @@ class Settings:
         ]
         hint = f"; did you mean {close[0]!r}?" if close else ""
         missing = f"{self.groups} has no group {' '.join(map(repr, self.not_in_groups))}"
-        nobody = self.groups_source and not self.socket_source and not os.path.exists(self.socket)
-        if isinstance(error, UnreachableError) and nobody:
-            # nobody named a daemon, and there is none: the groups file is all there is
-            return NotFoundError(f"{missing}{hint}; if it is a volume of this machine: {error}")
-        return type(error)(f"{error}; {missing} either{hint}")
+        return f"{missing}{either}{hint}"
 
     def _remedy(self) -> str:
         """What to do about a daemon that is silent."""
