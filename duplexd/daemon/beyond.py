@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client import Client
+from duplexd.client.silence import remedy
 from duplexd.daemon.preflight import Problem
 from duplexd.engine.recovery.foresee import Seen, foresee
 from duplexd.errors import (
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from duplexd.images.probe import Found, Piece
 
 _LIMITS = DaemonLimits()
-_ANSWER_SECONDS_MAX = 30.0  # of a daemon that runs
 
 
 class Beyond(NamedTuple):
@@ -55,11 +55,15 @@ class Beyond(NamedTuple):
     reload: list[str] | None = None
 
 
-def beyond_the_file(config: Config) -> Beyond:
+def beyond_the_file(config: Config, limits: DaemonLimits = _LIMITS) -> Beyond:
     """Look, and change nothing."""
     state_dir = str(config.controller.state_dir)
     owner = _owner(f"{state_dir}/lock")
-    return _of_state(config) if owner is None else _of_daemon(config, owner)
+    return (
+        _of_state(config)
+        if owner is None
+        else _of_daemon(config, owner, limits.check_answer_seconds_max)
+    )
 
 
 def _owner(lock: str) -> str | None:
@@ -126,15 +130,15 @@ def _look(path: str, offsets: Sequence[int], last: Piece | None) -> Found:
 # ------------------------------------------------------------------------------- one runs
 
 
-def _of_daemon(config: Config, owner: str) -> Beyond:
+def _of_daemon(config: Config, owner: str, answer_s: float) -> Beyond:
     socket = config.control.socket
     who = f"a daemon runs with this state_dir (process {owner})"
     try:
-        changes, status = asyncio.run(_ask(config))
+        changes, status = asyncio.run(_ask(config, answer_s))
         return Beyond(list(_missing(config, status)), reload=changes)
     except TimedOutError as error:
         line = f"{who}, but it does not say whether it would apply this: {error}"
-        return Beyond([], [f"{line}; see its log, and restart it if it hangs"], error.exit_code)
+        return Beyond([], [f"{line}; {remedy(str(socket))}"], error.exit_code)
     except NotFoundError:
         line = f"{who}, of a version that does not say whether it would apply this; restart it"
         return Beyond([Problem(line, degrades=True)])
@@ -149,8 +153,8 @@ def _of_daemon(config: Config, owner: str) -> Beyond:
         return Beyond([], [f"a reload would be refused: {why}"], error.exit_code)
 
 
-async def _ask(config: Config) -> tuple[list[str], Status]:
-    limits = replace(ClientLimits(), answer_seconds_max=_ANSWER_SECONDS_MAX)
+async def _ask(config: Config, answer_s: float) -> tuple[list[str], Status]:
+    limits = replace(ClientLimits(), answer_seconds_max=answer_s)
     try:
         text = config.source.read_text()
     except (OSError, ValueError) as error:  # it was read a moment ago

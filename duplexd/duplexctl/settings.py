@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from click.core import ParameterSource
@@ -66,6 +66,7 @@ class Settings:
         # why the answer is not there, though the command went on
         self.unwritten: OutputError | None = None
         self.done = ""  # what the command has changed, if its answer is not there to say it
+        self.silent: tuple[str, ...] = ()  # controllers that did not answer
         self.asked_groups = False  # the controllers of the groups file, not the daemon of `socket`
         self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
         self.begin: Callable[[], object] | None = None  # to be called when the command is loaded
@@ -180,8 +181,11 @@ class Settings:
         return meant
 
     def explained(self, error: DuplexdError) -> DuplexdError:
-        """With what else the reader needs: of --timeout, and of the groups file."""
-        if isinstance(error, TimedOutError) and "allow" not in str(error):
+        """With what else the reader needs: of --timeout, silent daemons, and the groups file."""
+        given_up = isinstance(error, TimedOutError) and "allow" in str(error)
+        if self.asked_groups and self.silent and (given_up or isinstance(error, UnreachableError)):
+            return type(error)(f"{error}; {self._remedy()}")
+        if isinstance(error, TimedOutError) and not given_up:
             return TimedOutError(f"{error}; {self._remedy()}, or allow more with --timeout")
         if not self.not_in_groups or not isinstance(error, NotFoundError | UnreachableError):
             return error
@@ -207,11 +211,22 @@ class Settings:
 
     def _remedy(self) -> str:
         """What to do about a daemon that is silent."""
-        if self.asked_groups:
-            return "see its log"
-        from duplexd.duplexctl.silence import remedy
+        from duplexd.client.silence import remedy
 
-        return remedy(self.socket)
+        if not self.asked_groups:
+            return remedy(self.socket)
+        sockets = [(name, self.socket_of(name)) for name in self.silent]
+        found = [f"{name}: {remedy(path)}" for name, path in sockets if os.path.exists(path)]
+        return "; ".join(found) or "see its log"
+
+    def socket_of(self, controller: str) -> str:
+        """Where a controller of the groups file answers on this machine; empty if it does not."""
+        with suppress(DuplexdError):
+            entry = self.groups_table("controllers").get(controller) if self.has_groups else None
+            if isinstance(entry, dict) and isinstance(entry.get("socket"), str):
+                directory = os.path.dirname(os.path.abspath(self.groups))
+                return os.path.join(directory, entry["socket"])
+        return ""
 
     def group_names(self) -> list[str]:
         """The groups of the groups file, the rest unchecked. Raises ConfigurationError."""

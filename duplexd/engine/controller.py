@@ -232,7 +232,7 @@ class Controller:
         )  # fmt: skip
         self.comparisons.scrubs.reading = self.reads.waiting
         self.places = ImagePlaces(
-            self.volumes, self.legs, self.failed_legs, self.events, self._limits.image_look_seconds
+            self.volumes, self.legs, self.failed_legs, self.events, self._limits
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
@@ -278,7 +278,7 @@ class Controller:
         self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
         self.volume, self.resolve = self.volumes.find, self.volumes.resolve
         self.quiesce, self.renew = commands.quiesce, commands.renew
-        self.release = self.leases.release
+        self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.adopt, self.swap, self.repair = commands.adopt, commands.swap, commands.repair

@@ -331,6 +331,7 @@ class FakeController:
         self.rebuilds = True
         self.kept_to: list[str] = []
         self.void = False
+        self.looked_again = 0
         self.bug = False
         self.failed = ""
         self.refusal = ""
@@ -360,6 +361,9 @@ class FakeController:
         return self.counted
 
     # ------------------------------------------------------------------------------------ status
+
+    async def look_again(self) -> None:
+        self.looked_again += 1
 
     def status(self) -> Json:
         if self.bug:
