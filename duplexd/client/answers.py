@@ -123,7 +123,7 @@ CONTROLLER = fields(
         "sequence": whole,
         "journal": fields(
             {"used_bytes": whole, "size_bytes": whole, "oldest_sequence": whole},
-            {"waiting_s": number},
+            {"waiting_s": number, "pinned_bytes": maybe(whole)},
         ),
     },
     {

@@ -427,7 +427,8 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
+        waits_s, pinned_bytes = self.journal_waits_s(), self.space.pinned_bytes
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s, pinned_bytes))
 
     def journal_waits_s(self) -> float:
         """How long a write or a sync of the journal has not been answered; 0 if there is none."""

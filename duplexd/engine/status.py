@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 class Facts(NamedTuple):
     """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
-    a sync of the journal has not been answered by its disk.
+    a sync of the journal has not been answered by its disk. `journal_pinned_bytes`: what of the
+    journal cannot be written over.
     """
 
     name: str
     hold_max_s: float
     nbd: Sequence[str]
     journal_waits_s: float
+    journal_pinned_bytes: int = 0
 
 
 class Status:
@@ -93,6 +95,7 @@ class Status:
             "nbd": list(facts.nbd),
             "journal": {
                 "used_bytes": ring.used_bytes,
+                "pinned_bytes": facts.journal_pinned_bytes,
                 "size_bytes": ring.size_bytes,
                 "oldest_sequence": ring.oldest,
                 "waiting_s": round(facts.journal_waits_s, 3),
