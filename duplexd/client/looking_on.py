@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from duplexd.errors import DuplexdError
 
@@ -26,12 +27,15 @@ CUTS_SECONDS_MAX = 30.0  # verdicts of cuts that no secondary is at any more may
 
 @dataclass(frozen=True)
 class Look:
-    """`findings` is None if health is not known. `missing`: what could not be had, and why."""
+    """`findings` is None if health is not known. `cuts` are those that were made of `cuts_of`, a
+    volume or a group, or all. `missing`: what could not be had, and why.
+    """
 
     status: Json
     findings: list[Json] | None
     cuts: list[Json]
     metrics: str
+    cuts_of: str = ""
     missing: list[str] = field(default_factory=list)
 
 
@@ -46,17 +50,18 @@ class LookingOn:
         self._cuts_of: object = None  # what the status said when they were asked for
         self._cuts_at = 0.0
 
-    async def look(self) -> Look:
+    async def look(self, cuts_of: str = "") -> Look:
         """Raises what `Client.status` raises."""
         status = (await self._client.status()).json()
         missing: list[str] = []
         health = await self._ask("health", "/v1/health", missing)
-        await self._look_at_cuts(status, missing)
+        await self._look_at_cuts(status, cuts_of, missing)
         return Look(
             status,
             None if health is None else health["findings"],
             self._cuts,
             await self._metrics(missing),
+            cuts_of,
             missing,
         )
 
@@ -71,13 +76,14 @@ class LookingOn:
             missing.append(f"{what} is not known: {error}")
             return None
 
-    async def _look_at_cuts(self, status: Json, missing: list[str]) -> None:
+    async def _look_at_cuts(self, status: Json, target: str, missing: list[str]) -> None:
         rows = status["volumes"]
         shown = [(row.get("secondary") or {}).get("cut") for row in rows]
-        key = (shown, [row.get("consistent_cut_time") for row in rows], status["cuts"])
+        key = (target, shown, [row.get("consistent_cut_time") for row in rows], status["cuts"])
         if key == self._cuts_of and monotonic() - self._cuts_at < CUTS_SECONDS_MAX:
             return
-        answer = await self._ask("the list of cuts", "/v1/cuts", missing)
+        query = "?" + urlencode([("target", target)]) if target else ""
+        answer = await self._ask("the list of cuts", "/v1/cuts" + query, missing)
         self._cuts = [] if answer is None else answer["cuts"]
         self._cuts_of, self._cuts_at = None if answer is None else key, monotonic()
 

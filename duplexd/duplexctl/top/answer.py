@@ -12,12 +12,7 @@ if TYPE_CHECKING:
     from duplexd.duplexctl.top.overview import Overview
     from duplexd.json_object import Json
 
-_LEFT_OUT = {
-    "details",
-    "other",
-    "trusted",
-    "silent",
-}  # status has the first; of others there is no frame
+_LEFT_OUT = {"cuts_of", "details", "other", "trusted", "silent"}  # of them there is no more to say
 
 
 def answer(seen: Overview) -> Json:

@@ -104,7 +104,7 @@ def _operation(row: VolumeRow, name: str) -> list[Span]:
 
 
 def _cuts(seen: Overview, row: VolumeRow, width: int) -> Iterator[Line]:
-    of_it = [cut for cut in seen.cuts if row.name in cut.volumes][:CUTS_MAX]
+    of_it = seen.cuts_made_of(row.name)[:CUTS_MAX]
     if of_it:
         head, rows = listing.cuts(of_it, width)
         yield from (line(""), head, *rows)

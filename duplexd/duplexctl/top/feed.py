@@ -9,6 +9,7 @@ as the daemon goes on.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -36,15 +37,23 @@ class Feed:
         self._before: Moment | None = None
         self._now: Moment | None = None
         self._asked_at: float | None = None  # a request that has no answer yet
+        self._cuts_of = ""
+        self._hurry = asyncio.Event()
         self._fault = ""
         self._fault_at = 0.0
         self._seen: tuple[Moment, str, Overview] | None = None  # what it was made of, and is
+
+    def aim(self, cuts_of: str) -> None:
+        """From now on the cuts are those of this volume or group, or all; look at once."""
+        if cuts_of != self._cuts_of:
+            self._cuts_of = cuts_of
+            self._hurry.set()
 
     async def look(self) -> None:
         """Once. Raises what the daemon, or who is between, says instead of an answer."""
         self._asked_at = monotonic()
         try:
-            look = await self._looking.look()
+            look = await self._looking.look(self._cuts_of)
         finally:
             self._asked_at = None
         self._before, self._now = self._now, moment(look, monotonic(), time(), self._shown)
@@ -66,16 +75,23 @@ class Feed:
             changed()
 
     async def _pause(self) -> None:
-        """As long as the interval, with signs of life."""
+        """As long as the interval, with signs of life; shorter if somebody cannot wait."""
         until = monotonic() + self._interval_s
-        while (left_s := until - monotonic()) > BEAT_SECONDS:
-            await asyncio.sleep(min(BEAT_SECONDS, left_s))
-            self._asked_at = monotonic()
-            try:
-                await self._looking.sign_of_life()
-            finally:
-                self._asked_at = None
-        await asyncio.sleep(max(0.0, left_s))
+        while (left_s := until - monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(BEAT_SECONDS, left_s)):
+                    await self._hurry.wait()
+                self._hurry.clear()
+                return
+            if until - monotonic() > BEAT_SECONDS:
+                await self._sign_of_life()
+
+    async def _sign_of_life(self) -> None:
+        self._asked_at = monotonic()
+        try:
+            await self._looking.sign_of_life()
+        finally:
+            self._asked_at = None
 
     def seen(self) -> Overview | None:
         """What there is to see now; None before the first look. The same object as before while

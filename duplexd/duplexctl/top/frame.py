@@ -38,6 +38,7 @@ _HELP = (
     "READ99, WRITE99    99 of 100 requests took at most this long",
     "READ B, WRITE B    bytes a second, in units of 1024",
     "LAST CUT           the age of the last consistent cut",
+    "AT IT              volumes whose secondaries are at that cut",
     "Rates are those between the last two looks. Any key goes back.",
 )
 
@@ -135,14 +136,13 @@ def _keys(position: Position, body: _Body) -> Line:
 def _body(seen: Overview, position: Position, width: int, marking: bool) -> _Body:
     at = position.at
     if at is None:
-        return _rows(seen, position, width, marking, seen.alerts, seen.groups, seen.cuts)
+        return _rows(seen, position, width, marking, seen.alerts, seen.groups)
     if at.kind == GROUP:
         group = seen.group(at.name)
         if group is None:
             return _gone(at)
         alerts = [each for each in seen.alerts if each.volume in {*group.volumes, ""}]
-        cuts = [each for each in seen.cuts if set(each.volumes) & set(group.volumes)]
-        return _rows(seen, position, width, marking, alerts, (), cuts, group)
+        return _rows(seen, position, width, marking, alerts, (), group)
     row = seen.volume(at.name)
     if row is None:
         return _gone(at)
@@ -164,7 +164,6 @@ def _rows(
     marking: bool,
     alerts: Sequence[Alert],
     groups: Sequence[GroupRow],
-    cuts: Sequence[Cut],
     group: GroupRow | None = None,
 ) -> _Body:
     rows = listing.shown_volumes(seen, position)
@@ -183,7 +182,8 @@ def _rows(
         moving += [group_head, *group_lines]
     if items and marking:
         moving[at] = _marked(moving[at])
-    title = f"group {group.name}" if group is not None else ""
+    name = group.name if group is not None else ""
+    title, cuts = f"group {name}" if name else "", seen.cuts_made_of(name)
     return _Body(title, alerts, fixed, moving, at, len(items), cuts)
 
 

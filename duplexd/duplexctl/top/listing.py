@@ -45,7 +45,7 @@ _CUTS = (
     Column("VERDICT", 0, right=False),
     Column("AGE", 0),
     Column("TAG", 1, right=False, idle=words.UNKNOWN),
-    Column("VOLUMES", 5, right=False),
+    Column("AT IT", 5, right=False, idle=words.UNKNOWN),
 )
 _TAG_CHARACTERS_MAX = 24
 _NAMES_CHARACTERS_MAX = 32

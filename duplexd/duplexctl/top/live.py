@@ -86,6 +86,8 @@ class Screen:
         seen = self._feed.seen()
         found = items(seen, self._position) if seen is not None else []
         self._position = press(self._position, key, found)
+        at = self._position.at
+        self._feed.aim(at.name if at is not None else "")
         self._wake.set()
 
     def _draw(self) -> None:

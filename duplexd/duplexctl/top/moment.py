@@ -32,6 +32,7 @@ class Moment(NamedTuple):
     status: Json
     findings: list[Json] | None
     cuts: list[Json]
+    cuts_of: str  # the volume or group that they were made of; empty: all
     figures: Figures
     missing: list[str]
 
@@ -44,6 +45,7 @@ def moment(look: Look, at: float, time: float, shown: Shown) -> Moment:
         _object(look.status, shown),
         None if look.findings is None else [_object(each, shown) for each in look.findings],
         [_object(each, shown) for each in look.cuts],
+        look.cuts_of,
         parse(look.metrics, shown),
         [shown(each) for each in look.missing],
     )

@@ -40,7 +40,7 @@ class Cut(NamedTuple):
     tag: str
     age_s: float
     group: str = ""
-    volumes: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()  # whose secondaries are at it
 
 
 class Copy(NamedTuple):
@@ -104,6 +104,7 @@ class Overview(NamedTuple):
     volumes: tuple[VolumeRow, ...]
     groups: tuple[GroupRow, ...]
     cuts: tuple[Cut, ...]  # newest first
+    cuts_of: str  # see `cuts_made_of`
     missing: tuple[str, ...]
     silent: str
     trusted: bool
@@ -114,6 +115,10 @@ class Overview(NamedTuple):
         if self.alerts:
             return False
         return True if self.trusted else None
+
+    def cuts_made_of(self, name: str) -> tuple[Cut, ...]:
+        """Those of a volume or a group, or of all if the name is empty; none until they came."""
+        return self.cuts if self.cuts_of == name else ()
 
     def volume(self, name: str) -> VolumeRow | None:
         return next((row for row in self.volumes if row.name == name), None)
@@ -143,6 +148,7 @@ def overview(before: Moment | None, now: Moment, silent: str, time: float) -> Ov
         volumes=tuple(_volume(row, worst, known, now, time) for row in status["volumes"]),
         groups=groups,
         cuts=tuple(_cut(cut, time) for cut in sorted(now.cuts, key=_made, reverse=True)),
+        cuts_of=now.cuts_of,
         missing=tuple(now.missing),
         silent=silent,
         trusted=not silent and now.findings is not None and not wholly,

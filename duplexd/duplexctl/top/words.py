@@ -31,7 +31,7 @@ def size_text(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
     for unit in ("", "K", "M", "G"):
-        if round(value, 1) < KIB:
+        if round(value) < 1000:
             return f"{value:.1f}{unit}" if unit else f"{value:.0f}"
         value /= KIB
     return f"{value:.1f}T"

@@ -52,12 +52,13 @@ def look(
     findings: list[Json] | None = None,
     cuts: Sequence[Json] = (),
     text: str = "",
+    cuts_of: str = "",
     **first: object,
 ) -> Look:
     """These volumes, in the group db; `first` is changed in the status of the first one."""
     status = FakeController(list(names), {"db": list(names)}).status()
     status["volumes"][0].update(first)
-    return Look(status, [] if findings is None else findings, list(cuts), text)
+    return Look(status, [] if findings is None else findings, list(cuts), text, cuts_of)
 
 
 def seen(

@@ -119,3 +119,6 @@ async def test_cuts_are_asked_for_again_only_when_there_may_be_others(plane: Con
         assert plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 200
         await looking.look()
         assert asked.count("/v1/cuts") == 2
+        look = await looking.look("wal")
+        assert asked[-1] == "/v1/cuts?target=wal"
+        assert look.cuts_of == "wal"

@@ -144,6 +144,14 @@ def test_a_cut_without_verdict_is_undecided() -> None:
     assert "undecided, 2 h old" in shown(seen(look(state="SUSPENDED", secondary=secondary)))
 
 
+def test_the_cuts_of_what_is_open_are_those_that_were_made_of_it() -> None:
+    left = {**CUT, "volumes": []}  # no secondary is at it any more
+    for item in (Item("volume", "wal"), Item("group", "db")):
+        inside = Position(trail=(item,))
+        assert "nightly" in shown(seen(look(cuts=[left], cuts_of=item.name)), inside)
+        assert "nightly" not in shown(seen(look(cuts=[left])), inside), "these are of all volumes"
+
+
 def test_errors_come_first_and_are_counted() -> None:
     found = [finding("data", "error", "it is not served"), finding("wal", "warning", "it is slow")]
     text = shown(seen(look(findings=found)))
