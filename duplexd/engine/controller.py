@@ -428,7 +428,8 @@ class Controller:
         own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
         waits = self.journal_waits_s(), self.space.waits_s(), self.followers.needing()
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits))
+        pinned_bytes = self.space.pinned_bytes
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))
 
     def journal_waits_s(self) -> float:
         """How long a write or a sync of the journal has not been answered; 0 if there is none."""
