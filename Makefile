@@ -20,12 +20,13 @@ SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
-# a file system for it; Prometheus and a browser. gcc and the next two compile a client that Python's
+# a file system for it; Prometheus and a browser; what makes, checks and shows man pages, and shells
+# that complete. gcc and the next two compile a client that Python's
 # index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
-	chromium
+	chromium man-db mandoc pandoc zsh fish
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d
@@ -94,7 +95,7 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench bench-quick neighbours cover fuzz soak clean
+.PHONY: test test-long check format bench bench-quick neighbours cover fuzz soak man clean
 $(VENV)/.interop: $(VENV)/.dev | apt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	@touch $@
@@ -140,6 +141,9 @@ cover: $(VENV)/.interop apt ## which lines and branches the tests reach
 	$(BIN)/coverage run -m pytest -q -m "not long and not vm" $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+man: $(VENV)/.dev apt ## writes the man pages and completions anew, from --help and docs/
+	$(BIN)/python -m tests.packaging
 
 clean: ## removes what make made, but not ./var
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \
