@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' duplexd/__init__.py)
 VENV := .venv
 BIN := $(VENV)/bin
 # The first interpreter that is new enough; `make setup PYTHON=...` takes another one.
@@ -95,7 +96,7 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench bench-quick neighbours cover fuzz soak man clean
+.PHONY: test test-long check format bench bench-quick neighbours cover fuzz soak clean
 $(VENV)/.interop: $(VENV)/.dev | apt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	@touch $@
@@ -142,8 +143,62 @@ cover: $(VENV)/.interop apt ## which lines and branches the tests reach
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+# ---------------------------------------------------------------------------------------- packaging
+
+PINS := configs/requirements
+PREFIX := /usr/local
+DESTDIR :=
+# Where systemd looks: units, sysusers.d and tmpfiles.d are below it.
+SYSTEMD := $(PREFIX)/lib
+LIBDIR := $(PREFIX)/lib/duplexd
+# pip of a virtual environment of its own builds the wheel and fills that of the installation, which
+# then has no pip. What is downloaded has to have one of the hashes of the pins.
+TOOLS := build/tools
+PIP := $(TOOLS)/bin/python -m pip --disable-pip-version-check --no-input
+INTO := $(PIP) --python $(DESTDIR)$(LIBDIR)/bin/python install --quiet --no-compile
+
+.PHONY: man pins wheel install deb
 man: $(VENV)/.dev apt ## writes the man pages and completions anew, from --help and docs/
 	$(BIN)/python -m tests.packaging
+
+# Without the addresses of an index: it is the business of whoever installs.
+COMPILE = $(BIN)/python -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links pyproject.toml
+pins: $(VENV)/.dev ## takes the newest libraries that pyproject.toml allows into configs/requirements
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[pins]'
+	$(COMPILE) --upgrade --output-file $(PINS)/runtime.txt
+	$(COMPILE) --upgrade --output-file $(PINS)/build.txt --build-deps-for wheel --only-build-deps
+
+$(TOOLS)/.made: $(PINS)/build.txt
+	rm -rf $(TOOLS)
+	"$(PYTHON)" -m venv $(TOOLS)
+	$(PIP) install --quiet --require-hashes --requirement $(PINS)/build.txt
+	@touch $@
+
+wheel: $(TOOLS)/.made ## dist/duplexd-VERSION-py3-none-any.whl, with units, man pages and examples
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# What moves out of the virtual environment is found elsewhere; the activation of a shell, programs
+# of libraries, and paths of the building machine go.
+install: wheel ## duplexd below PREFIX (/usr/local), with pinned libraries, below DESTDIR if given
+	"$(PYTHON)" -m venv --clear --without-pip $(DESTDIR)$(LIBDIR)
+	$(INTO) --require-hashes --requirement $(PINS)/runtime.txt
+	$(INTO) --no-deps --no-index --find-links dist duplexd==$(VERSION)
+	cd $(DESTDIR)$(LIBDIR) && find bin -mindepth 1 ! -name 'python*' ! -name duplexd \
+		! -name duplexctl -delete
+	rm -f $(DESTDIR)$(LIBDIR)/lib/python*/site-packages/duplexd-*/direct_url.json
+	sed -i 's|$(DESTDIR)$(LIBDIR)|$(LIBDIR)|g' \
+		$(addprefix $(DESTDIR)$(LIBDIR)/,pyvenv.cfg bin/duplexd bin/duplexctl)
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(PREFIX)/share $(SYSTEMD)/systemd/system \
+		$(PREFIX)/lib/sysusers.d $(PREFIX)/lib/tmpfiles.d)
+	ln -sfr $(addprefix $(DESTDIR)$(LIBDIR)/bin/,duplexd duplexctl) $(DESTDIR)$(PREFIX)/bin/
+	cd $(DESTDIR)$(LIBDIR)/share/duplexd/systemd && \
+		install -m 0644 *.service *.socket $(DESTDIR)$(SYSTEMD)/systemd/system/ && \
+		install -m 0644 sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d/ && \
+		install -m 0644 tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/
+	rm -rf $(DESTDIR)$(LIBDIR)/share/duplexd
+	cp -r --no-preserve=ownership $(DESTDIR)$(LIBDIR)/share/. $(DESTDIR)$(PREFIX)/share/
+	rm -rf $(DESTDIR)$(LIBDIR)/share $(DESTDIR)$(LIBDIR)/include
 
 clean: ## removes what make made, but not ./var
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \

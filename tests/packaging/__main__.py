@@ -1,4 +1,4 @@
-"""`make man`: writes the man pages to docs/man and the completions to configs/completion."""
+"""`make man`: writes the man pages and completions to configs/share."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import click
 
 PROGRAMS: dict[str, click.Command] = {"duplexd": daemon, "duplexctl": client}
-FILES = {  # the names under which the shells look for them
-    "bash": "{}",
-    "zsh": "_{}",
-    "fish": "{}.fish",
+FILES = {  # where the shells look, below share/
+    "bash": "bash-completion/completions/{}",
+    "zsh": "zsh/site-functions/_{}",
+    "fish": "fish/vendor_completions.d/{}.fish",
 }
 
 

@@ -6,18 +6,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.packaging.completions import FILES, PROGRAMS, completion
-from tests.packaging.man_pages import DOCS, PAGES, ROOT, page
+from tests.packaging.man_pages import PAGES, ROOT, man_path, page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-COMPLETION = ROOT / "configs" / "completion"
+SHARE = ROOT / "configs" / "share"  # becomes share/ of a prefix as it is
 
 GENERATED: Mapping[Path, Callable[[], str]] = {
-    DOCS / "man" / name: partial(page, name) for name in PAGES
+    man_path(name): partial(page, name) for name in PAGES
 } | {
-    COMPLETION / shell / name.format(program): partial(completion, shell, program)
-    for shell, name in FILES.items()
+    SHARE / place.format(program): partial(completion, shell, program)
+    for shell, place in FILES.items()
     for program in PROGRAMS
 }

@@ -36,6 +36,11 @@ _KINDS = {"1": "User Commands", "5": "File Formats", "8": "System Administration
 _OTHER_PAGES = "The documents that are named here lie in share/doc/duplexd below the prefix."
 
 
+def man_path(name: str) -> Path:
+    """Where a page is in the sources."""
+    return ROOT / "configs" / "share" / "man" / f"man{name[-1]}" / name
+
+
 def page(name: str) -> str:
     """The roff of one of `PAGES`."""
     title, section = name.rsplit(".", 1)

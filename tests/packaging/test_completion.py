@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.packaging.generated import COMPLETION
+from tests.packaging.completions import FILES, PROGRAMS
+from tests.packaging.generated import SHARE
 from tests.support.daemon import ROOT, Daemon, DaemonFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BASH = f"""bind 'set bell-style none'; bind 'set enable-bracketed-paste off'
-for each in {COMPLETION}/bash/*; do source "$each"; done
+for each in {SHARE}/bash-completion/completions/*; do source "$each"; done
 """
 ZSH = f"""bindkey -e; unsetopt beep zle_bracketed_paste prompt_sp prompt_cr; PS1=
-fpath=({COMPLETION}/zsh $fpath); autoload -Uz compinit; compinit -D -u
+fpath=({SHARE}/zsh/site-functions $fpath); autoload -Uz compinit; compinit -D -u
 """
 TO_START, TAB = "\x01", "\t"
 TYPED = {
@@ -77,7 +78,7 @@ def typed(shell: str, line: str, socket: str = "/nowhere") -> list[str]:
 
 def fish(line: str, socket: str = "/nowhere") -> list[str]:
     """What fish offers for the last word of a line."""
-    source = "".join(f"source {path};" for path in sorted((COMPLETION / "fish").iterdir()))
+    source = "".join(f"source {SHARE / FILES['fish'].format(each)};" for each in PROGRAMS)
     result = subprocess.run(
         ["fish", "--no-config", "-c", f"{source} complete -C '{line}'"],
         env=environment(socket) | {"HOME": "/tmp"},

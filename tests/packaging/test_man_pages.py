@@ -10,12 +10,11 @@ import pytest
 
 from duplexd.daemon.program import cli as daemon
 from tests.packaging.generated import GENERATED
-from tests.packaging.man_pages import DOCS, PAGES, ROOT, commands
+from tests.packaging.man_pages import PAGES, ROOT, commands, man_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAN = DOCS / "man"
 # Pages have no date: it would change with every edit, and says less than the version beside it.
 ACCEPTED = "missing date"
 
@@ -23,7 +22,7 @@ ACCEPTED = "missing date"
 def rendered(name: str) -> str:
     """As a terminal of 80 columns shows it; troff's warnings fail."""
     result = subprocess.run(
-        ["man", "--warnings", "-E", "ascii", "-l", MAN / name],
+        ["man", "--warnings", "-E", "ascii", "-l", man_path(name)],
         env={"PATH": "/usr/bin:/bin", "MANWIDTH": "80", "MANROFFOPT": "-c", "LC_ALL": "C.UTF-8"},
         capture_output=True,
         text=True,
@@ -42,7 +41,7 @@ def test_a_generated_file_is_what_make_man_writes(path: Path) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_mandoc_finds_nothing_wrong_with_the_page(name: str) -> None:
     result = subprocess.run(
-        ["mandoc", "-T", "lint", "-W", "warning", MAN / name],
+        ["mandoc", "-T", "lint", "-W", "warning", man_path(name)],
         capture_output=True,
         text=True,
         timeout=60,
