@@ -105,6 +105,7 @@ test: $(VENV)/.interop apt ## the tests, without the long sweeps
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.interop apt ## the long sweeps
+	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES) debootstrap lintian"
 	$(BIN)/python -m pytest -q $(SPREAD) --timeout 3600 -m long $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs
@@ -199,6 +200,24 @@ install: wheel ## duplexd below PREFIX (/usr/local), with pinned libraries, belo
 	rm -rf $(DESTDIR)$(LIBDIR)/share/duplexd
 	cp -r --no-preserve=ownership $(DESTDIR)$(LIBDIR)/share/. $(DESTDIR)$(PREFIX)/share/
 	rm -rf $(DESTDIR)$(LIBDIR)/share $(DESTDIR)$(LIBDIR)/include
+
+# A native package of this tree, for the Debian that builds it. Nothing is compiled, hence -d: it
+# needs no build-essential.
+DEB_PACKAGES := debhelper dpkg-dev fakeroot python3-venv
+DEB_VERSION := $(VERSION)
+DEB_SOURCE := build/deb/duplexd
+deb: ## dist/duplexd_VERSION_ARCHITECTURE.deb
+	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES)"
+	rm -rf build/deb && mkdir -p $(DEB_SOURCE) dist
+	tar -c --exclude=__pycache__ Makefile pyproject.toml README.md CHANGELOG.md LICENSE configs docs \
+		duplexd systemd | tar -x -C $(DEB_SOURCE)
+	cp -r configs/debian $(DEB_SOURCE)/debian
+	maintainer=$$(sed -n 's/^Maintainer: //p' configs/debian/control); \
+	when=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}; \
+	printf 'duplexd (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' \
+		"$(DEB_VERSION)" "$$maintainer" "$$(date -R -d "@$$when")" > $(DEB_SOURCE)/debian/changelog
+	cd $(DEB_SOURCE) && dpkg-buildpackage -b -d -us -uc
+	cp build/deb/duplexd_*.deb dist/
 
 clean: ## removes what make made, but not ./var
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,35 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def pins(name: str) -> dict[str, str]:
     """The pinned version of each library."""
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (PINS / name).read_text(), re.MULTILINE))
+
+
+# The daemon of README's fourth command answers before the fifth is typed.
+ANSWERS = """
+trap 'kill $!; wait $!' EXIT
+timeout 100 sh -c 'until try/bin/duplexctl --quiet --socket try/var/control.sock status 2>/dev/null
+do sleep 0.2; done'
+"""
+
+
+@pytest.mark.long
+def test_readme_comes_from_the_wheel_to_a_suspend_within_five_commands(tmp_path: Path) -> None:
+    subprocess.run(["make", "wheel"], cwd=ROOT, capture_output=True, timeout=600, check=True)
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    shutil.copy(wheel, tmp_path)
+    text = (ROOT / "README.md").read_text().partition("from the wheel")[2]
+    commands = text.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) <= 5
+    result = subprocess.run(
+        ["bash", "-e"],
+        input="\n".join([*commands[:-1], ANSWERS, commands[-1]]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "suspended db: consistent" in result.stdout
 
 
 def test_the_wheel_carries_man_pages_and_completions(carried: set[str]) -> None:
