@@ -15,7 +15,15 @@ from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
 from duplexd.core.patience import JournalRead, OfState
 from duplexd.engine.checkpoint import forget_mount
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
+from duplexd.engine.opening import (
+    PRIMARY,
+    SECONDARY,
+    Images,
+    Opener,
+    absent,
+    places,
+    why_absent,
+)
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
 from duplexd.engine.recovery.primary_replay import lacking
@@ -124,6 +132,27 @@ class _Work:
                 if judged.exchanged:
                     journal.ledger.exchange_keys(record)
                 await self._take(journal, pair, judged)
+        self.refuse_faults()
+
+    def refuse_faults(self) -> None:
+        """With `on_start_error = "refuse"`: raises ConfigurationError for an image that cannot be
+        used or is not the one of the journal, OSError for one that failed. Nothing was said in the
+        journal yet, so another start finds the same, and applies again what was applied.
+        """
+        if self._config.controller.on_start_error != "refuse":
+            return
+        known = {name: pair.record for name, pair in self.pairs.items()}
+        self._opener.refuse_absent(self._config.volumes, known, self.opened)
+        for role in (PRIMARY, SECONDARY):
+            for pair, fault in self.faults.of(role).items():
+                number, why = fault.error.errno, fault.error.strerror or str(fault.error)
+                first, second = places(self._config.volumes[pair.name], pair.record.swapped)
+                key = (first if role == PRIMARY or second is None else second).key
+                text = f"volumes.{pair.name}.{key}: {why}; the pair is {pair.state}"
+                if number != errno.ESTALE:
+                    raise OSError(number, text)
+                if not self._adopt:  # the images are to be taken as they are
+                    raise ConfigurationError(text)
 
     async def _take(self, journal: ReadJournal, pair: Pair, judged: Judged) -> None:
         """Draw the first conclusions from what was found."""
@@ -272,6 +301,7 @@ async def recover(
         await steps.do(work.open(journal))
         await steps.do(work.loosen(file, journal))
         await steps.do(work.replay(journal))
+        work.refuse_faults()
     except (JournalHungError, StagingHungError):
         workers.submit(work.close, _whatever)  # it may hang, too
         raise
