@@ -170,8 +170,8 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
 
 
 def doubted(judgement: Judgement, path: str) -> Judgement:
-    """The same of a secondary that trails its primary: one that nothing shows to be the right image
-    is not called current.
+    """The same of a secondary at a cut, which cannot be compared with its primary: one that nothing
+    shows to be the right image is not called current.
     """
     if judgement.proven or not judgement.current:
         return judgement

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair, latest_start
-from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.core.identity import Facts, Side, judge, judge_pair, latest_start
 from duplexd.core.since import known
 from duplexd.images.probe import probe
 
@@ -48,16 +47,12 @@ class Evidence:
     ) -> tuple[Judgement | None, Judgement | None]:
         """Judge the images of a pair, by role; None where none was found."""
         of_primary, of_secondary = self.facts(record, mode)
-        ours, theirs = judge_pair(
+        return judge_pair(
             record.name,
             self._known,
             Side(record.primary_image, primary, of_primary),
             Side(record.secondary_image, secondary, of_secondary),
         )
-        claimed = record.state in {DUPLEX, SUSPENDED} and record.usable
-        if mode == "async" and claimed and theirs is not None and secondary is not None:
-            theirs = doubted(theirs, secondary.path)
-        return ours, theirs
 
     def latest_start(self, found: Found | None) -> int:
         """See `identity.latest_start`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
+from duplexd.core.pair_states import DUPLEX
 from duplexd.core.patience import JournalRead, OfState
 from duplexd.engine.checkpoint import forget_mount
 from duplexd.engine.opening import (
@@ -56,9 +57,9 @@ _CHUNK_BYTES = 1 << 20  # of the journal, read at once
 class Recovered(NamedTuple):
     """`pairs`: volumes that the journal knows, by name. `images`: of all volumes, in the order of
     the configuration; the pairs have the legs. `faults`: images that are not what the journal says
-    of them. `uncompared`: pairs whose legs may differ in their open regions. `adopted`: those whose
-    primaries were taken as they are, with the changes that are given up so. `ahead`: for the marker
-    of this start, see `identity.Known`.
+    of them. `uncompared`: pairs whose legs may differ in their open regions, or anywhere, because
+    nothing is known of the secondary. `adopted`: those whose primaries were taken as they are, with
+    the changes that are given up so. `ahead`: for the marker of this start, see `identity.Known`.
     """
 
     journal: ReadJournal
@@ -108,6 +109,7 @@ class _Work:
         self.ahead = 0
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
+        self.unproven: set[Pair] = set()  # their secondaries may be any image
         self._holds: dict[Pair, int] = {}  # durably, their secondaries, before the replay
 
     async def open(self, journal: ReadJournal) -> None:
@@ -171,6 +173,9 @@ class _Work:
             self.faults.add(Side(pair, SECONDARY), Fault(changed(judged.secondary)))
         elif record.secondary_image is None:
             self._compare_place(pair)
+        elif judged.unproven and record.state == DUPLEX:  # as if no checkpoint had recorded it
+            ledger.use_images(record, record.primary_image, None)
+            self.unproven.add(pair)
 
     def _compare_place(self, pair: Pair) -> None:
         """Where no more is known of a secondary, one at another path than before is another."""
@@ -309,7 +314,8 @@ async def recover(
         work.give_up()
         steps.afterwards(work.close)
         raise
-    uncompared = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
+    unclean = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
+    uncompared = unclean | work.unproven
     return Recovered(
         journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted,
         work.ahead,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.markers import MakeCut
-from duplexd.core.pair_states import BY_ERROR, DUPLEX, SUSPENDED
+from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED, UNCLEAN_STOP
 from duplexd.images.probe import SAMPLE_BYTES
 from duplexd.journal.format import crc32c
 from tests.sim.image import Image
@@ -97,7 +97,7 @@ async def test_another_image_in_its_place_is_not_called_current(
 
 
 @each_wrong
-async def test_one_that_nothing_is_known_of_is_not_called_current(
+async def test_one_that_nothing_is_known_of_is_compared_before_it_is_called_current(
     wrong: Callable[[SimDisk], None],
 ) -> None:
     disk = new_disk()
@@ -105,7 +105,30 @@ async def test_one_that_nothing_is_known_of_is_not_called_current(
     wrong(disk)
     async with running(ASYNC, disk=disk) as core:
         pair = core.pair()
-        assert (pair.state, pair.usable, pair.reason) == (SUSPENDED, False, BY_ERROR)
+        assert (pair.state, pair.reason, pair.usable) == (PENDING, UNCLEAN_STOP, False)
+        assert pair.changed == pair.record.full_map()
+        await core.controller.resync_wait(["data"])
+        assert (core.states(), core.equal()) == ({"data": DUPLEX}, True)
+
+
+async def test_it_does_not_take_the_place_of_a_primary_that_is_gone() -> None:
+    disk = new_disk()
+    await (await trailing(disk, everything=True)).crash(power=False)
+    emptied(disk)
+    disk.remove("/a/data.img")
+    async with running(ASYNC, disk=disk) as core:
+        assert core.pair().failed
+
+
+@each_wrong
+async def test_one_at_a_cut_that_nothing_is_known_of_is_not_usable(
+    wrong: Callable[[SimDisk], None],
+) -> None:
+    disk = new_disk()
+    await (await trailing(disk, cut=True, everything=True)).crash(power=False)
+    wrong(disk)
+    async with running(ASYNC, disk=disk) as core:
+        assert (core.pair().state, core.pair().usable) == (SUSPENDED, False)
         assert "nothing shows that this is the image" in core.named("image-changed")[0]["error"]
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
