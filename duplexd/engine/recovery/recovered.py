@@ -110,7 +110,6 @@ class _Work:
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
         self.unproven: set[Pair] = set()  # their secondaries may be any image
-        self._holds: dict[Pair, int] = {}  # durably, their secondaries, before the replay
 
     async def open(self, journal: ReadJournal) -> None:
         """Open the images of all volumes, and judge them; a pair for each volume that the journal
@@ -191,7 +190,7 @@ class _Work:
         """
         settings = self._config.controller
         pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
-        self._holds = holds = {pair: pair.applied for pair in pairs}
+        holds = {pair: pair.applied for pair in pairs}
 
         def patience(noted: Noted) -> float:
             secondary = isinstance(noted, Side) and noted.role == SECONDARY
@@ -206,19 +205,10 @@ class _Work:
                 await patiently(self._workers, watch, replay.run, patience)
             except HungError as error:
                 raise_if_of_state(error)
-                self._give_up(journal, cast("Side", error.what), error)
+                side = cast("Side", error.what)
+                give_up(journal.ledger, side, holds[side.pair], error)
             else:
                 return
-
-    def _give_up(self, journal: ReadJournal, side: Side, error: HungError) -> None:
-        """The thread that hangs has the file open; it closes itself when that thread ends."""
-        leg, pair = side.leg, side.pair
-        gone = absent(leg.path, leg.size, error.strerror or str(error))
-        if side.role == PRIMARY:
-            pair.set_legs(gone, pair.secondary, pair.mode)
-        else:
-            pair.set_legs(pair.primary, gone, pair.mode)
-            journal.ledger.secondary_lacks(pair.record, self._holds[pair])
 
     async def answered(self, watch: Watch[OfState], call: Callable[[], T]) -> T:
         """The result of a call that uses the files of the state directory, and notes so in `watch`.
@@ -324,6 +314,19 @@ async def recover(
 
 def _whatever(_result: None, _error: BaseException | None) -> None:
     """The start has ended without it."""
+
+
+def give_up(ledger: Ledger, side: Side, holds: int, error: HungError) -> None:
+    """Go on without an image that hangs: the thread in it has the file open, which closes itself
+    when that thread ends. `holds`: what its pair's secondary holds durably.
+    """
+    leg, pair = side.leg, side.pair
+    gone = absent(leg.path, leg.size, error.strerror or str(error))
+    if side.role == PRIMARY:
+        pair.set_legs(gone, pair.secondary, pair.mode)
+    else:
+        pair.set_legs(pair.primary, gone, pair.mode)
+        ledger.secondary_lacks(pair.record, holds)
 
 
 def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:
