@@ -25,6 +25,7 @@ from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
+from duplexd.engine.opening import why_absent
 from duplexd.errors import DamageError
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
@@ -424,7 +425,16 @@ def _primary_at(pair: Pair, tail: int) -> int:
 def _is_unrecorded(pair: Pair) -> bool:
     record = pair.record
     secondary = pair.state == DUPLEX and record.secondary_image is None
-    return secondary or record.primary_image is None
+    return secondary or record.primary_image is None or _is_unsampled(pair)
+
+
+def _is_unsampled(pair: Pair) -> bool:
+    """Whether the secondary is at a cut, and only samples would show a start which image it is."""
+    image, cut = pair.record.secondary_image, pair.cut
+    if pair.state != SUSPENDED or image is None or image.marked or cut is None:
+        return False
+    is_there = pair.usable and pair.applied >= cut.sequence and not why_absent(pair.secondary)
+    return is_there and image.sampled_at != cut.sequence
 
 
 def _is_of_secondary(outcome: Outcome) -> bool:

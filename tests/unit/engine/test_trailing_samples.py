@@ -148,6 +148,20 @@ async def test_the_right_one_costs_no_copy(first: bool, cut: bool, state: str) -
         assert core.equal()
 
 
+async def test_a_secondary_that_has_come_to_its_cut_is_sampled_there_soon() -> None:
+    core = await trailing(new_disk(), cut=True, everything=True)
+    checkpointer, pair = core.controller.checkpointer, core.pair()
+    assert not checkpointer.would_record_images(), "it is on its way"
+    core.controller.async_follower.stepping.release()
+    await arrived(core)
+    assert checkpointer.would_record_images()
+    await checkpointer.checkpoint()
+    assert not checkpointer.would_record_images()
+    assert pair.record.secondary_image is not None
+    assert pair.record.secondary_image.samples
+    await core.controller.stop()
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_what_a_run_before_wrote_last_is_sampled_by_the_next(mode: str) -> None:
     """What a replay brings to an image is in no checkpoint before the one at its end."""
