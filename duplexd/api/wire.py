@@ -39,12 +39,15 @@ class HttpError(Exception):
 class Request:
     """One request, whole. `target` is what the client sent; the path is quoted in it."""
 
-    __slots__ = ("asked_at", "body", "chunked", "error", "keep_alive", "method", "target")
+    __slots__ = (
+        "asked_at", "body", "chunked", "error", "host", "keep_alive", "method", "target",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.asked_at = 0.0  # by the loop's clock, when its turn is waited for
         self.method = ""
         self.target = ""
+        self.host: str | None = None  # the Host header
         self.body = b""
         self.keep_alive = False
         self.chunked = False  # whether the client understands an answer in chunks (HTTP/1.1)
@@ -153,7 +156,9 @@ class RequestReader:
         self._count(len(name) + len(value) + 4)
         if self._in_head:
             lower = name.lower()
-            self._hosts += lower == b"host"
+            if lower == b"host":
+                self._hosts += 1
+                self._request.host = value.decode("latin-1")
             self._expects |= lower == b"expect" and value.lower() == b"100-continue"
 
     def _count(self, size: int) -> None:
