@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 _VERSIONS = {"1.0", "1.1"}
+# An operator's browser has its certificate, and sends what a page of a stranger asks it to
+_FROM_A_PAGE = "a web page sent this request (it has an Origin header), and none may command here"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -160,6 +162,8 @@ class RequestReader:
                 self._hosts += 1
                 self._request.host = value.decode("latin-1")
             self._expects |= lower == b"expect" and value.lower() == b"100-continue"
+            if lower == b"origin":
+                self._request.error = HttpError(403, _FROM_A_PAGE)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
