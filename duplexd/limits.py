@@ -64,7 +64,7 @@ class EngineLimits:
     inline_batch_bytes_max: int = 512 * KIB
     # A batch takes a few milliseconds, and all else waits for it. A change counts for its length
     # and for what it costs however short it is. Four of the longest records fit.
-    batch_bytes_max: int = 4 * MIB + 64 * KIB
+    batch_bytes_max: int = 4 * MIB + 128 * KIB
     change_cost_bytes: int = 24 * KIB
     shared_cost_max: int = 768 * KIB  # of a batch while several volumes have changes queued
     shared_piece_bytes: int = 256 * KIB  # and of a long WRITE in it

@@ -107,6 +107,7 @@ class Controller(Protocol):
         lease_id: str | None = None,
         fence: int | None = None,
         certificate: bool = False,
+        existing: bool = False,
     ) -> Json: ...
     async def resync(self, names: list[str], partial: bool = False) -> Json: ...
     async def resync_wait(self, names: list[str]) -> Json: ...
@@ -258,14 +259,15 @@ class Actions:
         lease_id: str | None,
         fence: int | None = None,
         certificate: bool = False,
+        existing: bool = False,
     ) -> Json:
         """Cut all targets at one point.
 
-        Legal when all are DUPLEX, or all are SUSPENDED at one cut already (`already`).
+        Legal when all are DUPLEX; with `existing` also when a suspend brought all to one cut.
         """
         names = self._resolve(targets)
         self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
-        return await self.controller.suspend(names, tag, lease_id, fence, certificate)
+        return await self.controller.suspend(names, tag, lease_id, fence, certificate, existing)
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
         """Cut the volumes of a lease that is held for a group's cut. Legal while it is held."""

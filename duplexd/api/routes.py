@@ -74,7 +74,13 @@ async def post_quiesce(context: Context, call: Call) -> Lines:
 async def post_suspend(context: Context, call: Call) -> Answer:
     body = call.parse(SuspendRequest)
     suspended = await context.actions.suspend(
-        call.peer, body.targets, body.tag, body.lease, body.fence, body.certificate
+        call.peer,
+        body.targets,
+        body.tag,
+        body.lease,
+        body.fence,
+        body.certificate,
+        body.allow_existing,
     )
     return answer(suspended)
 

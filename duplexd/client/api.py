@@ -103,6 +103,7 @@ class Client:
         lease: str | None = None,
         hold_max: float | None = None,
         certificate: bool = False,
+        allow_existing: bool = False,
         on_cut: OnCut | None = None,
     ) -> Suspended:
         """Cut all targets at one point.
@@ -111,8 +112,8 @@ class Client:
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
 
-        Raises with nothing suspended if it can't be done; UndecidedError if a member that was cut
-        no longer answers.
+        Raises with nothing suspended if it can't be done, or if all are at one cut already and not
+        `allow_existing`; UndecidedError if a member that was cut no longer answers.
 
         `on_cut` gets the result before anything else is waited for. If the command is cancelled, it
         gets what became of the cut if one was made or may have been: a result, or an
@@ -123,7 +124,8 @@ class Client:
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        plan = member.Plan(member.new_cut_id(), group, hold_max_s, tag, lease, certificate)
+        cut_id = member.new_cut_id()
+        plan = member.Plan(cut_id, group, hold_max_s, tag, lease, certificate, allow_existing)
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
         if lease is not None:

@@ -37,6 +37,7 @@ class Plan:
     tag: str = ""
     lease: str | None = None  # a hold of another command, under which to cut
     certificate: bool = False
+    existing: bool = False  # a cut that all are at already is an answer, too
 
     @property
     def alone(self) -> bool:
@@ -154,6 +155,8 @@ class Member:
         plan = self._plan
         body: Json = {"targets": list(plan.group.members[self.link.name]), "tag": plan.tag}
         body["certificate"] = plan.certificate
+        if plan.existing:
+            body["allow_existing"] = True
         if self.lease:
             body |= self._named_lease()
         elif plan.lease is not None:

@@ -8,12 +8,14 @@ made or may have been.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from duplexd.client import outcomes, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import VOID
+from duplexd.core.cuttable import Standing, check_standing
 from duplexd.errors import UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 
@@ -73,6 +75,7 @@ async def suspend_together(
         statuses = await settling.calm(plan.group, links)
         survey.check_members(statuses)
         if (cut := survey.common_cut(statuses)) is not None:
+            check_standing(_standing(cut, statuses), plan.existing)
             return _already(plan.group, cut, statuses)
         survey.check_duplex(statuses)
         survey.check_equal(statuses)
@@ -191,6 +194,11 @@ def _why(drive: Drive, verdict: str, left: list[str]) -> str:
     if not left:
         return ""
     return f"{' '.join(left)}: reached the cut, but left it before the suspend was done (resynced)"
+
+
+def _standing(cut: Json, statuses: dict[str, Json]) -> Standing:
+    reasons = frozenset(str(each["reason"]) for each in survey.volumes(statuses).values())
+    return Standing(cut["id"], cut.get("tag", ""), time.time() - cut.get("time", 0.0), reasons)
 
 
 def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:

@@ -1,5 +1,9 @@
 """Which pairs can be suspended at one cut: those that are all DUPLEX, and equal. Pure.
 
+Pairs that are all at one cut already are not suspended again: that cut is not the one that was
+asked for, and a backup of it would be one of the past. Who wants it anyhow has to say so; and if it
+was a failure that stopped them, nobody chose that point.
+
 A cut promises that all secondaries hold the same prefix of the sequence. A secondary that is being
 copied, or that is suspended at another cut already, cannot keep that promise. Nor can one that is
 known to differ from its primary, because one of the two is wrong. So this is
@@ -9,10 +13,12 @@ writes wait for a cut that cannot be made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
+from duplexd.core.pair_states import BY_COMMAND, DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import WrongStateError
+from duplexd.printable import printable
+from duplexd.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,6 +26,34 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair, PairRecord
 
 _LISTED_MAX = 5  # in an error message
+
+
+class Standing(NamedTuple):
+    """The cut that pairs are at, before a suspend; `reasons`: why each of them is."""
+
+    cut_id: str
+    tag: str
+    age_s: float
+    reasons: frozenset[str]
+
+
+def check_standing(standing: Standing, allowed: bool) -> None:
+    """Raises WrongStateError unless that cut may be the answer to a suspend."""
+    cut_id, tag, age_s, reasons = standing
+    chosen = reasons <= {BY_COMMAND}
+    if allowed and chosen:
+        return
+    tagged = f"tag {printable(tag)!r}, " if tag else "no tag, "
+    why = ", ".join(sorted(reasons, key=BY_COMMAND.__eq__))
+    todo = (
+        "resync and suspend again, or take that cut with --allow-existing"
+        if chosen
+        else "nobody asked for that cut; resync, then suspend"
+    )
+    raise WrongStateError(
+        f"suspended already: cut {cut_id} ({tagged}{format_duration(age_s)} old, {printable(why)});"
+        f" nothing was done; {todo}"
+    )
 
 
 def check_can_be_cut(pairs: Sequence[Pair]) -> None:

@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="write a certificate of the cut, for verify-cut",
 )
+@click.option(
+    "--allow-existing",
+    is_flag=True,
+    help="if the targets are all at one cut already, succeed and name it; else that is an error",
+)
 @common()
 @click.pass_obj
 def suspend(
@@ -60,6 +65,7 @@ def suspend(
     lease: str | None,
     hold_max_s: float | None,
     certificate: str | None,
+    allow_existing: bool,
 ) -> None:
     """Cut at one point.
 
@@ -78,6 +84,7 @@ def suspend(
             lease=lease,
             hold_max=hold_max_s,
             certificate=certificate is not None,
+            allow_existing=allow_existing,
             on_cut=outcome.known,
         )
 

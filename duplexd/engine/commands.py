@@ -79,10 +79,11 @@ class Commands:
         lease_id: str | None = None,
         fence: int | None = None,
         certificate: bool = False,
+        existing: bool = False,
     ) -> Json:
         """See `Suspends.suspend`."""
         pairs = self._served(names)
-        return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate)
+        return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate, existing)
 
     async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
         """See `Resyncs.resync`. What is absent of these pairs is opened before.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.cut_states import CONSISTENT, VOID
-from duplexd.core.cuttable import check_can_be_cut
+from duplexd.core.cuttable import Standing, check_can_be_cut, check_standing
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
@@ -92,25 +92,24 @@ class Suspends:
         lease_id: str | None,
         fence: int | None = None,
         certificate: bool = False,
+        existing: bool = False,
     ) -> Json:
         """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
 
         With a lease, its hold ends in the same step. Raises WrongStateError, with nothing done, if
-        not all pairs can be cut together; LeaseLostError if the hold has ended. A cut that turns
-        out not to be consistent is recorded as void. With `certificate` the result holds what
+        not all pairs can be cut together, or if they are at one cut already and not `existing`;
+        LeaseLostError if the hold has ended. A cut that turns out not to be consistent is recorded
+        as void. With `certificate` the result holds what
         proves the cut.
         """
         if not pairs:
             raise UsageError("name at least one volume or group")
         self._archive.made += 1
         began = self._clock.monotonic()
-        step = await self._timeline.at_rest(lambda: self._step(pairs, tag, lease_id, fence))
+        step = await self._timeline.at_rest(
+            lambda: self._step(pairs, tag, lease_id, fence, existing)
+        )
         cut, already = step.cut, step.already
-        if already and cut.members and cut.verdict is None:
-            raise WrongStateError(
-                f"the pairs are suspended at cut {cut.id} of group {cut.group}, which is in doubt: "
-                f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
-            )
         await self._settling.wait(cut)
         if already and cut.verdict == CONSISTENT:
             await self._settling.look(pairs)
@@ -138,19 +137,36 @@ class Suspends:
         return result
 
     def _step(
-        self, pairs: Sequence[Pair], tag: str, lease_id: str | None, fence: int | None
+        self,
+        pairs: Sequence[Pair],
+        tag: str,
+        lease_id: str | None,
+        fence: int | None,
+        existing: bool,
     ) -> _Step:
         began = self._clock.monotonic()
         hold = self._find_lease(lease_id, fence, pairs) if lease_id is not None else None
         cut = _common_cut(pairs)
         already = cut is not None
-        if cut is None:
+        if cut is not None:
+            self._check_common(pairs, cut, existing)
+        else:
             cut = self._cut(pairs, tag, hold is not None)
             if hold is not None:
                 hold.cut_at = self._clock.monotonic()
         if hold is not None:
             self._leases.end(hold, ends.BY_SUSPEND)
         return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
+
+    def _check_common(self, pairs: Sequence[Pair], cut: Cut, existing: bool) -> None:
+        if cut.members and cut.verdict is None:
+            raise WrongStateError(
+                f"the pairs are suspended at cut {cut.id} of group {cut.group}, which is in doubt: "
+                f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
+            )
+        age_s = self._clock.wall() - cut.time_us / 1e6
+        reasons = frozenset(pair.reason for pair in pairs)
+        check_standing(Standing(cut.id, cut.tag, age_s, reasons), existing)
 
     def _cut(self, pairs: Sequence[Pair], tag: str, held: bool) -> Cut:
         participant = self._leases.participant

@@ -539,6 +539,7 @@ class FakeController:
         lease_id: str | None = None,
         fence: int | None = None,
         certificate: bool = False,
+        existing: bool = False,
     ) -> Json:
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
@@ -548,6 +549,8 @@ class FakeController:
                 f"{', '.join(names)}: not all DUPLEX; `duplexctl resync` brings them there"
             )
         already = states == {"SUSPENDED"}
+        if already and not existing:
+            raise WrongStateError("suspended already: cut 0; nothing was done")
         cut_id = f"{self.next_sequence():016x}"
         for name in names:
             self.volumes[name] = "SUSPENDED"

@@ -36,7 +36,11 @@ def test_a_backup_from_start_to_finish(pair_daemon: Daemon) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert Suspended.model_validate_json(done.stdout).verdict == "consistent"
     assert "SUSPENDED" in run_duplexctl(files, "status", "db").stdout
-    assert run_duplexctl(files, "suspend", "db").stdout.startswith("already suspended")
+    again = run_duplexctl(files, "suspend", "db", "--tag", "tomorrow")
+    assert (again.returncode, again.stdout) == (5, "")
+    assert "(tag 'nightly', " in again.stderr  # it is no backup of tomorrow
+    again = run_duplexctl(files, "suspend", "db", "--allow-existing")
+    assert again.stdout.startswith("already suspended")
     done = run_duplexctl(files, "resync", "db", "--wait", "--json")
     assert done.returncode == 0
     assert ResyncDone.model_validate_json(done.stdout.splitlines()[-1]).ok

@@ -110,7 +110,9 @@ def test_a_backup_from_start_to_finish(ctl: Ctl) -> None:
     assert text.startswith("suspended db: consistent, cut ")
     assert "\n  alpha at " in text
     assert "; within the limit of 10 s" in text
-    assert ctl("suspend", "db").startswith("already suspended db: consistent")
+    assert "suspended already: cut " in ctl("suspend", "db", code=5)
+    again = ctl("suspend", "db", "--allow-existing")
+    assert again.startswith("already suspended db: consistent")
     status = ctl.json("status", "db")
     (group,) = status["groups"]
     assert (group["state"], group["verdict"]) == ("SUSPENDED", "consistent")
@@ -165,8 +167,9 @@ def test_a_group_of_one_controller_needs_no_hold(ctl: Ctl, tmp_path: Path) -> No
         {},
     )
     assert (tmp_path / "cut.json").exists()
+    again = ["--certificate", str(tmp_path / "again.json"), "--allow-existing"]
     assert "already suspended: a certificate is written only by" in ctl(
-        "suspend", "one", "--certificate", str(tmp_path / "again.json"), code=5
+        "suspend", "one", *again, code=5
     )
     assert not (tmp_path / "again.json").exists()
     result = ctl.json("suspend", "beta:here")

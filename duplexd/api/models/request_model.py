@@ -64,6 +64,9 @@ class SuspendRequest(Request):
     )
     fence: Fence = None
     certificate: bool = Field(False, description="answer with what a certificate of the cut holds")
+    allow_existing: bool = Field(
+        False, description="a cut that all targets are at already is an answer, too (`already`)"
+    )
 
 
 class ResyncRequest(Request):

@@ -236,6 +236,8 @@ def _read(path: str) -> bytes | None:
 
 async def _look_at_volume(world: World, name: str, status: Json) -> None:
     data = await world.read(name)
+    if data is None and status["served"]:  # that read may be the first to meet the failure
+        status = (await world.status())[name]
     if status["served"]:
         assert data is not None, f"{name} is called served, and: {world.refused[-1]}"
         check_blocks(data, world.models[name].allowed(), f"volume {name}")

@@ -58,11 +58,18 @@ def test_status_of_targets_has_their_volumes_and_groups_only(plane: ControlPlane
     assert other["groups"] == []
 
 
-def test_suspend_twice_says_already(plane: ControlPlane) -> None:
+def test_suspend_twice_is_the_wrong_state(plane: ControlPlane) -> None:
+    plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
+    status, problem = plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
+    assert (status, problem["title"]) == (409, "wrong state")
+
+
+def test_suspend_twice_says_already_where_that_is_allowed(plane: ControlPlane) -> None:
     first = Suspended.model_validate(
         plane.ask("POST", "/v1/suspend", {"targets": ["db"], "tag": "x"})[1]
     )
-    second = Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[1])
+    body = {"targets": ["db"], "allow_existing": True}
+    second = Suspended.model_validate(plane.ask("POST", "/v1/suspend", body)[1])
     assert (first.already, first.tag, first.verdict) == (False, "x", "consistent")
     assert second.already
 

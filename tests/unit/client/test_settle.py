@@ -70,13 +70,17 @@ async def test_a_member_whose_journal_failed_before_it_was_ready_is_not_waited_f
             await client.settle("db")
 
 
-@pytest.mark.parametrize("command", ["suspend", "resync"])
-async def test_suspend_and_resync_settle_first(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "options"), [("suspend", {"allow_existing": True}), ("resync", {})]
+)
+async def test_suspend_and_resync_settle_first(
+    tmp_path: Path, command: str, options: dict[str, bool]
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, "ready", "ready")
         for member in controllers:
             member.plant["resync"] = (200, {"volumes": [{"name": "data", "how": "journal"}]})
-        await getattr(client, command)("db")
+        await getattr(client, command)("db", **options)
         assert states(controllers) == ["consistent", "consistent"]
 
 

@@ -65,8 +65,13 @@ async def test_how_long_writes_waited_is_merged(tmp_path: Path) -> None:
 
 async def test_all_at_one_cut_already(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
-        first = await client.suspend("db")
-        again = await client.suspend("db")
+        first = await client.suspend("db", tag="x1")
+        with pytest.raises(
+            WrongStateError,
+            match=rf"already: cut {first.cut} \(tag 'x1', .* old, by command\).*--allow-existing",
+        ):
+            await client.suspend("db")
+        again = await client.suspend("db", allow_existing=True)
         assert (again.already, again.cut, again.verdict) == (True, first.cut, "consistent")
         assert phases(controllers[0]) == PHASES
 
@@ -161,7 +166,7 @@ async def test_a_member_that_does_not_get_the_outcome_is_named(tmp_path: Path) -
         assert (result.verdict, result.untold) == ("consistent", ["beta"])
         assert beta.asked.count("agree") > 1
         beta.plant.clear()
-        again = await client.suspend("db")  # settles it first
+        again = await client.suspend("db", allow_existing=True)  # settles it first
         assert (again.already, again.cut) == (True, result.cut)
         assert list(beta.states.values()) == ["consistent"]
 

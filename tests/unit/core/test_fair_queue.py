@@ -83,11 +83,11 @@ def cost(changes: Sequence[PairChange]) -> int:
     return sum(change.length + LIMITS.change_cost_bytes for change in changes)
 
 
-def test_two_of_the_longest_records_fit_into_a_batch_as_it_is_configured() -> None:
+def test_four_of_the_longest_records_fit_into_a_batch_as_it_is_configured() -> None:
     limits = EngineLimits()
     day = Day(limits)
-    changes = day.add(0, *[limits.record_bytes_max] * 3)
-    assert [day.take(), day.take()] == [changes[:2], changes[2:]]
+    changes = day.add(0, *[limits.record_bytes_max] * 5)
+    assert [day.take(), day.take()] == [changes[:4], changes[4:]]
 
 
 def test_one_volume_fills_a_batch() -> None:

@@ -74,7 +74,9 @@ def test_status_in_text_and_json(ctl: Ctl) -> None:
 def test_suspend_resync_and_verify(ctl: Ctl) -> None:
     code, out, _ = ctl("suspend", "db", "--tag", "nightly", "--json")
     assert (code, cuts.Suspended.model_validate_json(out).tag) == (0, "nightly")
-    code, out, _ = ctl("suspend", "db")
+    code, out, error = ctl("suspend", "db")
+    assert (code, out, "suspended already: cut " in error) == (5, "", True)
+    code, out, _ = ctl("suspend", "db", "--allow-existing")
     assert (code, out.startswith("already suspended db: consistent")) == (0, True)
     code, out, _ = ctl("resync", "db", "--json")
     assert (code, ResyncStarted.model_validate_json(out).volumes[0].how) == (0, "journal")

@@ -434,7 +434,8 @@ def test_of_what_is_suspended_already_no_certificate_is_written(
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
     assert run(["suspend", "db"]) == 0
     capfd.readouterr()
-    assert run(["suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--json"]) == 5
+    certificate = ["--certificate", str(tmp_path / "cut.json")]
+    assert run(["suspend", "db", *certificate, "--json", "--allow-existing"]) == 5
     said = capfd.readouterr()
     assert json.loads(said.out)["already"]
     assert (

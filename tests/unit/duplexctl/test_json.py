@@ -106,7 +106,12 @@ def test_a_certificate_changes_no_field(
     suspend = plane.controller.suspend
 
     async def proven(
-        names: list[str], tag: str, lease: str | None, fence: int | None, certificate: bool
+        names: list[str],
+        tag: str,
+        lease: str | None,
+        fence: int | None,
+        certificate: bool,
+        existing: bool,
     ) -> Json:
         answer = await suspend(names, tag, lease, fence)
         return answer | {"members": [proof] if certificate else []}

@@ -92,7 +92,8 @@ def test_what_is_done_is_said_nevertheless(
         True,
     )
     assert err.count("\n") == 1
-    code, err = ctl(unread, "--socket", str(plane.path), "suspend", "db", *more)
+    again = ["suspend", "db", "--allow-existing"]
+    code, err = ctl(unread, "--socket", str(plane.path), *again, *more)
     assert (code, "Broken pipe; this is done: already suspended db: consistent" in err) == (
         1,
         True,

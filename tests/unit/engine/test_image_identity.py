@@ -83,7 +83,7 @@ async def test_a_suspend_of_pairs_at_a_cut_says_if_a_secondary_is_lost_since() -
         cut = (await core.controller.suspend(["data", "wal"]))["cut"]
         delete(core, "b")
         with pytest.raises(WrongStateError, match=r"not at cut .* any more: data \(/b/data\.img"):
-            await core.controller.suspend(["data", "wal"])
+            await core.controller.suspend(["data", "wal"], existing=True)
         assert core.controller.cuts.show(cut)["volumes"] == ["wal"]
 
 

@@ -89,7 +89,7 @@ async def test_the_certificate_names_the_record_and_the_images() -> None:
             ("data", "/b/data.img"),
             ("wal", "/b/wal.img"),
         ]
-        assert "members" not in await core.controller.suspend(BOTH)
+        assert "members" not in await core.controller.suspend(BOTH, existing=True)
 
 
 async def test_the_event_of_a_suspend() -> None:
@@ -115,10 +115,34 @@ async def test_the_event_of_a_suspend() -> None:
 # ------------------------------------------------------------------------------ which states
 
 
-async def test_suspending_again_says_so_and_is_the_same_cut() -> None:
+async def test_a_cut_that_they_are_at_already_is_not_the_one_that_is_asked_for() -> None:
+    async with running(TWO) as core:
+        cut = (await core.controller.suspend(BOTH, "one"))["cut"]
+        core.clock.now += 7200
+        with pytest.raises(
+            WrongStateError,
+            match=rf"already: cut {cut} \(tag 'one', 2 h old, by command\).*--allow-existing",
+        ):
+            await core.controller.suspend(BOTH, "two")
+        with pytest.raises(WrongStateError, match=f"already: cut {cut}"):
+            await core.controller.suspend(["data"])
+
+
+async def test_a_cut_that_a_failure_made_is_no_answer_whatever_is_allowed() -> None:
+    async with running(TWO, DB) as core:
+        core.secondary("wal").fail("write")
+        await core.write("wal", 0, b"something")
+        for allowed in (False, True):
+            with pytest.raises(
+                WrongStateError, match=r"by secondary error.*nobody asked for that cut; resync"
+            ):
+                await core.controller.suspend(BOTH, existing=allowed)
+
+
+async def test_a_cut_that_is_asked_for_again_and_allowed_is_the_same() -> None:
     async with running(TWO) as core:
         first = await core.controller.suspend(BOTH, "one")
-        again = await core.controller.suspend(BOTH, "two")
+        again = await core.controller.suspend(BOTH, "two", existing=True)
         assert (again["already"], again["cut"], again["tag"]) == (True, first["cut"], "one")
         assert len(core.named("suspended")) == 1
 
@@ -240,8 +264,17 @@ async def test_suspending_what_is_suspended_ends_the_hold() -> None:
     async with running(TWO) as core:
         await core.controller.suspend(BOTH)
         lease = await core.controller.quiesce(BOTH, 5.0, "me")
-        assert (await core.controller.suspend(BOTH, "", lease.id))["already"]
+        assert (await core.controller.suspend(BOTH, "", lease.id, existing=True))["already"]
         assert await lease.ended == ends.BY_SUSPEND
+
+
+async def test_a_suspend_that_is_refused_leaves_the_hold() -> None:
+    async with running(TWO) as core:
+        await core.controller.suspend(BOTH)
+        lease = await core.controller.quiesce(BOTH, 5.0, "me")
+        with pytest.raises(WrongStateError, match="nothing was done"):
+            await core.controller.suspend(BOTH, "", lease.id)
+        assert not lease.ended.done()
 
 
 # ------------------------------------------------------------------------ failures and callers
