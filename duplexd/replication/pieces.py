@@ -11,7 +11,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.images.holes import equal_holes
+from duplexd.images.holes import equal_holes, hole_until
 from duplexd.images.unreadable import BLOCK_BYTES, UnreadableError, read
 from duplexd.replication.follower import SinkError
 from duplexd.runtime.writeback import LostWritesError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from duplexd.replication.follower import WatchedSink
 
 _UNREADABLE_BLOCKS_MAX = 64  # of one piece, found one by one
+_ZEROES = bytes(512)  # what does not begin so is compared no further
 
 
 class PrimaryUnreadableError(UnreadableError):
@@ -178,16 +179,32 @@ def _read(sink: WatchedSink, pair: Pair, offset: int, length: int) -> bytearray:
 
 def _put(sink: WatchedSink, pair: Pair, offset: int, data: bytearray) -> int:
     length = len(data)
+    is_zero = data.startswith(_ZEROES) and data == bytes(length)
     if sink.moves_secondary and _compares(sink, pair):
-        present = bytearray(length)
-        sink.legs.secondary(pair).read_into(offset, memoryview(present))
-        if present == data:
+        leg = sink.legs.secondary(pair)
+        if _is_hole(leg, offset, length):  # nearly all of a new image: reading it fills the cache
+            if is_zero:
+                return 0
+        elif _holds(leg, offset, data):
             return 0
-    if data == bytes(length):
+    if is_zero:
         sink.zero(pair, offset, length, False)
         return 0
     sink.write(pair, offset, data)
     return length
+
+
+def _is_hole(leg: Leg, offset: int, length: int) -> bool:
+    try:
+        return hole_until(leg, offset, offset + length) == offset + length
+    except OSError:
+        return False  # the read that follows says why
+
+
+def _holds(leg: Leg, offset: int, data: bytearray) -> bool:
+    present = bytearray(len(data))
+    leg.read_into(offset, memoryview(present))
+    return present == data
 
 
 def left_out(pair: Pair, unreadable: Sequence[Range]) -> PrimaryUnreadableError:

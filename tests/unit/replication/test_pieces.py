@@ -159,6 +159,18 @@ def test_what_is_a_hole_on_both_is_not_read() -> None:
     assert primary.read_bytes == 0
 
 
+@pytest.mark.parametrize("content", [b"x", b"\0"])
+def test_a_hole_of_the_secondary_is_not_read(content: bytes) -> None:
+    world = World()
+    pair = world.to_copy()
+    primary, secondary = SparseLeg(SIZE), SparseLeg(SIZE)
+    primary.write(0, content * GRAIN)
+    pair.set_legs(primary, secondary, pair.mode)
+    assert copy_piece(SecondarySink(), pair, 0, SIZE, GRAIN).read
+    assert secondary.read_bytes == 0
+    assert secondary.content == primary.content
+
+
 def test_a_hole_over_old_data_is_copied() -> None:
     world = World()
     pair = world.to_copy()
