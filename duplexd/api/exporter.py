@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -47,7 +49,8 @@ class Exporter:
         limits: ApiLimits,
     ) -> None:
         self._address = address
-        self._names = {socket.gethostname().lower(), address.host if address else ""} - {""}
+        own = socket.gethostname()
+        self._names = _forms(own, own.partition(".")[0], address.host if address else "")
         self._scrape = scrape
         self._page = page
         self._routes: dict[tuple[str, ...], Callable[[], Awaitable[Answer]]] = {
@@ -75,6 +78,8 @@ class Exporter:
         """Accept who has connected, and who will."""
         if self._doors:
             self._page.start()
+            # A name server may be silent: nothing waits for it
+            threading.Thread(target=self._learn, name="own name", daemon=True).start()
         for door in self._doors:
             door.start()
 
@@ -85,6 +90,11 @@ class Exporter:
             await door.close()
         self._doors.clear()
         await self._connections.stop()
+
+    def _learn(self) -> None:
+        """The name with its domain, by which other machines scrape."""
+        with suppress(OSError, UnicodeError):  # a name that no name server takes
+            self._names |= _forms(socket.getfqdn())
 
     async def _respond(self, _link: Link, request: Request) -> Answer:
         if not is_meant(request.host, self._names):
@@ -103,6 +113,11 @@ class Exporter:
 
     async def _metrics(self) -> Answer:
         return Answer(200, METRICS_TYPE, await asyncio.to_thread(self._scrape()))
+
+
+def _forms(*names: str) -> set[str]:
+    """As `is_meant` compares them: in lower case, without the dot at the end of a domain."""
+    return {name.lower().removesuffix(".") for name in names} - {""}
 
 
 class _Door(Local):

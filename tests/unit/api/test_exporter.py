@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -20,18 +22,26 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-@pytest_asyncio.fixture
-async def port() -> AsyncIterator[int]:
+@asynccontextmanager
+async def exporter(host: str) -> AsyncIterator[int]:
     port = free_port()
     limits = ApiLimits(exporter_connections_max=2, user_connections_burst=3)
     controller = FakeController(["data"], {})
     page = PageSource(lambda: (controller.status(), [], []), dict)
-    address, metrics = TcpAddress("127.0.0.1", port), lambda: lambda: b"duplexd_info 1\n"
+    address, metrics = TcpAddress(host, port), lambda: lambda: b"duplexd_info 1\n"
     exporter = Exporter(address, metrics, page, limits)
     await exporter.bind()
     exporter.start()
-    yield port
-    await exporter.stop()
+    try:
+        yield port
+    finally:
+        await exporter.stop()
+
+
+@pytest_asyncio.fixture
+async def port() -> AsyncIterator[int]:
+    async with exporter("127.0.0.1") as port:
+        yield port
 
 
 async def ask(port: int, method: str, path: str, host: str = "localhost") -> tuple[int, str]:
@@ -85,6 +95,43 @@ async def test_a_web_page_of_a_stranger_reads_nothing(port: int, path: str) -> N
 async def test_it_answers_to_addresses_and_its_own_names(port: int, host: str) -> None:
     for said in (host, f"{host}:{port}"):
         assert (await ask(port, "GET", "/metrics", said))[0] == 200
+
+
+async def test_it_answers_to_the_configured_name_however_that_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, *more: Any, **named: Any) -> Any:
+        return resolve("127.0.0.1" if host == "Alpha.Example." else host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    async with exporter("Alpha.Example.") as port:
+        for host in ("alpha.example", "Alpha.Example."):
+            assert (await ask(port, "GET", "/metrics", host))[0] == 200
+
+
+async def test_it_answers_to_the_machines_name_with_its_domain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As soon as a name server has said it; until then it answers to the others."""
+    known = threading.Event()
+
+    def asked() -> str:
+        known.wait()
+        return "Alpha.Example"
+
+    monkeypatch.setattr(socket, "getfqdn", asked)
+    async with exporter("127.0.0.1") as port:
+        try:
+            assert (await ask(port, "GET", "/metrics", "alpha.example"))[0] == 421
+            assert (await ask(port, "GET", "/metrics", "127.0.0.1"))[0] == 200
+        finally:
+            known.set()
+        for thread in threading.enumerate():
+            if thread.name == "own name":
+                thread.join(60)
+        assert (await ask(port, "GET", "/metrics", "alpha.example"))[0] == 200
 
 
 async def test_it_answers_to_who_says_no_host(port: int) -> None:
