@@ -77,6 +77,10 @@ class Terminal:
     def press(self, key: bytes) -> None:
         os.write(self._fd, key)
 
+    def kill(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self._pid, number)
+
     def modes(self) -> list[object]:
         """What its settings are, as termios has them."""
         return list(termios.tcgetattr(self._fd))

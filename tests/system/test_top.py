@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -114,6 +115,38 @@ def test_a_daemon_that_is_silent_or_gone_is_said_until_it_is_back(busy: Daemon) 
         terminal.wait("> data", "NOT WELL", without="NO DAEMON")
         terminal.press(b"\x03")  # ctrl-C
         assert terminal.end() == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGHUP])
+def test_a_signal_that_kills_leaves_the_terminal_as_it_was(busy: Daemon, number: int) -> None:
+    with top(busy) as terminal:
+        before = terminal.modes()
+        terminal.wait("> data")
+        if number == signal.SIGQUIT:
+            terminal.press(b"\x1c")  # ctrl-\
+        else:
+            terminal.kill(number)
+        assert terminal.end() == -number
+        assert terminal.modes() == before
+        assert terminal.written.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+def test_in_the_background_it_leaves_the_terminal_to_the_shell(busy: Daemon) -> None:
+    socket = str(busy.files.control_socket)
+    with Terminal(["/bin/bash", "--norc", "-i"], more={"PS1": "$ "}) as terminal:
+        typed = shlex.join([*MAIN, "--socket", socket, "top", "--interval", "0.2"])
+        terminal.press(f"{typed}\n".encode())
+        terminal.wait("> data")
+        terminal.press(b"\x1a")  # ctrl-Z
+        terminal.wait("Stopped")
+        before = len(terminal.written)
+        terminal.press(b"bg; sleep 1; jobs; echo more-$((1 + 1))\n")
+        terminal.wait("more-2")
+        assert b"\x1b[?1049h" not in terminal.written[before:]
+        terminal.press(b"fg\n")
+        terminal.wait("> data", without="more-2")
+        terminal.press(b"q")
+        terminal.wait("$")
 
 
 def test_without_colour_and_in_latin_1_it_says_the_same(busy: Daemon) -> None:

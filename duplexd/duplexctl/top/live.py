@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from duplexd.duplexctl.top.overview import Overview
 
 _DRAW_SECONDS = 0.5
+# Ctrl-\ and the end of a session; others than SIGINT and SIGTERM, which end any command alike
+_ENDING = (signal.SIGQUIT, signal.SIGHUP)
 
 
 def drawn(lines: Sequence[Line]) -> Group:
@@ -61,6 +63,7 @@ class Screen:
         self._live = Live(console=console, auto_refresh=False, screen=True)
         self._position = Position()
         self._wake = asyncio.Event()
+        self._killed_by = 0  # a signal that ends the program once the terminal is as it was
         # what is on the screen: of what, where, and how large
         self._there: tuple[Overview, Position, tuple[int, int]] | None = None
 
@@ -70,7 +73,7 @@ class Screen:
         feeding = asyncio.ensure_future(self._feed.run(self._wake.set))
         try:
             with keyboard.reading(), self._signals(keyboard), self._drawing():
-                while not self._position.leaving:
+                while not (self._position.leaving or self._killed_by):
                     self._draw()
                     if feeding.done():
                         feeding.result()  # a mistake of ours: nothing else ends it
@@ -81,6 +84,8 @@ class Screen:
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
+            if self._killed_by:
+                os.kill(os.getpid(), self._killed_by)
 
     def _press(self, key: str) -> None:
         seen = self._feed.seen()
@@ -111,19 +116,28 @@ class Screen:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGWINCH, self._wake.set)
         loop.add_signal_handler(signal.SIGTSTP, self._stop, keyboard)
+        ending = [each for each in _ENDING if signal.getsignal(each) is signal.SIG_DFL]
+        for number in ending:
+            loop.add_signal_handler(number, self._end, number)
         try:
             yield
         finally:
-            for number in (signal.SIGWINCH, signal.SIGTSTP):
+            for number in (signal.SIGWINCH, signal.SIGTSTP, *ending):
                 loop.remove_signal_handler(number)
+
+    def _end(self, number: int) -> None:
+        self._killed_by = number
+        self._wake.set()
 
     def _stop(self, keyboard: Keyboard) -> None:
         """Ctrl-Z: the shell gets the terminal as it was, and gives it back with SIGCONT."""
         loop = asyncio.get_running_loop()
-        with keyboard.paused(), writing():
-            self._live.stop()
-            loop.remove_signal_handler(signal.SIGTSTP)  # it does now what it does by itself
-            os.kill(os.getpid(), signal.SIGTSTP)
+        with writing():
+            with keyboard.paused():
+                self._live.stop()
+                loop.remove_signal_handler(signal.SIGTSTP)  # it does now what it does by itself
+                os.kill(os.getpid(), signal.SIGTSTP)
+            # `bg` has stopped it again at the modes of the terminal, before anything is drawn
             loop.add_signal_handler(signal.SIGTSTP, self._stop, keyboard)
             self._live.start()
         self._there = None
