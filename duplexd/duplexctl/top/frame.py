@@ -76,6 +76,13 @@ def frame(seen: Overview, position: Position, width: int, height: int) -> list[L
     return [cut(each, width) for each in shown[:height]]
 
 
+def scrolled_max(seen: Overview, position: Position, width: int) -> int:
+    """How far what is open can be scrolled: until its last line is the first one on the screen."""
+    at = position.at
+    row = seen.volume(at.name) if at is not None and at.kind == VOLUME else None
+    return len(details.lines(seen, row, width)) - 1 if row is not None else 0
+
+
 def plain(seen: Overview, position: Position, width: int = WHOLE) -> list[str]:
     """The same as text, without an end at the bottom."""
     return [text_of(each).rstrip() for each in frame(seen, position, width, WHOLE)]

@@ -18,11 +18,11 @@ from rich.live import Live
 from rich.text import Text
 
 from duplexd.duplexctl.output import writing
-from duplexd.duplexctl.top.frame import frame
+from duplexd.duplexctl.top.frame import frame, scrolled_max
 from duplexd.duplexctl.top.keyboard import Keyboard
 from duplexd.duplexctl.top.lines import style_of
 from duplexd.duplexctl.top.listing import items
-from duplexd.duplexctl.top.position import Position, press
+from duplexd.duplexctl.top.position import Item, Position, press
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,9 +88,10 @@ class Screen:
                 os.kill(os.getpid(), self._killed_by)
 
     def _press(self, key: str) -> None:
-        seen = self._feed.seen()
-        found = items(seen, self._position) if seen is not None else []
-        self._position = press(self._position, key, found)
+        before, found, most = self._position, list[Item](), 0
+        if (seen := self._feed.seen()) is not None:
+            found, most = items(seen, before), scrolled_max(seen, before, self._console.width)
+        self._position = press(before, key, found, most)
         at = self._position.at
         self._feed.aim(at.name if at is not None else "")
         self._wake.set()

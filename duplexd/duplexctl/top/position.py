@@ -45,16 +45,19 @@ def marked(position: Position, items: Sequence[Item]) -> int:
     return items.index(position.selected) if position.selected in items else 0
 
 
-def press(position: Position, key: str, items: Sequence[Item]) -> Position:
-    """What the key makes of it. `items`: the rows that can be selected, as they are shown. A key
-    that means nothing changes nothing.
+def press(position: Position, key: str, items: Sequence[Item], scrolled_max: int = 0) -> Position:
+    """What the key makes of it. `items`: the rows that can be selected, as they are shown;
+    `scrolled_max`: how far the details of a volume go. A key that means nothing changes nothing.
     """
     if key == "quit":
         return position._replace(leaving=True)
     if position.helping:  # any key ends it
         return position._replace(helping=False)
     action = _KEYS.get(key)
-    return action(position, items) if action is not None else position
+    if action is None:
+        return position
+    moved = action(position, items)
+    return moved._replace(scrolled=min(moved.scrolled, scrolled_max))
 
 
 def _by(rows: int) -> Callable[[Position, Sequence[Item]], Position]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.cells import cell_len
 
-from duplexd.duplexctl.top.frame import frame, plain
+from duplexd.duplexctl.top.frame import frame, plain, scrolled_max
 from duplexd.duplexctl.top.lines import style_of, text_of
 from duplexd.duplexctl.top.listing import items
 from duplexd.duplexctl.top.moment import for_terminal, moment
@@ -286,3 +286,13 @@ def test_an_age_is_as_of_now_and_not_of_the_look() -> None:
     shown_at = for_terminal("utf-8")
     now = moment(look(cuts=[CUT]), 20.0, NOW, shown_at)
     assert overview(None, now, "", NOW + 3600).cuts[0].age_s == 3 * 3600
+
+
+def test_details_are_scrolled_to_their_last_line() -> None:
+    overview = seen(look(**SUSPENDED))
+    position = Position(trail=(Item("volume", "data"),))
+    most = scrolled_max(overview, position, 80)
+    end = press(position, "end", items(overview, position), most)
+    assert shown(overview, end).splitlines()[-1] == shown(overview, position).splitlines()[-1]
+    assert shown(overview, end) != shown(overview, end._replace(scrolled=most - 1))
+    assert scrolled_max(overview, Position(), 80) == 0

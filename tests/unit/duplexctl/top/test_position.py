@@ -46,9 +46,15 @@ def test_back_selects_what_was_left() -> None:
 
 
 def test_details_are_scrolled() -> None:
-    position = press(pressed("enter"), "down", [])
+    position = press(pressed("enter"), "down", [], 9)
     assert position.scrolled == 1
-    assert press(press(position, "up", []), "up", []).scrolled == 0
+    assert press(press(position, "up", [], 9), "up", [], 9).scrolled == 0
+
+
+def test_up_after_the_end_of_the_details_is_one_line_up() -> None:
+    end = press(pressed("enter"), "end", [], 9)
+    assert press(end, "down", [], 9).scrolled == 9
+    assert press(end, "up", [], 9).scrolled == 8
 
 
 def test_enter_with_nothing_to_open_does_nothing() -> None:
