@@ -95,7 +95,8 @@ class ImagePlaces:
         """At what was found wrong, for who asks now: it may be right again. One that does not
         answer soon keeps nobody waiting; what it says is shown to who asks later.
         """
-        wrong = [look for look in self._looks() if look.leg in self._found.keys() - self._hung]
+        asked = self._found.keys() - self._hung
+        wrong = [look for look in self._looks() if look.leg in asked] if asked else []
         if not wrong:
             return
         if self._again is None or self._again.done():
