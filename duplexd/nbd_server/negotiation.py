@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd.handshake import CLOSED, LISTING, TRANSMISSION, Handshake
+from duplexd.nbd.handshake import CLOSED, LIST_PIECE, LISTING, TRANSMISSION, Handshake
 from duplexd.nbd.offers import Offers
 
 if TYPE_CHECKING:
@@ -106,12 +106,13 @@ class Negotiation:
                 wire.pause_reading()
                 self._server.negotiations.ask(self)
                 return
+            looked = LIST_PIECE if handshake.state == LISTING else 1  # hidden volumes, too
             replies = handshake.advance()
             if replies is None:
                 break
             for reply in replies:
                 wire.write(reply)
-            sent += max(1, len(replies))  # a piece of a LIST may be of hidden volumes alone
+            sent += max(looked, len(replies))
             self._due = self._server.loop.time() + self._server.limits.handshake_seconds_max
         if handshake.wants_tls and not wire.is_closing():
             self._wire = self._secure(self._secured)

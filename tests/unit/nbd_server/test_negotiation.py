@@ -16,7 +16,7 @@ from duplexd.nbd import messages as m
 from duplexd.nbd.handshake import LIST_PIECE
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.negotiation import REPLIES_A_TURN
-from duplexd.nbd_server.reach import NO_POLICY, Listener
+from duplexd.nbd_server.reach import NO_POLICY, NOBODY, Listener, Policy
 from duplexd.nbd_server.shared import Server
 from duplexd.nbd_server.sockets import Wire
 from duplexd.net.address import UnixAddress
@@ -262,6 +262,26 @@ def test_lists_that_come_at_once_are_not_begun_at_once() -> None:
             while sum(pending(client.sock) for client in guests) < len(guests) * list_bytes(100):
                 await asyncio.sleep(0)
                 looks.append(backend.looks)
+            grown = [after - before for before, after in itertools.pairwise(looks)]
+            assert max(grown) <= REPLIES_A_TURN + LIST_PIECE
+
+    run(main())
+
+
+def test_a_turn_looks_at_no_more_volumes_where_all_are_hidden() -> None:
+    async def main() -> None:
+        volumes = 40 * REPLIES_A_TURN
+        names = [f"v{number}" for number in range(volumes)]
+        backend = Looked(dict.fromkeys(names, 4096))
+        async with guest() as client:
+            client.server.backend = backend
+            client.server.policy = Policy(dict.fromkeys(names, NOBODY))
+            await client.send(START + LIST)
+            looks = [0]
+            while not pending(client.sock):
+                await asyncio.sleep(0)
+                looks.append(backend.looks)
+            assert await client.read(list_bytes(0)) == m.option_reply(c.OPT_LIST, c.REP_ACK)
             grown = [after - before for before, after in itertools.pairwise(looks)]
             assert max(grown) <= REPLIES_A_TURN + LIST_PIECE
 
