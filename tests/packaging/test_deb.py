@@ -92,7 +92,35 @@ def test_a_shell_can_read_the_script_of_the_package(name: str) -> None:
 def test_no_script_of_the_package_deletes_what_an_operator_has(name: str) -> None:
     text = (DEBIAN / name).read_text()
     deleting = [line for line in text.splitlines() if re.search(r"\brm\b|-delete\b", line)]
-    assert all(line.startswith("find /usr/lib/duplexd ") for line in deleting)
+    assert all(line.strip().startswith("find /usr/lib/duplexd ") for line in deleting)
+
+
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+    daemon-reload) exit 1 ;;
+    *--state=active*canary*) echo duplexd@db.service loaded active ;;
+    *) echo duplexd@old.service loaded failed ;;
+esac
+"""
+
+
+def test_an_upgrade_names_the_daemons_that_run_and_needs_no_answer_of_systemd(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "systemctl").write_text(SYSTEMCTL)
+    (tmp_path / "systemctl").chmod(0o755)
+    script = (DEBIAN / "postinst").read_text().replace("/usr/lib/duplexd/bin/python3", "true")
+    result = subprocess.run(
+        ["sh", "-s", "configure", "0.1.0"],
+        input=script.replace("/run/systemd/system", str(tmp_path)),
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0
+    assert "restart them: duplexd@db.service\n" in result.stdout
 
 
 def test_the_package_says_what_it_needs_and_what_it_is_not() -> None:
