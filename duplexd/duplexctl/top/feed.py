@@ -9,16 +9,16 @@ as the daemon goes on.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from duplexd.duplexctl.top.moment import moment
 from duplexd.duplexctl.top.overview import overview
-from duplexd.errors import DuplexdError
+from duplexd.errors import DuplexdError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from duplexd.client.looking_on import LookingOn
     from duplexd.duplexctl.top.moment import Moment, Shown
@@ -39,7 +39,9 @@ class Feed:
         self._asked_at: float | None = None  # a request that has no answer yet
         self._cuts_of = ""
         self._hurry = asyncio.Event()
+        self._asked_last = 0.0
         self._fault = ""
+        self._fault_word = ""
         self._fault_at = 0.0
         self._seen: tuple[Moment, str, Overview] | None = None  # what it was made of, and is
 
@@ -51,11 +53,8 @@ class Feed:
 
     async def look(self) -> None:
         """Once. Raises what the daemon, or who is between, says instead of an answer."""
-        self._asked_at = monotonic()
-        try:
+        with self._asking():
             look = await self._looking.look(self._cuts_of)
-        finally:
-            self._asked_at = None
         self._before, self._now = self._now, moment(look, monotonic(), time(), self._shown)
         self._fault = ""
 
@@ -70,7 +69,9 @@ class Feed:
                 await self.look()
             except DuplexdError as error:
                 if not self._fault:
-                    self._fault_at = monotonic()
+                    self._fault_at = self._asked_last
+                gone = isinstance(error, UnreachableError)
+                self._fault_word = "NO DAEMON" if gone else "NO ANSWER"
                 self._fault = self._shown(str(error))
             changed()
 
@@ -87,9 +88,14 @@ class Feed:
                 await self._sign_of_life()
 
     async def _sign_of_life(self) -> None:
-        self._asked_at = monotonic()
-        try:
+        with self._asking():
             await self._looking.sign_of_life()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        self._asked_at = self._asked_last = monotonic()
+        try:
+            yield
         finally:
             self._asked_at = None
 
@@ -108,7 +114,7 @@ class Feed:
     def _silent(self) -> str:
         now = monotonic()
         if self._fault:
-            return f"NO DAEMON for {now - self._fault_at:.0f} s: {self._fault}"
+            return f"{self._fault_word} for {now - self._fault_at:.0f} s: {self._fault}"
         if self._asked_at is not None and now - self._asked_at > BEAT_SECONDS:
             return f"NO ANSWER for {now - self._asked_at:.0f} s"
         return ""
