@@ -106,13 +106,13 @@ def _refused(rows: Sequence[Json]) -> str:
 
 
 def _differing(rows: Sequence[Json]) -> str:
-    return printable(
-        "; ".join(
-            f"{row['name']}: {row['differs']}, and the resync has not changed that: run"
-            f" `duplexctl repair {row['name']}` with --from primary or secondary"
-            for row in rows[:_ERRORS_MAX]
-        )
+    listed = "; ".join(
+        f"{row['name']}: {row['differs']}, and the resync has not changed that: run"
+        f" `duplexctl repair {row['name']}` with --from primary or secondary"
+        for row in rows[:_ERRORS_MAX]
     )
+    more = " ".join(row["name"] for row in rows[_ERRORS_MAX:])
+    return printable(listed + (f"; the legs of these differ, too: {more}" if more else ""))
 
 
 def _failed(failed: Sequence[Json]) -> str:

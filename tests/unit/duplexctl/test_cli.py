@@ -29,12 +29,13 @@ from duplexd.api.models.status_model import Status
 from duplexd.daemon import program as daemon
 from duplexd.duplexctl.cli import cli, run
 from duplexd.duplexctl.texts import suspended_text
+from tests.support.control_plane import ControlPlane
+from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.client import Suspended
-    from tests.support.control_plane import ControlPlane
 
     Ctl = Callable[..., tuple[int, str, str]]
 
@@ -118,6 +119,20 @@ def test_a_resync_of_a_pair_whose_legs_differ_is_exit_code_1_and_names_repair(
     assert "run `duplexctl repair wal` with --from primary or secondary" in err
     code, out, _ = ctl("resync", "db", "--wait", "--json")
     assert (code, json.loads(out.splitlines()[-1])["ok"]) == (1, False)
+
+
+def test_of_many_pairs_whose_legs_differ_none_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"v{number}" for number in range(8)]
+    control = ControlPlane(tmp_path / "many.sock", FakeController(names, {"all": names}))
+    try:
+        assert run(["--socket", str(control.path), "suspend", "all"]) == 0
+        control.controller.differs = set(names)
+        assert run(["--socket", str(control.path), "--quiet", "resync", "all", "--wait"]) == 1
+        assert set(re.findall(r"v\d", capfd.readouterr().err)) == set(names)
+    finally:
+        control.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
