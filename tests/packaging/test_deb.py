@@ -5,7 +5,9 @@ The long tests build it, and make the next version of it by another number alone
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import subprocess
 from email.parser import Parser
 from typing import TYPE_CHECKING
@@ -93,6 +95,21 @@ def test_no_script_of_the_package_deletes_what_an_operator_has(name: str) -> Non
     text = (DEBIAN / name).read_text()
     deleting = [line for line in text.splitlines() if re.search(r"\brm\b|-delete\b", line)]
     assert all(line.strip().startswith("find /usr/lib/duplexd ") for line in deleting)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives directories to root")
+def test_directories_are_made_and_stay_as_an_operator_left_them(tmp_path: Path) -> None:
+    rules = ROOT / "systemd" / "tmpfiles.d" / "duplexd.conf"
+    closed = tmp_path / "etc" / "duplexd"
+    closed.mkdir(parents=True)
+    closed.chmod(0o750)
+    os.chown(closed, -1, 1)
+    command = ["systemd-tmpfiles", f"--root={tmp_path}", "--create", str(rules)]
+    subprocess.run(command, timeout=60, check=True)
+    found = closed.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o750, 1)
+    found = (tmp_path / "var" / "lib" / "duplexd").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o755, 0, 0)
 
 
 SYSTEMCTL = """#!/bin/sh
