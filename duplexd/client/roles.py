@@ -32,7 +32,9 @@ async def repair(group: Group, links: Mapping[str, Http], source: str, dry_run: 
     """The same. A controller none of whose volumes differs has nothing to do; WrongStateError if
     that is true of all of them.
     """
-    options: Json = {"from": source, "dry_run": dry_run, "some": True}
+    options: Json = {"from": source, "dry_run": dry_run}
+    if len(links) > 1:  # a daemon that runs on after an upgrade may not know this one yet
+        options["some"] = True
     done, errors = await _ask(group, links, "/v1/repair", options)
     result = _roles(group, done, errors)
     others = [

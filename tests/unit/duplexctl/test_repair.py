@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.client.http import Http
 from duplexd.duplexctl.cli import run
 from duplexd.duplexctl.legs import repaired_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.json_object import Json
     from tests.support.control_plane import ControlPlane
 
     Ctl = Callable[..., tuple[int, str, str]]
@@ -71,6 +73,23 @@ def test_of_a_group_those_that_differ_are_repaired_and_the_others_named(
     assert out.splitlines()[0].startswith("data: 12.0 KiB repaired")
     assert out.splitlines()[-1] == "wal: no difference is recorded"
     assert plane.controller.differs == set()
+
+
+def test_one_daemon_is_asked_as_the_version_before_was(
+    ctl: Ctl, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade restarts no daemon, and a daemon refuses fields that it does not know."""
+    bodies, call = [], Http.call
+
+    async def noting(link: Http, method: str, path: str, *more: Any, **named: Any) -> Json:
+        if path == "/v1/repair":
+            bodies.append(more[0])
+        return await call(link, method, path, *more, **named)
+
+    monkeypatch.setattr(Http, "call", noting)
+    plane.controller.differs = {"data"}
+    assert ctl("repair", "db", "--from", "primary")[0] == 0
+    assert bodies == [{"targets": ["db"], "from": "primary", "dry_run": False}]
 
 
 def test_nothing_to_repair_is_the_wrong_state(ctl: Ctl) -> None:
