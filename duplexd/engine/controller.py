@@ -427,7 +427,8 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
-        waits = self.journal_waits_s(), self.space.waits_s(), self.followers.needing()
+        short_s = self.space.waits_s()
+        waits = self.journal_waits_s(), short_s, self.followers.needing() if short_s else ()
         return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits))
 
     def journal_waits_s(self) -> float:

@@ -96,8 +96,11 @@ class Judge(NamedTuple):
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")
 
     def _may_lead(self, record: PairRecord) -> bool:
-        """Whether its secondary, which is what it should be, takes the place of the primary."""
-        return self.may_swap and record.state == pair_states.DUPLEX and record.differs is None
+        """Whether its secondary, which is what it should be, takes the place of the primary. One
+        that no checkpoint has recorded may be any image.
+        """
+        known = record.secondary_image is not None and record.differs is None
+        return self.may_swap and known and record.state == pair_states.DUPLEX
 
 
 def _of_secondary(record: PairRecord | None) -> str:
