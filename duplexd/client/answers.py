@@ -123,7 +123,12 @@ CONTROLLER = fields(
         "sequence": whole,
         "journal": fields(
             {"used_bytes": whole, "size_bytes": whole, "oldest_sequence": whole},
-            {"waiting_s": number, "no_room_s": number, "needed_by": _TEXTS},
+            {
+                "waiting_s": number,
+                "pinned_bytes": maybe(whole),
+                "no_room_s": number,
+                "needed_by": _TEXTS,
+            },
         ),
     },
     {

@@ -41,13 +41,17 @@ def of_controller(controller: Json) -> str:
 
 
 def summary(volumes: Sequence[Json]) -> str:
-    """The faults of a status, counted by kind; empty if there is none."""
+    """The faults of a status, counted by kind; pairs that differ by name, as only a person can say
+    which image is right. Empty if there is none.
+    """
     refused = sum(not served(volume) for volume in volumes)
     failed = {role: sum(bool(leg_error(each, role)) for each in volumes) for role in _ROLES}
     failing = sum(served(each) and bool(each.get("failing")) for each in volumes)
     counts = [f"{refused} not served"] if refused else []
     counts += [f"{failing} with failing requests"] if failing else []
     counts += [f"{count} with a failed {role}" for role, count in failed.items() if count]
+    if differing := [volume["name"] for volume in volumes if volume.get("differs")]:
+        counts.append(f"the legs of {listed(differing, 'volumes')} differ")
     return ", ".join(counts)
 
 

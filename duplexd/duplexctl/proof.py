@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from duplexd.duplexctl.options import common
+from duplexd.duplexctl.options import common, complete_file
 from duplexd.errors import DuplexdError, LeaseLostError, UncheckedError, UsageError, WrongStateError
 from duplexd.printable import joined, printable
 from duplexd.units import format_size
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify-cut", short_help="Check a certificate against journals and images.")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete_file)
 @click.option(
     "--state-dir",
     "state_dirs",

@@ -38,10 +38,10 @@ from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
 from duplexd.engine.reads import Reads
+from duplexd.engine.recovery.last_calls import EndOfStart, leave
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
-from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
 from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
@@ -113,8 +113,8 @@ async def start(
         controller = Controller(config, machine, events, limits, recovered, file, staging)
         progress(FINISHING, 0, 0)
         await controller.reconcile(recovered, steps)
-    except BaseException:
-        steps.afterwards(recovered.close)
+    except BaseException as error:
+        leave(recovered, steps, machine.workers, error)
         raise
     return controller
 
@@ -327,11 +327,11 @@ class Controller:
 
     async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
-        timeline, workers, staging = self.timeline, self._machine.workers, self._staging
-        writer, limits = timeline.writer, self._limits
-        await steps.do(workers.run(lambda: ensure_room(recovered, writer, self._file, limits)))
-        boot_id = self._machine.clock.boot_id()
-        interrupted = await timeline.at_rest(
+        timeline, settings, workers = self.timeline, self.config.controller, self._machine.workers
+        writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
+        end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
+        await end.make_room(writer, self._file, limits)
+        markers = timeline.at_rest(
             lambda: reconcile(
                 recovered,
                 self.config,
@@ -344,8 +344,9 @@ class Controller:
                 limits,
             )
         )
-        await steps.do(timeline.durable())
-        await steps.do(workers.run(staging.clear))
+        interrupted = await end.written(markers)
+        await end.written(timeline.durable())
+        await end.clear(self._staging)
         await steps.do(self.checkpointer.checkpoint())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
@@ -425,11 +426,10 @@ class Controller:
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        own, listen = self.config.controller, self.config.nbd.addresses
-        nbd = [str(address) for address in listen]
-        short_s = self.space.waits_s()
+        own, nbd = self.config.controller, [str(each) for each in self.config.nbd.addresses]
+        pinned_bytes, short_s = self.space.pinned_bytes, self.space.waits_s()
         waits = self.journal_waits_s(), short_s, self.followers.needing() if short_s else ()
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits))
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))
 
     def journal_waits_s(self) -> float:
         """How long a write or a sync of the journal has not been answered; 0 if there is none."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Facts(NamedTuple):
     """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
     a sync of the journal has not been answered by its disk. `no_room_s`: how long changes have
-    waited for room in the journal; `needing`: volumes whose secondaries need its oldest records.
+    waited for room in the journal; `needing`: volumes whose secondaries need its oldest records;
+    `journal_pinned_bytes`: what of the journal cannot be written over.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Facts(NamedTuple):
     journal_waits_s: float
     no_room_s: float = 0.0
     needing: Sequence[str] = ()
+    journal_pinned_bytes: int = 0
 
 
 class Status:
@@ -96,6 +98,7 @@ class Status:
             "nbd": list(facts.nbd),
             "journal": {
                 "used_bytes": ring.used_bytes,
+                "pinned_bytes": facts.journal_pinned_bytes,
                 "size_bytes": ring.size_bytes,
                 "oldest_sequence": ring.oldest,
                 "waiting_s": round(facts.journal_waits_s, 3),

@@ -13,7 +13,12 @@ from duplexd.api.models.cut_model import Cut, CutStatus
 
 
 class Journal(Answer):
-    used_bytes: Bytes
+    used_bytes: Bytes = Field(description="what its records take; most of it, in good times too")
+    pinned_bytes: Bytes | None = Field(
+        None,
+        description="what cannot be written over; changes wait once that is all of it. null if"
+        " that is not known",
+    )
     size_bytes: Bytes
     oldest_sequence: int = Field(description="first sequence number that the journal still has")
     waiting_s: float = Field(

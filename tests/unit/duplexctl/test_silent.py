@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "status": [[], ["--watch"]],
     "suspend": [["data"]],
     "swap": [["data"]],
+    "top": [["--once"]],
     "verify": [["data"]],
 }
 # settle is refused: cuts of one daemon are always decided
