@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, Side, judge, judge_pair
+from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
 from duplexd.engine.opening import places
 
 if TYPE_CHECKING:
@@ -95,12 +95,16 @@ class Judge(NamedTuple):
             new = [each and judge(self.known, None, each, Facts()) for each in found]
             return new[0], new[1]
         of_ours, of_theirs = self._facts(volume, record)
-        return judge_pair(
+        primary, secondary = judge_pair(
             record.name,
             self.known,
             Side(record.primary_image, ours, of_ours),
             Side(record.secondary_image, theirs, of_theirs),
         )
+        at_cut = record.state == pair_states.SUSPENDED and record.usable
+        if at_cut and volume.mode == "async" and secondary is not None and theirs is not None:
+            secondary = doubted(secondary, theirs.path)
+        return primary, secondary
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")
