@@ -21,7 +21,10 @@ CONTROLLER = {
     "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s",
     "nbd", "refused",
 }  # fmt: skip
-JOURNAL = {"used_bytes", "pinned_bytes", "size_bytes", "oldest_sequence", "waiting_s"}
+JOURNAL = {
+    "used_bytes", "pinned_bytes", "size_bytes", "oldest_sequence", "waiting_s", "no_room_s",
+    "needed_by",
+}  # fmt: skip
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
