@@ -426,8 +426,7 @@ class Controller:
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        own, listen = self.config.controller, self.config.nbd.addresses
-        nbd = [str(address) for address in listen]
+        own, nbd = self.config.controller, [str(each) for each in self.config.nbd.addresses]
         waits = self.journal_waits_s(), self.space.waits_s(), self.followers.needing()
         pinned_bytes = self.space.pinned_bytes
         return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))

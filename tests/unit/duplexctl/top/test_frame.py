@@ -232,6 +232,13 @@ def test_no_control_character_reaches_the_terminal(encoding: str) -> None:
     assert "\\x1b]0;title\\x07" in shown(overview)
 
 
+def test_what_the_terminal_has_no_character_for_is_an_escape() -> None:
+    found = look(findings=[finding(text="日 café")])
+    assert "\\u65e5 café" in shown(seen(found, encoding="latin-1"))
+    assert "\\u65e5 caf\\xe9" in shown(seen(found, encoding="ascii"))
+    assert "日 café" in shown(seen(found))
+
+
 @pytest.mark.parametrize("width", [1, 2, 7, 20, 40, 79, 80, 133])
 def test_a_frame_fits_any_screen(width: int) -> None:
     wide = "日本語のボリューム" * 3
