@@ -86,10 +86,15 @@ class Known(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """`kind`, and a sentence that names what is known; "" for an image that was not moved."""
+    """`kind`, and a sentence that names what is known; "" for an image that was not moved.
+
+    `proven`: the mark, the time or a sample shows it. Without one nothing speaks against the image,
+    nor for it: a block device of which no sample is known may be any.
+    """
 
     kind: Kind
     why: str = ""
+    proven: bool = True
 
     @property
     def current(self) -> bool:
@@ -129,7 +134,9 @@ def judge_pair(
         _judge(known, Side(secondary.recorded, primary.found, secondary.facts)),
         _judge(known, Side(primary.recorded, secondary.found, primary.facts)),
     )
-    if not all(judgement is None or judgement.current for judgement in crossed):
+    if not all(
+        judgement is None or (judgement.current and judgement.proven) for judgement in crossed
+    ):
         return straight
     why = f"{volume}: the images of the primary and the secondary lie at each other's path"
     exchanged = Judgement("exchanged", why)
@@ -155,9 +162,37 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
         return wrong
     if found.mark is None and recorded.marked and not _is_dated(recorded, found, facts):
         return Judgement("changed", f"{found.path}: the image lost its mark: it was replaced")
+    proven = _is_proven(recorded, found, facts)
     if (found.path, found.place) != (recorded.path, recorded.place):
-        return Judgement("moved", f"{found.path}: the image was moved here from {recorded.path}")
-    return SAME
+        why = f"{found.path}: the image was moved here from {recorded.path}"
+        return Judgement("moved", why, proven)
+    return SAME._replace(proven=proven)
+
+
+def doubted(judgement: Judgement, path: str) -> Judgement:
+    """The same of a secondary at a cut, which cannot be compared with its primary: one that nothing
+    shows to be the right image is not called current.
+    """
+    if judgement.proven or not judgement.current:
+        return judgement
+    return Judgement(
+        "changed",
+        f"{path}: nothing shows that this is the image that was used last: it carries no mark, and"
+        " was too far behind for samples of its content",
+    )
+
+
+def _is_proven(recorded: Image, found: Found, facts: Facts) -> bool:
+    if found.mark is not None and found.mark.id == recorded.id:
+        return True
+    return _is_dated(recorded, found, facts) or any(
+        _counts(facts, offset) and offset in found.samples for offset in recorded.offsets
+    )
+
+
+def _counts(facts: Facts, offset: int) -> bool:
+    """Whether a sample has to be as it is recorded."""
+    return offset not in facts.touched and (facts.complete or offset not in facts.uncertain)
 
 
 def _found_before(path: str) -> Judgement:
@@ -228,9 +263,7 @@ def _judge_content(recorded: Image, found: Found, facts: Facts) -> Judgement | N
     differ = [
         offset
         for offset, crc in recorded.samples
-        if found.samples.get(offset, crc) != crc
-        and offset not in facts.touched
-        and (facts.complete or offset not in facts.uncertain)
+        if found.samples.get(offset, crc) != crc and _counts(facts, offset)
     ]
     if not differ:
         return None
@@ -302,11 +335,7 @@ def away(recorded: Image, facts: Facts, last_there: bool = True, newer: bool = F
     """
     if newer:
         return recorded._replace(generation=AHEAD)
-    samples = tuple(
-        (offset, crc)
-        for offset, crc in recorded.samples
-        if offset not in facts.touched and (facts.complete or offset not in facts.uncertain)
-    )
+    samples = tuple((offset, crc) for offset, crc in recorded.samples if _counts(facts, offset))
     until_ns = _latest(recorded, last_there, facts)
     if until_ns is None:
         return recorded._replace(samples=samples, loose=True)

@@ -43,10 +43,13 @@ class Access(NamedTuple):
 
 
 class JournalRead(NamedTuple):
-    """What a thread waits for that follows the journal: a read of it. `path`: its directory."""
+    """What a thread waits for that follows the journal: a read of it, unless `does` says otherwise.
+    `path`: its directory.
+    """
 
     path: str
     use: str = JOURNAL
+    does: str = "read"
 
 
 class StagingCall(NamedTuple):

@@ -48,6 +48,7 @@ class _Saved(NamedTuple):
 
     state: str
     settled: bool  # the secondary was where it had to be: at its cut, or at the checkpoint's number
+    usable: bool  # it was there, or on its way from a number to one
     offsets: list[int]  # sampled, of both images, sorted
 
 
@@ -168,8 +169,8 @@ class Since:
     def _secondary(self, seen: _Volume, common: Facts, mirrors: bool) -> Facts:
         state, settled = seen.saved.state, seen.saved.settled
         anything = common._replace(writing="anything")
-        if state == pair_states.SUSPENDED and settled and not seen.moved:
-            return common._replace(touched=(), uncertain=())
+        if state == pair_states.SUSPENDED and seen.saved.usable and not seen.moved:
+            return (common if settled else anything)._replace(touched=(), uncertain=())
         if state != pair_states.DUPLEX:
             return anything._replace(touched=EVERYTHING)
         stopped = self._closed and not self._written  # and its follower with it
@@ -214,8 +215,8 @@ def known(ledger: Ledger, controller: str) -> Known:
 def _saved(pair: PairRecord, sequence: int) -> _Saved:
     images = (pair.primary_image, pair.secondary_image)
     offsets = {offset for image in images if image is not None for offset in image.offsets}
-    arrived = pair.applied >= pair.limit(sequence)
-    return _Saved(pair.state, arrived and pair.usable and not pair.staging, sorted(offsets))
+    arrived, usable = pair.applied >= pair.limit(sequence), pair.usable and not pair.staging
+    return _Saved(pair.state, arrived and usable, usable, sorted(offsets))
 
 
 def _piece(kind: int, offset: int, length: int, payload: memoryview) -> Piece:

@@ -18,20 +18,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
+from duplexd.engine.opening import why_absent
 from duplexd.errors import DamageError
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
+from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.failed_legs import FailedLegs
@@ -102,12 +105,13 @@ class Checkpointer:
         self._volumes = volumes
         self._failed_legs = failed_legs
         self._file = file
-        self._workers = legs.workers
+        self._legs = legs
         self._samples = samples
         self._syncs = LegSyncs(timeline, legs, samples.sync)
         self._clock = clock
         self._taking = asyncio.Lock()
         self._unsynced: dict[Leg, OSError] = {}  # primaries whose sync has failed
+        self._putting: asyncio.Future[None] | None = None  # a replacement of the file
         self._distrusting: asyncio.Task[None] | None = None
         self._kept_from = _NEVER  # the floor of what began since the last snapshot
         self._time = 0.0  # monotonic
@@ -167,7 +171,7 @@ class Checkpointer:
                 return
             saved, images = durable.saved, durable.images
             pack = self._timeline.ledger.pack_snapshot
-            await to_its_end(self._workers.run(lambda: self._replace(pack(saved))))
+            await to_its_end(self._put(lambda: self._replace(pack(saved))))
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
         self.replay_floor = min(replay_floor(saved), self._kept_from)
@@ -211,7 +215,28 @@ class Checkpointer:
     async def _distrust(self) -> None:
         async with self._taking:
             with contextlib.suppress(OSError, DamageError):
-                await to_its_end(self._workers.run(self._forget_mount))
+                await to_its_end(self._put(self._forget_mount))
+
+    async def _put(self, replace: Callable[[], None]) -> None:
+        """Have a worker replace the file. Raises what that raises; JournalHungError when the disk
+        does not answer in time. The thread that hangs may still replace it, which is harmless, as
+        the checkpoint was good. But it must not replace a later one: that waits for it.
+        """
+        seconds = self._legs.patience.primary_s
+        if self._putting is not None:
+            await self._in_time(self._putting, seconds)
+        self._putting = putting = asyncio.ensure_future(self._legs.workers.run(replace))
+        putting.add_done_callback(_fetched)
+        await self._in_time(putting, seconds)
+        self._putting = None
+        putting.result()
+
+    async def _in_time(self, putting: asyncio.Future[None], seconds: float) -> None:
+        await asyncio.wait((putting,), timeout=seconds)
+        if not putting.done():
+            path, why = self._file.path, f"the disk has not answered for {seconds:g} s"
+            text = f"{path}: the checkpoint cannot be written: {why}"
+            raise JournalHungError(errno.ETIMEDOUT, text, path)
 
     def _forget_mount(self) -> None:
         self._file.replace(forget_mount(self._file.read()))
@@ -400,8 +425,23 @@ def _primary_at(pair: Pair, tail: int) -> int:
 def _is_unrecorded(pair: Pair) -> bool:
     record = pair.record
     secondary = pair.state == DUPLEX and record.secondary_image is None
-    return secondary or record.primary_image is None
+    return secondary or record.primary_image is None or _is_unsampled(pair)
+
+
+def _is_unsampled(pair: Pair) -> bool:
+    """Whether the secondary is at a cut, and only samples would show a start which image it is."""
+    image, cut = pair.record.secondary_image, pair.cut
+    if pair.state != SUSPENDED or image is None or image.marked or cut is None:
+        return False
+    is_there = pair.usable and pair.applied >= cut.sequence and not why_absent(pair.secondary)
+    return is_there and image.sampled_at != cut.sequence
 
 
 def _is_of_secondary(outcome: Outcome) -> bool:
     return outcome.planned.leg is outcome.planned.pair.secondary
+
+
+def _fetched(putting: asyncio.Future[None]) -> None:
+    """Nobody waits any more for one that ends late with an error."""
+    if not putting.cancelled():
+        putting.exception()

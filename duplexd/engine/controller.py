@@ -38,10 +38,10 @@ from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
 from duplexd.engine.reads import Reads
+from duplexd.engine.recovery.last_calls import EndOfStart, leave
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
-from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
 from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
@@ -113,8 +113,8 @@ async def start(
         controller = Controller(config, machine, events, limits, recovered, file, staging)
         progress(FINISHING, 0, 0)
         await controller.reconcile(recovered, steps)
-    except BaseException:
-        steps.afterwards(recovered.close)
+    except BaseException as error:
+        leave(recovered, steps, machine.workers, error)
         raise
     return controller
 
@@ -232,7 +232,7 @@ class Controller:
         )  # fmt: skip
         self.comparisons.scrubs.reading = self.reads.waiting
         self.places = ImagePlaces(
-            self.volumes, self.legs, self.failed_legs, self.events, self._limits.image_look_seconds
+            self.volumes, self.legs, self.failed_legs, self.events, self._limits
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
@@ -278,7 +278,7 @@ class Controller:
         self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
         self.volume, self.resolve = self.volumes.find, self.volumes.resolve
         self.quiesce, self.renew = commands.quiesce, commands.renew
-        self.release = self.leases.release
+        self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.adopt, self.swap, self.repair = commands.adopt, commands.swap, commands.repair
@@ -327,11 +327,11 @@ class Controller:
 
     async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
-        timeline, workers, staging = self.timeline, self._machine.workers, self._staging
-        writer, limits = timeline.writer, self._limits
-        await steps.do(workers.run(lambda: ensure_room(recovered, writer, self._file, limits)))
-        boot_id = self._machine.clock.boot_id()
-        interrupted = await timeline.at_rest(
+        timeline, settings, workers = self.timeline, self.config.controller, self._machine.workers
+        writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
+        end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
+        await end.make_room(writer, self._file, limits)
+        markers = timeline.at_rest(
             lambda: reconcile(
                 recovered,
                 self.config,
@@ -344,8 +344,9 @@ class Controller:
                 limits,
             )
         )
-        await steps.do(timeline.durable())
-        await steps.do(workers.run(staging.clear))
+        interrupted = await end.written(markers)
+        await end.written(timeline.durable())
+        await end.clear(self._staging)
         await steps.do(self.checkpointer.checkpoint())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
@@ -427,7 +428,9 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
+        waits = self.journal_waits_s(), self.space.waits_s(), self.followers.needing()
+        pinned_bytes = self.space.pinned_bytes
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))
 
     def journal_waits_s(self) -> float:
         """How long a write or a sync of the journal has not been answered; 0 if there is none."""

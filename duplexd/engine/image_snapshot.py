@@ -2,7 +2,12 @@
 
 Each sample is of a number (`Image.sampled_at`). At the next checkpoint the image is at another one:
 that of the checkpoint, if it gets every change; that of its cut, if it is at one; at none, if it is
-on its way. What was sampled stays true
+on its way, and it is not known where. A secondary that trails (`async` mode) is somewhere between
+two numbers, the one that it is at durably and the checkpoint's. Its samples are true at all of
+them: blocks that no record between the two touches. Only blocks that were written shortly before
+tell an older copy from it, so where none is known nothing is claimed of it.
+
+What was sampled stays true
 
     everywhere           at the same number: the image did not leave its cut
     but in some regions  if it was sampled at the last checkpoint: these were touched since
@@ -50,6 +55,12 @@ class PairSnapshot(NamedTuple):
         """As they are recorded."""
         images: tuple[Image | None, Image | None] = self.saved["images"]
         return images
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where the secondary was sampled before, sorted."""
+        theirs = self.images[1]
+        return sorted(theirs.offsets) if theirs is not None else []
 
     def after(self, number: int) -> int:
         """The number after which its changes are on its images: they may have been adopted, at
@@ -108,6 +119,36 @@ class ImageSnapshot(NamedTuple):
         return saved["state"] == pair_states.DUPLEX and bool(saved["applied"] >= first)
 
     @property
+    def is_trailing(self) -> bool:
+        """Whether it is on its way to the tail, or to its cut, and blocks are known that it holds
+        wherever it is.
+        """
+        saved, cut = self.pair.saved, self.pair.saved["cut"]
+        walks = saved["state"] == pair_states.DUPLEX or (
+            saved["state"] == pair_states.SUSPENDED and saved["usable"] and cut is not None
+        )
+        ends = self.is_current or self.is_at_cut
+        is_known = bool(self.recent.behind) or any(map(self._still, self.known_offsets))
+        return self.role == 1 and walks and not ends and is_known
+
+    @property
+    def known_offsets(self) -> list[int]:
+        """Where it was sampled."""
+        return self.known.offsets if self.known is not None else []
+
+    def _still(self, offset: int) -> bool:
+        """Whether no record since the last checkpoint touches a block that was sampled then, by the
+        records themselves. Of a secondary: of a primary only the regions are known.
+        """
+        known = self.known
+        if known is None or self.pair.touched is None:
+            return False
+        is_last = known.sampled_at == self.last and self.last >= self.plan.segment.first - 1
+        return known.sampled_at == self.plan.number or (
+            is_last and offset not in self.recent.touched
+        )
+
+    @property
     def is_at_cut(self) -> bool:
         """Whether it held all changes up to its cut, and gets none after that."""
         saved, cut = self.pair.saved, self.pair.saved["cut"]
@@ -119,7 +160,7 @@ class ImageSnapshot(NamedTuple):
         """It holds the changes up to this number, and gets only later ones, which are in the
         journal after the checkpoint; 0 if it is about to get others.
         """
-        if self.is_current:
+        if self.is_current or self.is_trailing:
             return self.plan.number
         return int(self.pair.saved["cut"][1]) if self.is_at_cut else 0
 
@@ -131,7 +172,10 @@ class ImageSnapshot(NamedTuple):
         known, number = self.known, self.number or self.plan.number
         if known is None or known.sampled_at == number:
             return known
-        return known.at(number, self.pair.is_old if known.sampled_at == self.last else _nowhere)
+        is_last = known.sampled_at == self.last
+        if is_last and self.is_trailing:
+            return known.at(number, lambda at: self.pair.is_old(at) or self._still(at))
+        return known.at(number, self.pair.is_old if is_last else _nowhere)
 
     @property
     def is_sampled(self) -> bool:
@@ -171,7 +215,10 @@ class ImageSnapshot(NamedTuple):
         kept = {} if left is None else dict(left.samples)
         before = [] if self.known is None else self.known.offsets  # the last to be written, or not
         wanted = always.union(recent, before)
+        if self.is_trailing:
+            return self._of_trailing(kept, always.union(before), always)
         if self.is_current:
+            wanted |= self.recent.earlier.keys()
             kept = {offset: crc for offset, crc in kept.items() if offset not in recent}
             found = read(self.leg, wanted - kept.keys() - recent.keys(), _untouched(self.pair))
             return bounded({**kept, **found, **recent}, always, self.plan.per_image)
@@ -179,6 +226,16 @@ class ImageSnapshot(NamedTuple):
             found = read(self.leg, wanted - kept.keys(), _still_at_cut(self))
             return bounded({**kept, **found}, always, self.plan.per_image)
         return ()
+
+    def _of_trailing(self, kept: dict[int, int], wanted: set[int], always: set[int]) -> Samples:
+        """Read is what no record touches that it may lack, or is about to get."""
+        pair, behind = self.pair, self.recent.behind
+        kept = {offset: crc for offset, crc in kept.items() if offset not in behind}
+        still = {offset for offset in wanted - kept.keys() - behind.keys() if pair.is_old(offset)}
+        if pair.saved["applied"] < self.last:
+            still = set()
+        found = read(self.leg, still, _untouched(pair))
+        return bounded({**kept, **found, **behind}, always, self.plan.per_image)
 
 
 def _untouched(pair: PairSnapshot) -> Callable[[int], bool]:

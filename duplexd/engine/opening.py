@@ -113,14 +113,24 @@ class Opener:
         opened: dict[str, Images],
     ) -> None:
         """Open the images of all volumes, into `opened`: the caller closes them, whatever is
-        raised. With `on_start_error = "refuse"`: ConfigurationError or OSError of the first that
-        cannot be used.
+        raised. Raises what `refuse_absent` does.
         """
 
         async def one(name: str, volume: VolumeConfig) -> None:
             opened[name] = await self.volume(name, volume, known.get(name))
 
         await asyncio.gather(*(one(name, volume) for name, volume in volumes.items()))
+        self.refuse_absent(volumes, known, opened)
+
+    def refuse_absent(
+        self,
+        volumes: Mapping[str, VolumeConfig],
+        known: Mapping[str, PairRecord],
+        opened: Mapping[str, Images],
+    ) -> None:
+        """With `on_start_error = "refuse"`: raises ConfigurationError or OSError of the first image
+        that cannot be used.
+        """
         if self._refuse:
             for name, volume in volumes.items():
                 self._refuse_absent(name, volume, known.get(name), opened[name])

@@ -7,13 +7,14 @@ that were written last, because an older copy of the same image differs there.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.images.probe import SAMPLE_BYTES, checksum
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from duplexd.images.leg import Leg
     from duplexd.journal.format import Record
@@ -27,11 +28,17 @@ _ZERO_CRC = crc32c(bytes(SAMPLE_BYTES))
 
 class Recent(NamedTuple):
     """The blocks of a volume that were written last, latest last, with their checksums; and the
-    number of the last change.
+    number of the last change. `behind`: those of them that were written up to the number that a
+    trailing secondary is at, and not again since: it has them wherever it is now. `earlier`: where
+    a run before this one wrote last; what is there has to be read. `touched`: those of
+    `Bounds.offsets` that were written to since.
     """
 
     blocks: dict[int, int]
     sequence: int
+    behind: dict[int, int]
+    earlier: dict[int, int]
+    touched: set[int]
 
 
 def fixed(volume: int, size: int, count: int) -> set[int]:
@@ -59,29 +66,55 @@ def read(leg: Leg, offsets: Iterable[int], holds: Callable[[int], bool]) -> dict
     return {offset: crc for offset, crc in found.items() if holds(offset)}
 
 
+class Bounds(NamedTuple):
+    """Of a volume: changes up to number `after` are not taken from the journal, because an image
+    need not hold them, or may hold others, whose records were lost. Its secondary is at `applied`.
+    `offsets`: where it was sampled at the checkpoint before, of number `last`; sorted.
+    """
+
+    after: int
+    applied: int = 0
+    last: int = 0
+    offsets: Sequence[int] = ()
+
+
+UNWRITTEN = Recent({}, 0, {}, {}, set())
+_NOTHING = Bounds(_NEVER)
+
+
 def recent(
-    segment: Segment, end: int, kept_max: int, after: Mapping[int, int]
+    segment: Segment, end: int, kept_max: int, bounds: Mapping[int, Bounds]
 ) -> dict[int, Recent]:
     """By volume, from a segment up to byte `end` of it. Left out are blocks that were written in
-    part, because what they hold is not in the journal, and changes up to number `after`, by volume:
-    an image need not hold them, or may hold others, whose records were lost.
+    part, because what they hold is not in the journal.
     """
     found: dict[int, Recent] = {}
     for buffer, record in _records(segment, end):
         if record.kind not in (WRITE, ZERO, TRIM):
             continue
-        blocks = found[record.volume].blocks if record.volume in found else {}
-        found[record.volume] = Recent(blocks, record.sequence)
+        seen = found.get(record.volume) or Recent({}, 0, {}, {}, set())
+        found[record.volume] = seen._replace(sequence=record.sequence)
         behind = record.offset + record.length
-        _forget(blocks, record.offset, behind, kept_max)
-        if record.kind == TRIM or record.sequence <= after.get(record.volume, _NEVER):
-            continue  # what is there after a TRIM depends on the image
-        first = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
-        last = behind // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES
-        for offset in sorted({first, last} if first <= last else ()):
+        for each in (seen.blocks, seen.behind, seen.earlier):
+            _forget(each, record.offset, behind, kept_max)
+        after, applied, last, offsets = bounds.get(record.volume, _NOTHING)
+        if record.sequence > last:
+            place = bisect_right(offsets, record.offset - SAMPLE_BYTES)
+            seen.touched.update(offsets[place : bisect_left(offsets, behind)])
+        if record.kind == TRIM:
+            continue  # what is there after it depends on the image
+        head = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
+        tail = behind // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES
+        for offset in sorted({head, tail} if head <= tail else ()):
+            if record.sequence <= after:
+                seen.earlier[offset] = 0
+                continue
             start = record.payload_start + offset - record.offset
             content = buffer[start : start + SAMPLE_BYTES]
-            blocks[offset] = crc32c(content) if record.kind == WRITE else _ZERO_CRC
+            crc = crc32c(content) if record.kind == WRITE else _ZERO_CRC
+            seen.blocks[offset] = crc
+            if record.sequence <= applied:
+                seen.behind[offset] = crc
     return found
 
 

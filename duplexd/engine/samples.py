@@ -25,7 +25,7 @@ from duplexd.core.image_record import Image
 from duplexd.core.patience import SYNC
 from duplexd.engine.image_snapshot import ImageSnapshot, PairSnapshot, Plan
 from duplexd.engine.leg_syncs import Outcome, Planned
-from duplexd.engine.sampled_blocks import Recent, recent
+from duplexd.engine.sampled_blocks import UNWRITTEN, Bounds, Recent, recent
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import truncated
 from duplexd.images.probe import Mark, brand
@@ -137,9 +137,9 @@ class Samples:
         """
         self._unsynced = []
         try:
-            written, unknown = await self._recent(plan), Recent({}, 0)
+            written, unknown = await self._recent(plan), UNWRITTEN
         except OSError:  # then no secondary is known to be current
-            written, unknown = {}, Recent({}, _NEVER)
+            written, unknown = {}, UNWRITTEN._replace(sequence=_NEVER)
         tasks = [
             ImageSnapshot(
                 pair,
@@ -175,8 +175,13 @@ class Samples:
     async def _recent(self, plan: Plan) -> dict[int, Recent]:
         def read() -> dict[int, Recent]:
             number, first = plan.number, self._begun_at
-            after = {pair.pair.id: max(pair.after(number), first) for pair in plan.pairs}
-            return recent(plan.segment, plan.end, plan.per_image, after)
+            bounds = {
+                each.pair.id: Bounds(
+                    max(each.after(number), first), each.saved["applied"], self._last, each.offsets
+                )
+                for each in plan.pairs
+            }
+            return recent(plan.segment, plan.end, plan.per_image, bounds)
 
         return await to_its_end(self._legs.on_journal(self._timeline.writer.ring, read))
 

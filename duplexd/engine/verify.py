@@ -22,6 +22,7 @@ from duplexd.engine.difference_record import Comparison
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.images.unreadable import UnreadableError
 from duplexd.runtime.watch import HungError, Watch
+from duplexd.runtime.writeback import LostWritesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from duplexd.engine.difference_record import DifferenceRecord
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
+    from duplexd.images.leg import Leg
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
@@ -113,7 +115,8 @@ class Verification:
             try:
                 found = await self.piece(pair, legs, total.offset, end)
             except UnreadableError as error:
-                legs.check(pair)  # it may only have been closed
+                if lost_leg(legs, error) is None:
+                    legs.check(pair)  # it may only have been closed
                 unreadable = error.strerror or str(error)
                 break
             if found.runs:
@@ -155,7 +158,9 @@ class Verification:
         return await self._recheck(pair, legs, offset, end)
 
     async def _in_worker(self, pair: Pair, legs: Legs, call: Callable[[Legs], T]) -> T:
-        """The result of a call with these legs. Raises TimedOutError for one that hangs."""
+        """The result of a call with these legs. Raises TimedOutError for one that hangs. One that
+        has lost writes, as the read says, has failed.
+        """
         watch: Watch[Waited] = Watch()
         watched = legs.watched(pair, watch)
         try:
@@ -164,6 +169,11 @@ class Verification:
             raise TimedOutError(
                 f"{pair.name}: {hung.filename}: {hung.strerror}; it was not compared"
             ) from hung
+        except UnreadableError as error:
+            lost = lost_leg(legs, error)
+            if lost is not None and isinstance(error.__cause__, LostWritesError):
+                self._legs.on_hung(pair, lost, error.__cause__)
+            raise
 
     async def _recheck(self, pair: Pair, legs: Legs, offset: int, end: int) -> Compared:
         """Compare again with the volume held and its follower as far as it may go.
@@ -206,6 +216,13 @@ class Verification:
         finally:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)  # what it raised is no news
+
+
+def lost_leg(legs: Legs, error: UnreadableError) -> Leg | None:
+    """Which of the images has lost writes that had succeeded, if that is why it cannot be read."""
+    if not isinstance(error.__cause__, LostWritesError):
+        return None
+    return legs.primary if error.filename == legs.primary.path else legs.secondary
 
 
 def _place(pair: Pair) -> tuple[str, Cut | None]:

@@ -109,7 +109,7 @@ def raise_if_of_state(hung: HungError) -> None:
     """
     if isinstance(hung.what, JournalRead):
         path = hung.what.path
-        why = f"{path}: the journal cannot be read: {hung.strerror}"
+        why = f"{path}: the journal cannot be {hung.what.does}: {hung.strerror}"
         raise JournalHungError(hung.errno, why, path) from hung
     if isinstance(hung.what, StagingCall):
         path = hung.what.path

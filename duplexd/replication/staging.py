@@ -224,10 +224,13 @@ class StagingArea:
         for path in self._files_of(job):
             self._disk.remove(path)
 
-    def clear(self) -> None:
-        """Remove all logs: no job runs, and what was committed is applied."""
-        for name in self._names():
-            self._disk.remove(f"{self.directory}/{name}")
+    def clear(self, watch: StateNotes) -> None:
+        """Remove all logs: no job runs, and what was committed is applied. Each call is noted."""
+        with watch.at(StagingCall(self.directory)):
+            names = self._names()
+        for name in names:
+            with watch.at(StagingCall(f"{self.directory}/{name}")):
+                self._disk.remove(f"{self.directory}/{name}")
 
     def _names(self) -> list[str]:
         if not self._disk.exists(self.directory):

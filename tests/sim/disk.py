@@ -103,7 +103,8 @@ class SimFile:
     def stamp(self) -> Stamp:
         self._check(0, 0)
         self._disk.answers("stamp", self.path)
-        return Stamp(f"file {self._image.number}", self._image.length, self._image.mtime_ns)
+        mtime_ns = 0 if self._disk.unmarked else self._image.mtime_ns
+        return Stamp(f"file {self._image.number}", self._image.length, mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
@@ -112,6 +113,8 @@ class SimFile:
 
     def write_mark(self, mark: bytes, durable: bool) -> bool:
         self._check(0, 0)
+        if self._disk.unmarked:
+            return False
         with self._disk.atomic("write_mark", self.path) as happens:
             if happens:
                 self._image.mark = mark
@@ -208,6 +211,7 @@ class SimDisk:
         self.cold = cold  # how often `read_cached` finds nothing
         self.faults = Faults()
         self.now_ns: Callable[[], int] = lambda: 0  # 0: files have no times
+        self.unmarked = False  # images are block devices: without times and attributes
         self.before: Callable[[str, str], None] | None = None
         self.met: Callable[[str, str], None] | None = None  # of every operation, and may hang
         self.on_dead: Callable[[], None] | None = None

@@ -49,7 +49,7 @@ def test_the_page_has_no_other_rows_and_none_is_green() -> None:
     cases = [(case.part, case.fault) for case in CASES]
     assert list(rows) == [*cases, *((OTHER, way.fault) for way in WAYS)]
     for row in rows.values():
-        assert row.health.startswith("1: `"), row
+        assert row.health.startswith("1: `") or (row.health, row.ready) == ("7", "no answer"), row
         assert row.alerts, row
 
 

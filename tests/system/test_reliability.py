@@ -15,11 +15,16 @@ from tests.support.reliability.clients import Load
 from tests.support.reliability.measure import (
     check_content,
     good_soon,
-    measure,
     prepare,
     resync,
 )
-from tests.support.reliability.page import HEALTH_PAGE, PAGE, documented, documented_health
+from tests.support.reliability.page import (
+    HEALTH_PAGE,
+    PAGE,
+    documented,
+    documented_health,
+    measured,
+)
 from tests.support.reliability.rig import rig
 
 if TYPE_CHECKING:
@@ -31,11 +36,11 @@ AGAIN = "run `python -m tests.support.reliability.page`, and read the difference
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_the_page_says_what_a_failing_part_does(case: Case, tmp_path: Path) -> None:
-    measured, health = await measure(case, tmp_path)
-    print(" | ".join(measured))
+    row_now, health = await measured(case, tmp_path)
+    print(" | ".join(row_now))
     print(" | ".join(health))
     row = documented(PAGE.read_text()).get((case.part, case.fault))
-    assert row == measured, AGAIN
+    assert row == row_now, AGAIN
     well = documented_health(HEALTH_PAGE.read_text()).get((case.part, case.fault))
     assert well == health, AGAIN
 

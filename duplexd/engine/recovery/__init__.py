@@ -8,7 +8,9 @@ run again.
     judging.py    put aside those that are not
     replay.py     apply a committed staging log, then the records: to each secondary as far as it
                   may go, and to the primaries (primary_replay.py, refusals.py)
+    foresee.py    the same questions without a start, for `duplexd check`; foreseen_images.py judges
     room.py       room in the journal for the markers of the start
+    last_calls.py  the calls on the state directory that end the start, each with its time-out
     reconcile.py  record in the journal what an unclean stop may have made unequal, what is new in
                   the configuration, and, by degraded.py, what follows from images with a fault
                   (image_faults.py): a pair is suspended or swapped, or its volume is not served
@@ -17,8 +19,10 @@ run again.
 
     recovered = await recover(config, disk, file, staging, boot_id, workers, limits, progress)
     writer = Writer(ring, tail.sequence, tail.chain)  # and the other parts, from `recovered`
-    ensure_room(recovered, writer, file, limits)
-    interrupted = await timeline.at_rest(lambda: reconcile(recovered, config, boot_id, ...))
+    end = EndOfStart(recovered, settings, workers, steps, journal_waits_s)
+    await end.make_room(writer, file, limits)
+    markers = timeline.at_rest(lambda: reconcile(recovered, config, boot_id, ...))
+    interrupted = await end.written(markers)
 
 Nothing here assigns into the controller: there is none yet, and `ensure_room` and `reconcile` get
 the parts that they write with. The order of the steps, and why:

@@ -13,7 +13,8 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.identity import away
+from duplexd.core.identity import away, doubted
+from duplexd.core.pair_states import SUSPENDED
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absent
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.images.absent import AbsentLeg
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 class Judged(NamedTuple):
     """The images of a volume, and what is wrong with each: "" for one that is what it should be.
 
-    `exchanged`: each image lies where the other one should, so the roles follow.
+    `exchanged`: each image lies where the other one should, so the roles follow. `unproven`:
+    nothing says that the secondary is the image that it should be, or is not.
     """
 
     images: Images
     primary: str = ""
     secondary: str = ""
     exchanged: bool = False
+    unproven: bool = False
 
 
 class Judging:
@@ -82,6 +85,8 @@ class Judging:
             new = [found and self._evidence.judge_new(found) for found in (ours, theirs)]
             return await self._conclude(images, new[0], new[1])
         found = self._evidence.judge(record, mode, ours, theirs)
+        if mode == "async" and record.state == SUSPENDED and record.usable:
+            found = found[0], found[1] and doubted(found[1], known(theirs, "it was judged").path)
         judged = await self._conclude(images, *found)
         if not judged.exchanged:
             newer = any(each is not None and each.kind == "newer" for each in found)
@@ -136,7 +141,8 @@ class Judging:
             images = images._replace(primary=await self._aside(images.primary, wrong[0]))
         if wrong[1] and not self._adopt and images.secondary is not None:
             images = images._replace(secondary=await self._aside(images.secondary, wrong[1]))
-        return Judged(images, wrong[0], wrong[1])
+        unproven = theirs is not None and theirs.current and not theirs.proven
+        return Judged(images, wrong[0], wrong[1], unproven=unproven)
 
     async def _aside(self, leg: Leg, why: str) -> Leg:
         await self._opener.close(leg)

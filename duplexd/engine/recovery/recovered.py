@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
+from duplexd.core.pair_states import DUPLEX
 from duplexd.core.patience import JournalRead, OfState
 from duplexd.engine.checkpoint import forget_mount
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
+from duplexd.engine.opening import (
+    PRIMARY,
+    SECONDARY,
+    Images,
+    Opener,
+    absent,
+    places,
+    why_absent,
+)
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
 from duplexd.engine.recovery.primary_replay import lacking
@@ -48,9 +57,9 @@ _CHUNK_BYTES = 1 << 20  # of the journal, read at once
 class Recovered(NamedTuple):
     """`pairs`: volumes that the journal knows, by name. `images`: of all volumes, in the order of
     the configuration; the pairs have the legs. `faults`: images that are not what the journal says
-    of them. `uncompared`: pairs whose legs may differ in their open regions. `adopted`: those whose
-    primaries were taken as they are, with the changes that are given up so. `ahead`: for the marker
-    of this start, see `identity.Known`.
+    of them. `uncompared`: pairs whose legs may differ in their open regions, or anywhere, because
+    nothing is known of the secondary. `adopted`: those whose primaries were taken as they are, with
+    the changes that are given up so. `ahead`: for the marker of this start, see `identity.Known`.
     """
 
     journal: ReadJournal
@@ -100,7 +109,7 @@ class _Work:
         self.ahead = 0
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
-        self._holds: dict[Pair, int] = {}  # durably, their secondaries, before the replay
+        self.unproven: set[Pair] = set()  # their secondaries may be any image
 
     async def open(self, journal: ReadJournal) -> None:
         """Open the images of all volumes, and judge them; a pair for each volume that the journal
@@ -124,6 +133,27 @@ class _Work:
                 if judged.exchanged:
                     journal.ledger.exchange_keys(record)
                 await self._take(journal, pair, judged)
+        self.refuse_faults()
+
+    def refuse_faults(self) -> None:
+        """With `on_start_error = "refuse"`: raises ConfigurationError for an image that cannot be
+        used or is not the one of the journal, OSError for one that failed. Nothing was said in the
+        journal yet, so another start finds the same, and applies again what was applied.
+        """
+        if self._config.controller.on_start_error != "refuse":
+            return
+        known = {name: pair.record for name, pair in self.pairs.items()}
+        self._opener.refuse_absent(self._config.volumes, known, self.opened)
+        for role in (PRIMARY, SECONDARY):
+            for pair, fault in self.faults.of(role).items():
+                number, why = fault.error.errno, fault.error.strerror or str(fault.error)
+                first, second = places(self._config.volumes[pair.name], pair.record.swapped)
+                key = (first if role == PRIMARY or second is None else second).key
+                text = f"volumes.{pair.name}.{key}: {why}; the pair is {pair.state}"
+                if number != errno.ESTALE:
+                    raise OSError(number, text)
+                if not self._adopt:  # the images are to be taken as they are
+                    raise ConfigurationError(text)
 
     async def _take(self, journal: ReadJournal, pair: Pair, judged: Judged) -> None:
         """Draw the first conclusions from what was found."""
@@ -142,6 +172,9 @@ class _Work:
             self.faults.add(Side(pair, SECONDARY), Fault(changed(judged.secondary)))
         elif record.secondary_image is None:
             self._compare_place(pair)
+        elif judged.unproven and record.state == DUPLEX:  # as if no checkpoint had recorded it
+            ledger.use_images(record, record.primary_image, None)
+            self.unproven.add(pair)
 
     def _compare_place(self, pair: Pair) -> None:
         """Where no more is known of a secondary, one at another path than before is another."""
@@ -157,7 +190,7 @@ class _Work:
         """
         settings = self._config.controller
         pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
-        self._holds = holds = {pair: pair.applied for pair in pairs}
+        holds = {pair: pair.applied for pair in pairs}
 
         def patience(noted: Noted) -> float:
             secondary = isinstance(noted, Side) and noted.role == SECONDARY
@@ -172,19 +205,10 @@ class _Work:
                 await patiently(self._workers, watch, replay.run, patience)
             except HungError as error:
                 raise_if_of_state(error)
-                self._give_up(journal, cast("Side", error.what), error)
+                side = cast("Side", error.what)
+                give_up(journal.ledger, side, holds[side.pair], error)
             else:
                 return
-
-    def _give_up(self, journal: ReadJournal, side: Side, error: HungError) -> None:
-        """The thread that hangs has the file open; it closes itself when that thread ends."""
-        leg, pair = side.leg, side.pair
-        gone = absent(leg.path, leg.size, error.strerror or str(error))
-        if side.role == PRIMARY:
-            pair.set_legs(gone, pair.secondary, pair.mode)
-        else:
-            pair.set_legs(pair.primary, gone, pair.mode)
-            journal.ledger.secondary_lacks(pair.record, self._holds[pair])
 
     async def answered(self, watch: Watch[OfState], call: Callable[[], T]) -> T:
         """The result of a call that uses the files of the state directory, and notes so in `watch`.
@@ -272,6 +296,7 @@ async def recover(
         await steps.do(work.open(journal))
         await steps.do(work.loosen(file, journal))
         await steps.do(work.replay(journal))
+        work.refuse_faults()
     except (JournalHungError, StagingHungError):
         workers.submit(work.close, _whatever)  # it may hang, too
         raise
@@ -279,7 +304,8 @@ async def recover(
         work.give_up()
         steps.afterwards(work.close)
         raise
-    uncompared = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
+    unclean = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
+    uncompared = unclean | work.unproven
     return Recovered(
         journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted,
         work.ahead,
@@ -288,6 +314,19 @@ async def recover(
 
 def _whatever(_result: None, _error: BaseException | None) -> None:
     """The start has ended without it."""
+
+
+def give_up(ledger: Ledger, side: Side, holds: int, error: HungError) -> None:
+    """Go on without an image that hangs: the thread in it has the file open, which closes itself
+    when that thread ends. `holds`: what its pair's secondary holds durably.
+    """
+    leg, pair = side.leg, side.pair
+    gone = absent(leg.path, leg.size, error.strerror or str(error))
+    if side.role == PRIMARY:
+        pair.set_legs(gone, pair.secondary, pair.mode)
+    else:
+        pair.set_legs(pair.primary, gone, pair.mode)
+        ledger.secondary_lacks(pair.record, holds)
 
 
 def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import SUSPENDED
+from duplexd.core.patience import JournalRead
 from duplexd.engine.checkpoint import replay_floor
 from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
 from duplexd.engine.recovery.image_faults import Fault, Side
@@ -21,29 +22,42 @@ if TYPE_CHECKING:
     from duplexd.core.image_record import Image
     from duplexd.core.pair import PairRecord
     from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
+    from duplexd.runtime.watch import Watch
 
 
 def ensure_room(
-    recovered: Recovered, writer: Writer, file: CheckpointFile, limits: EngineLimits
+    recovered: Recovered,
+    writer: Writer,
+    file: CheckpointFile,
+    limits: EngineLimits,
+    watch: Watch[Noted],
 ) -> None:
-    """Make room. Blocking. Raises OSError if the disk is full, DamageError if the journal is too
-    small.
+    """Make room. Blocking; each call is noted in `watch`. Raises OSError if the disk is full,
+    DamageError if the journal is too small.
     """
-    _Room(recovered, writer, file, limits).ensure()
+    _Room(recovered, writer, file, limits, watch).ensure()
 
 
 class _Room:
     def __init__(
-        self, recovered: Recovered, writer: Writer, file: CheckpointFile, limits: EngineLimits
+        self,
+        recovered: Recovered,
+        writer: Writer,
+        file: CheckpointFile,
+        limits: EngineLimits,
+        watch: Watch[Noted],
     ) -> None:
         self._recovered = recovered
         self._writer = writer
         self._file = file
         self._limits = limits
+        self._watch = watch
+        self._note = JournalRead(writer.ring.directory, does="written")
         self._grow_error: OSError | None = None
 
     def ensure(self) -> None:
@@ -68,15 +82,19 @@ class _Room:
         while not self._writer.room(limits.marker_reserve_bytes * 2, limits.record_bytes_max):
             if ring.can_grow() and self._grow_error is None:
                 try:
-                    ring.spares.append(ring.grow())
+                    with self._watch.at(self._note):
+                        segment = ring.grow()
+                    ring.spares.append(segment)
                 except OSError as error:
                     self._grow_error = error  # recycling a segment may be enough
                 continue
-            segment = ring.droppable(floor)
-            if segment is None:
+            old = ring.droppable(floor)
+            if old is None:
                 return False
-            ring.live.remove(segment)
-            ring.spares.append(ring.recycle(segment))
+            ring.live.remove(old)
+            with self._watch.at(self._note):
+                segment = ring.recycle(old)
+            ring.spares.append(segment)
         return True
 
     def _sync(self, side: Side) -> None:
@@ -88,7 +106,8 @@ class _Room:
         if side in faults or why_absent(leg):
             return
         try:
-            leg.sync()
+            with self._watch.at(side):
+                leg.sync()
         except OSError as error:
             why = f"{leg.path}: {error.strerror or error}"
             faults.add(side, Fault(OSError(error.errno or errno.EIO, why)))
@@ -128,7 +147,8 @@ class _Room:
             "offset": writer.position,
             **now,
         }
-        self._file.replace(ledger.pack_snapshot(after))
+        with self._watch.at(self._note):
+            self._file.replace(ledger.pack_snapshot(after))
         return after
 
 

@@ -52,6 +52,10 @@ def hangs_at_once(disk: FaultyDisk, files: str) -> ActiveFault:
     return disk.hang("", files)
 
 
+def does_not_write(disk: FaultyDisk, files: str) -> ActiveFault:
+    return disk.hang("write", files)
+
+
 def unopenable(disk: FaultyDisk, files: str) -> ActiveFault:
     return disk.fail("open read", files)
 
@@ -68,6 +72,9 @@ DUPLEX = "DUPLEX"
 FAILED_SECONDARY = "SUSPENDED by secondary error"
 UNREAD_JOURNAL = "SUSPENDED by journal error"
 SWAPPED = f"{FAILED_SECONDARY} (swapped)"
+NO_CONNECTION = "no connection"
+NO_DAEMON = "no daemon"
+FAILING_START = "start that fails"
 REFUSED = "during the load: write EIO; then: write EIO, flush EIO"
 
 CASES = (
@@ -96,5 +103,9 @@ CASES = (
     Case(JOURNAL, "hang", hangs, "then: write waits, flush waits", DUPLEX, waits=True),
     Case(
         JOURNAL, "disk full", full(0), "during the load: write ENOSPC; then: write ENOSPC", DUPLEX
+    ),
+    Case(JOURNAL, "hang at a start", hangs_at_once, NO_CONNECTION, NO_DAEMON, FAILING_START),
+    Case(
+        JOURNAL, "writes hang at a start", does_not_write, NO_CONNECTION, NO_DAEMON, FAILING_START
     ),
 )

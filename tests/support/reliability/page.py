@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import ROOT
-from tests.support.reliability.cases import CASES, JOURNAL, PRIMARY, SECONDARY
+from tests.support.reliability.cases import CASES, FAILING_START, JOURNAL, PRIMARY, SECONDARY
+from tests.support.reliability.failing_start import measure_start
 from tests.support.reliability.health_row import HealthRow
 from tests.support.reliability.measure import Row, measure
 from tests.support.reliability.unwell import OTHER, WAYS, measure_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from tests.support.reliability.cases import Case
+    from tests.support.reliability.measure import Measured
 
 AnyRow = Row | HealthRow
 PAGE = ROOT / "docs" / "reliability.md"
@@ -72,6 +76,12 @@ def replaced(page: str, part: str, rows: Sequence[AnyRow]) -> str:
     return f"{before}{mark}\n\n{table(rows)}\n\n{end}{after}" if rows else page
 
 
+async def measured(case: Case, directory: Path) -> Measured:
+    """The rows of a case."""
+    measures = measure_start if case.trigger == FAILING_START else measure
+    return await measures(case, directory)
+
+
 def main(words: list[str]) -> None:
     """Run the cases, or those with one of the words in their names. A row that could not be
     measured is taken out, and says why.
@@ -87,7 +97,7 @@ def main(words: list[str]) -> None:
         with tempfile.TemporaryDirectory() as directory, _said(case.name):
             rows.pop(key, None)
             health.pop(key, None)
-            rows[key], health[key] = asyncio.run(measure(case, Path(directory)))
+            rows[key], health[key] = asyncio.run(measured(case, Path(directory)))
     for way in filter(lambda way: wanted(way.fault), WAYS):
         with tempfile.TemporaryDirectory() as directory, _said(way.fault):
             health.pop((OTHER, way.fault), None)

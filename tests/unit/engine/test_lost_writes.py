@@ -77,6 +77,33 @@ async def test_such_a_primary_that_a_copy_reads_is_not_called_good_any_more() ->
         assert not pair.usable
 
 
+async def test_such_a_primary_that_a_comparison_reads_is_replaced_by_its_secondary() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair, secondary = core.pair(), core.pair().secondary
+        pair.set_legs(LostWrites(pair.primary), secondary, pair.mode)
+        result = await core.controller.verify(["data"])
+        (found,) = result["volumes"]
+        assert (result["equal"], found["why"]) == (
+            False,
+            "/a/data.img: cannot be read at offset 0: the disk has lost writes",
+        )
+        await core.until(lambda: pair.primary is secondary)
+        assert core.named("primary-failed")[0]["path"] == "/a/data.img"
+
+
+async def test_such_a_secondary_that_a_scrub_reads_is_suspended() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair = core.pair()
+        pair.set_legs(pair.primary, LostWrites(pair.copy_of), pair.mode)
+        scrubs = core.controller.comparisons.scrubs
+        core.clock.now += 3601
+        scrubs.take(3600.0, 1 << 40)
+        await scrubs.look()
+        assert (pair.state, pair.usable) == (SUSPENDED, False)
+
+
 async def test_such_a_secondary_is_suspended_and_copied_as_a_whole() -> None:
     async with running() as core:
         assert await core.write("data", 0, DATA) == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import pytest
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
-from duplexd.replication.leg_calls import JournalHungError
+from duplexd.replication.leg_calls import JournalHungError, StagingHungError
 from duplexd.runtime.threads import ThreadWorkers
 from tests.unit.engine.cores import MIB, Core, HandClock, new_disk, run, settings
 
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 DATA = b"\x66" * 8192
 BOTH = {"data": "sync", "apart": "sync"}
+SYNCED = -1  # once for each segment, at the beginning of the replay
+
+
+class PassingClock(HandClock):
+    """Time passes by itself."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
 
 class Hanging:
@@ -78,7 +87,7 @@ def killed() -> SimDisk:
 async def started(disk: SimDisk, volumes: Mapping[str, str] = BOTH) -> AsyncIterator[Controller]:
     loop = asyncio.get_running_loop()
     disks, journal, writer = (ThreadWorkers(loop, name, 2) for name in ("disk", "sync", "writer"))
-    clock = HandClock(disk)
+    clock = PassingClock(disk)
     machine = Machine(disk, clock, disks, journal, writer)
     try:
         controller = await start(impatient(settings(volumes)), machine, Events(clock))
@@ -174,6 +183,49 @@ def test_a_journal_that_hangs_in_the_replay_ends_the_start() -> None:
 
     async def scenario() -> None:
         with pytest.raises(JournalHungError, match="the journal cannot be read"):
+            async with started(disk):
+                pass
+
+    asyncio.run(scenario())
+    assert hanging.hung
+    hanging.release()
+
+
+class HangingEnd(Hanging):
+    """What ends a start hangs: these operations once the images were replayed, which is when the
+    journal is written again, or after `skip` of them.
+    """
+
+    def __init__(self, disk: SimDisk, path: str, operation: str, skip: int) -> None:
+        super().__init__(disk, path, operation)
+        self._skip = len(disk.list("/state/journal")) if skip == SYNCED else skip
+
+    def _look(self, operation: str, path: str) -> None:
+        if path.startswith(self._path) and operation in self._operations and self._skip > 0:
+            self._skip -= 1
+            return
+        super()._look(operation, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "operation", "skip", "says"),
+    [
+        ("/state/journal/", "writev", 0, "/state/journal: the journal cannot be written"),
+        ("/state/journal/", "sync", SYNCED, "/state/journal: the journal cannot be written"),
+        ("/state/staging/", "remove", 0, r"/state/staging/left-0\.stg: the staging log cannot"),
+        ("/state/checkpoint", "replace_file", 1, "/state/checkpoint: the checkpoint cannot"),
+    ],
+)
+def test_a_state_directory_that_hangs_at_the_end_of_a_start_ends_it(
+    path: str, operation: str, skip: int, says: str
+) -> None:
+    disk = killed()
+    disk.make_directory("/state/staging")
+    disk.replace_file("/state/staging/left-0.stg", b"")
+    hanging = HangingEnd(disk, path, operation, skip)
+
+    async def scenario() -> None:
+        with pytest.raises((JournalHungError, StagingHungError), match=says):
             async with started(disk):
                 pass
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.engine.sampled_blocks import recent
+from duplexd.engine.sampled_blocks import Bounds, recent
 from duplexd.images.probe import SAMPLE_BYTES
 from duplexd.journal.format import crc32c
 from duplexd.units import KIB, MIB
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from duplexd.journal.writer import Writer
 
 ALL = 1 << 20  # blocks
-KEPT_WHOLE = {1: 0}  # changes after number 0 of volume 1
+KEPT_WHOLE = {1: Bounds(0)}  # changes after number 0 of volume 1
 
 
 def blocks(count: int) -> list[bytes]:

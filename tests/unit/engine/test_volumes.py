@@ -5,6 +5,7 @@ named.
 from __future__ import annotations
 
 import asyncio
+import errno
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -167,6 +168,45 @@ async def test_a_start_that_is_to_be_refused_names_the_key(why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         await Core.begin(disk, refusing(config))
     assert files(disk) == before, "nothing was changed"
+
+
+def empty(disk: SimDisk, path: str) -> None:
+    disk.replace_file(path, bytes(SIZE))
+
+
+def fail_in_the_replay(disk: SimDisk, path: str) -> None:
+    disk.fail(path, errno.EIO, operation="sync")
+
+
+@pytest.mark.parametrize("key", ["primary", "secondary"])
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_an_emptied_image_refuses_such_a_start_and_is_named(key: str, stopped: bool) -> None:
+    disk, path = new_disk(), {"primary": "/a/data.img", "secondary": "/b/data.img"}[key]
+    core = await Core.begin(disk, settings())
+    await core.write("data", 0, b"content" * 2000)
+    await (core.controller.stop() if stopped else core.crash(power=False))
+    empty(disk, path)
+    before = files(disk)
+    why = rf"volumes\.data\.{key}: {path}: the image .*; the pair is DUPLEX"
+    with pytest.raises(ConfigurationError, match=why):
+        await Core.begin(disk, refusing(settings()))
+    assert files(disk) == before, "nothing was changed"
+
+
+@pytest.mark.parametrize("key", ["primary", "secondary"])
+async def test_an_image_that_fails_in_the_replay_refuses_such_a_start(key: str) -> None:
+    disk, path = new_disk(), {"primary": "/a/data.img", "secondary": "/b/data.img"}[key]
+    core = await Core.begin(disk, settings())
+    await core.write("data", 0, b"content")
+    await core.crash(power=False)
+    fail_in_the_replay(disk, path)
+    with pytest.raises(OSError, match=rf"volumes\.data\.{key}: {path}: .*; the pair is DUPLEX"):
+        await Core.begin(disk, refusing(settings()))
+    disk.heal(path)
+    core = await Core.begin(disk, refusing(settings()))
+    await core.controller.resync_wait(["data"])
+    assert (core.states(), core.equal()) == ({"data": "DUPLEX"}, True)
+    await core.controller.stop()
 
 
 async def test_after_a_refusal_every_image_can_be_opened_again() -> None:

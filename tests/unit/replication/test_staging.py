@@ -180,12 +180,12 @@ def test_only_the_log_of_that_job_is_removed() -> None:
     stage(world, "other", [b"x" * BLOCK])
     area(world).remove("one")
     assert world.disk.list(DIRECTORY) == ["other-0000.stg"]
-    area(world).clear()
+    area(world).clear(Watch())
     assert not world.disk.list(DIRECTORY)
 
 
 def test_there_need_not_be_any() -> None:
     world = World()
     area(world).remove("one")
-    area(world).clear()
+    area(world).clear(Watch())
     assert not world.disk.exists(DIRECTORY)

@@ -1,0 +1,120 @@
+"""The calls on the state directory that end a start, each with its time-out.
+
+Until the markers of the start are durable nobody is served, so a disk that does not answer would
+keep the daemon in its start for ever, and nobody would learn why. The start ends instead, with an
+error that names the path, and the service manager begins another. An image that hangs here is given
+up, as in the replay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from duplexd.engine.opening import SECONDARY
+from duplexd.engine.recovery.image_faults import Fault, Side
+from duplexd.engine.recovery.recovered import give_up
+from duplexd.engine.recovery.room import ensure_room
+from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
+from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch, patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.config.daemon_file import ControllerConfig
+    from duplexd.core.patience import OfState
+    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.image_faults import Noted
+    from duplexd.engine.recovery.recovered import Recovered
+    from duplexd.journal.writer import Writer
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.staging import StagingArea
+    from duplexd.runtime.tasks import Steps
+    from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
+
+
+class EndOfStart:
+    """Of one start. `waits_s`: how long the journal has not answered a write or a sync."""
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        settings: ControllerConfig,
+        workers: Workers,
+        steps: Steps,
+        waits_s: Callable[[], float],
+    ) -> None:
+        self._recovered = recovered
+        self._settings = settings
+        self._workers = workers
+        self._steps = steps
+        self._waits_s = waits_s
+
+    async def make_room(self, writer: Writer, file: CheckpointFile, limits: EngineLimits) -> None:
+        """See `ensure_room`; again without each image that hangs. Raises JournalHungError too."""
+        while True:
+            watch: Watch[Noted] = Watch()
+            call = partial(ensure_room, self._recovered, writer, file, limits, watch)
+            try:
+                await self._steps.do(patiently(self._workers, watch, call, self._seconds))
+            except HungError as hung:
+                raise_if_of_state(hung)
+                self._give_up(cast("Side", hung.what), hung)
+            else:
+                return
+
+    def _seconds(self, noted: Noted) -> float:
+        secondary = isinstance(noted, Side) and noted.role == SECONDARY
+        settings = self._settings
+        return settings.secondary_timeout if secondary else settings.primary_timeout
+
+    def _give_up(self, side: Side, hung: HungError) -> None:
+        text = f"{side.leg.path}: {hung.strerror}"
+        self._recovered.faults.add(side, Fault(OSError(hung.errno, text)))
+        ledger, record = self._recovered.journal.ledger, side.pair.record
+        give_up(ledger, side, record.secondary_at, hung)
+
+    async def written(self, work: Awaitable[T]) -> T:
+        """The result of `work`, which waits for nothing but the journal. Raises JournalHungError
+        when a write or a sync of it takes too long. One that waits for room is not one that hangs.
+        """
+        running = asyncio.ensure_future(self._steps.do(work))
+        seconds = self._settings.primary_timeout
+        try:
+            while not running.done():
+                await asyncio.wait((running,), timeout=LOOK_SECONDS)
+                if not running.done() and self._waits_s() >= seconds:
+                    path = self._recovered.journal.ring.directory
+                    why = f"the disk has not answered for {seconds:g} s"
+                    text = f"{path}: the journal cannot be written: {why}"
+                    raise JournalHungError(errno.ETIMEDOUT, text, path)
+            return running.result()
+        finally:
+            running.cancel()
+
+    async def clear(self, staging: StagingArea) -> None:
+        """Remove the staging logs. Raises StagingHungError."""
+        watch: Watch[OfState] = Watch()
+        seconds = self._settings.primary_timeout
+        call = partial(staging.clear, watch)
+        try:
+            await self._steps.do(patiently(self._workers, watch, call, lambda _what: seconds))
+        except HungError as hung:
+            raise_if_of_state(hung)
+            raise
+
+
+def leave(recovered: Recovered, steps: Steps, workers: Workers, error: BaseException) -> None:
+    """Close what a start has open that ends with `error`. What hangs may hang in that, too."""
+    if isinstance(error, JournalHungError | StagingHungError):
+        workers.submit(recovered.close, _whatever)
+    else:
+        steps.afterwards(recovered.close)
+
+
+def _whatever(_result: None, _error: BaseException | None) -> None:
+    """The start has ended without it."""
