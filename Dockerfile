@@ -3,9 +3,18 @@
 #     -v duplexd-data:/data -v duplexd-state:/var/lib/duplexd duplexd
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+# Libraries first, by the hashes that are pinned: they change less often than the code.
+COPY configs configs
+RUN python -m venv /opt/duplexd && /opt/duplexd/bin/pip install --no-cache-dir --require-hashes \
+    --requirement configs/requirements/runtime.txt
+RUN python -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir --require-hashes \
+    --requirement configs/requirements/build.txt
+COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
+COPY docs docs
+COPY systemd systemd
 COPY duplexd duplexd
-RUN python -m venv /opt/duplexd && /opt/duplexd/bin/pip install --no-cache-dir .
+RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+ && /opt/duplexd/bin/pip install --no-cache-dir --no-deps --no-index dist/*.whl
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --system --gid 10809 duplexd \

@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' duplexd/__init__.py)
 VENV := .venv
 BIN := $(VENV)/bin
 # The first interpreter that is new enough; `make setup PYTHON=...` takes another one.
@@ -20,12 +21,13 @@ SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
-# a file system for it; Prometheus and a browser. gcc and the next two compile a client that Python's
+# a file system for it; Prometheus and a browser; what makes, checks and shows man pages, and shells
+# that complete. gcc and the next two compile a client that Python's
 # index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
-	chromium
+	chromium man-db mandoc pandoc zsh fish
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d
@@ -103,6 +105,7 @@ test: $(VENV)/.interop apt ## the tests, without the long sweeps
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.interop apt ## the long sweeps
+	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES) debootstrap lintian"
 	$(BIN)/python -m pytest -q $(SPREAD) --timeout 3600 -m long $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs
@@ -140,6 +143,81 @@ cover: $(VENV)/.interop apt ## which lines and branches the tests reach
 	$(BIN)/coverage run -m pytest -q -m "not long and not vm" $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+# ---------------------------------------------------------------------------------------- packaging
+
+PINS := configs/requirements
+PREFIX := /usr/local
+DESTDIR :=
+# Where systemd looks: units, sysusers.d and tmpfiles.d are below it.
+SYSTEMD := $(PREFIX)/lib
+LIBDIR := $(PREFIX)/lib/duplexd
+# pip of a virtual environment of its own builds the wheel and fills that of the installation, which
+# then has no pip. What is downloaded has to have one of the hashes of the pins.
+TOOLS := build/tools
+PIP := $(TOOLS)/bin/python -m pip --disable-pip-version-check --no-input
+INTO := $(PIP) --python $(DESTDIR)$(LIBDIR)/bin/python install --quiet --no-compile
+
+.PHONY: man pins wheel install deb
+man: $(VENV)/.dev apt ## writes the man pages and completions anew, from --help and docs/
+	$(BIN)/python -m tests.packaging
+
+# Without the addresses of an index: it is the business of whoever installs.
+COMPILE = $(BIN)/python -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links pyproject.toml
+pins: $(VENV)/.dev ## takes the newest libraries that pyproject.toml allows into configs/requirements
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[pins]'
+	$(COMPILE) --upgrade --output-file $(PINS)/runtime.txt
+	$(COMPILE) --upgrade --output-file $(PINS)/build.txt --build-deps-for wheel --only-build-deps
+
+$(TOOLS)/.made: $(PINS)/build.txt
+	rm -rf $(TOOLS)
+	"$(PYTHON)" -m venv $(TOOLS)
+	$(PIP) install --quiet --require-hashes --requirement $(PINS)/build.txt
+	@touch $@
+
+wheel: $(TOOLS)/.made ## dist/duplexd-VERSION-py3-none-any.whl, with units, man pages and examples
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# What moves out of the virtual environment is found elsewhere; the activation of a shell, programs
+# of libraries, and paths of the building machine go.
+install: wheel ## duplexd below PREFIX (/usr/local), with pinned libraries, below DESTDIR if given
+	"$(PYTHON)" -m venv --clear --without-pip $(DESTDIR)$(LIBDIR)
+	$(INTO) --require-hashes --requirement $(PINS)/runtime.txt
+	$(INTO) --no-deps --no-index --find-links dist duplexd==$(VERSION)
+	cd $(DESTDIR)$(LIBDIR) && find bin -mindepth 1 ! -name 'python*' ! -name duplexd \
+		! -name duplexctl -delete
+	rm -f $(DESTDIR)$(LIBDIR)/lib/python*/site-packages/duplexd-*/direct_url.json
+	sed -i 's|$(DESTDIR)$(LIBDIR)|$(LIBDIR)|g' \
+		$(addprefix $(DESTDIR)$(LIBDIR)/,pyvenv.cfg bin/duplexd bin/duplexctl)
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(PREFIX)/share $(SYSTEMD)/systemd/system \
+		$(PREFIX)/lib/sysusers.d $(PREFIX)/lib/tmpfiles.d)
+	ln -sfr $(addprefix $(DESTDIR)$(LIBDIR)/bin/,duplexd duplexctl) $(DESTDIR)$(PREFIX)/bin/
+	cd $(DESTDIR)$(LIBDIR)/share/duplexd/systemd && \
+		install -m 0644 *.service *.socket $(DESTDIR)$(SYSTEMD)/systemd/system/ && \
+		install -m 0644 sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d/ && \
+		install -m 0644 tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/
+	rm -rf $(DESTDIR)$(LIBDIR)/share/duplexd
+	cp -r --no-preserve=ownership $(DESTDIR)$(LIBDIR)/share/. $(DESTDIR)$(PREFIX)/share/
+	rm -rf $(DESTDIR)$(LIBDIR)/share $(DESTDIR)$(LIBDIR)/include
+
+# A native package of this tree, for the Debian that builds it. Nothing is compiled, hence -d: it
+# needs no build-essential.
+DEB_PACKAGES := debhelper dpkg-dev fakeroot python3-venv
+DEB_VERSION := $(VERSION)
+DEB_SOURCE := build/deb/duplexd
+deb: ## dist/duplexd_VERSION_ARCHITECTURE.deb
+	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES)"
+	rm -rf build/deb && mkdir -p $(DEB_SOURCE) dist
+	tar -c --exclude=__pycache__ Makefile pyproject.toml README.md CHANGELOG.md LICENSE configs docs \
+		duplexd systemd | tar -x -C $(DEB_SOURCE)
+	cp -r configs/debian $(DEB_SOURCE)/debian
+	maintainer=$$(sed -n 's/^Maintainer: //p' configs/debian/control); \
+	when=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}; \
+	printf 'duplexd (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' \
+		"$(DEB_VERSION)" "$$maintainer" "$$(date -R -d "@$$when")" > $(DEB_SOURCE)/debian/changelog
+	cd $(DEB_SOURCE) && dpkg-buildpackage -b -d -us -uc
+	cp build/deb/duplexd_*.deb dist/
 
 clean: ## removes what make made, but not ./var
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -93,6 +93,14 @@ class LeaseLostError(DuplexdError):
     title = "lease lost or verdict void"
 
 
+class UncheckedError(DuplexdError):
+    """`verify-cut`: the journal has the cut, but of the images nothing was checked."""
+
+    exit_code = 10
+    http_status = 409
+    title = "nothing was checked"
+
+
 class DamageError(DuplexdError):
     """The journal is damaged where it was known to be durable."""
 
@@ -114,6 +122,7 @@ _BY_EXIT_CODE: dict[int, type[DuplexdError]] = {
     for each in (
         UsageError, NotFoundError, ForbiddenError, WrongStateError,
         ConfigurationError, UnreachableError, TimedOutError, LeaseLostError,
+        UncheckedError,
     )
 }  # fmt: skip
 

@@ -91,6 +91,7 @@ class EngineLimits:
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
+    look_again_seconds_max: float = 0.5  # that status waits for images that were found wrong
     image_look_seconds: float = 10.0  # between two looks at the paths of open images
     auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
     auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
@@ -273,6 +274,7 @@ class DaemonLimits:
     passing_retry_seconds: float = 1.0
     state_lock_seconds_max: float = 1.0  # for `duplexd check` to have looked at it
     look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
+    check_answer_seconds_max: float = 5.0  # of `duplexd check`, for a sign of a daemon that runs
     start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
     stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer
     # Without its journal a stop can do nothing more, and loses nothing by ending

@@ -91,6 +91,7 @@ class Controller(Protocol):
     def cuts(self) -> Cuts: ...
 
     def status(self) -> Json: ...
+    async def look_again(self) -> None: ...
     def counters(self) -> Counters: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
     async def quiesce(
@@ -123,7 +124,9 @@ class Controller(Protocol):
         accept_differences: bool = False,
     ) -> Json: ...
     async def adopt(self, names: list[str]) -> Json: ...
-    async def repair(self, names: list[str], source: str, dry_run: bool) -> Json: ...
+    async def repair(
+        self, names: list[str], source: str, dry_run: bool, some: bool = False
+    ) -> Json: ...
 
 
 class Reloads(Protocol):
@@ -387,13 +390,13 @@ class Actions:
     async def repair(self, peer: Peer, request: RepairRequest) -> Json:
         """Make legs that are known to differ equal, with the content of one of them.
 
-        Legal for DUPLEX pairs of which a difference is recorded. A client that goes away does not
-        stop it half-way.
+        Legal for DUPLEX pairs of which a difference is recorded; others of the targets are named.
+        A client that goes away does not stop it half-way.
         """
         names = self._resolve(request.targets)
         source, dry_run = request.source, request.dry_run
         self._command(peer, "repair", targets=request.targets, source=source, dry_run=dry_run)
-        return await self.controller.repair(names, source, dry_run)
+        return await self.controller.repair(names, source, dry_run, request.some)
 
     async def reload(self, peer: Peer, body: ReloadRequest) -> Json:
         """Read the configuration again, and apply it; all of it, or nothing. With `check` say what

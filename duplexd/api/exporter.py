@@ -3,11 +3,14 @@
 Who can connect may read every metric and what the page shows, and do nothing else: no route takes a
 parameter. Its connections are counted apart from those of the control API, so that a scraper that
 goes wild takes no place of an operator's; and by address, so that it takes none of another one's.
+A request is answered only if it was meant for this machine (`own_host.py`): else web pages of
+strangers could read all this in the browser of somebody who can connect.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,13 +18,13 @@ from duplexd.api import problems
 from duplexd.api.access import Access
 from duplexd.api.connections import Connections
 from duplexd.api.local import Local
+from duplexd.api.own_host import is_meant
 from duplexd.api.routes import METRICS_TYPE
 from duplexd.api.wire import Answer
 from duplexd.net import listen
 from duplexd.net.allow import origin_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable
 
     from duplexd.api.http_request import Link
@@ -44,6 +47,7 @@ class Exporter:
         limits: ApiLimits,
     ) -> None:
         self._address = address
+        self._names = {socket.gethostname().lower(), address.host if address else ""} - {""}
         self._scrape = scrape
         self._page = page
         self._routes: dict[tuple[str, ...], Callable[[], Awaitable[Answer]]] = {
@@ -83,6 +87,12 @@ class Exporter:
         await self._connections.stop()
 
     async def _respond(self, _link: Link, request: Request) -> Answer:
+        if not is_meant(request.host, self._names):
+            detail = (
+                f"this listener does not answer to {request.host!r}; connect by address, by the"
+                " name of the machine, or by the name that is given in [metrics] listen"
+            )
+            return problems.respond(421, detail)
         route = self._routes.get(request.segments)
         if route is None:
             return problems.respond(404, f"no such path: {request.path}; there are / and /metrics")

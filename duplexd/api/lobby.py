@@ -3,7 +3,8 @@
 Anybody can connect, and a socket that sends nothing costs a descriptor and no more: no handshake is
 begun for it, so it takes no place of one. Who has sent its first bytes is ready. Of those the hosts
 take turns, and of one host the newest is first: where more come than can be served, the oldest have
-been given up by their clients anyway, and an operator who comes now is served now.
+been given up by their clients anyway, and an operator who comes now is served now. A host is an
+IPv4 address, or an IPv6 network of 64 bits: one client has all addresses of it.
 """
 
 from __future__ import annotations
@@ -13,24 +14,23 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from duplexd.net.allow import origin_of
+
 if TYPE_CHECKING:
     from duplexd.limits import ApiLimits
 
 
 class Guest:
-    """One of them. `host` is its address, without the port."""
+    """One of them. `host` is where it comes from: see above."""
 
-    __slots__ = ("address", "is_ready", "sock", "timer")
+    __slots__ = ("address", "host", "is_ready", "sock", "timer")
 
     def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
         self.sock = sock
         self.address = address
+        self.host = origin_of(address[0])
         self.is_ready = False
         self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def host(self) -> str:
-        return str(self.address[0])
 
 
 class Lobby:

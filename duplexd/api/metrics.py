@@ -102,6 +102,11 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
             "how long the disk of the journal has not answered",
             journal["waiting_s"],
         ),
+        (
+            "duplexd_journal_no_room_seconds",
+            "how long changes have waited for room in the journal",
+            journal.get("no_room_s", 0.0),
+        ),
         ("duplexd_leases", "holds in force", len(status["leases"])),
         ("duplexd_cuts_undecided", "group cuts in doubt", len(status["cuts"])),
     ):

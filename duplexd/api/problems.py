@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/problem+json"
 
 # HTTP's own errors, which have no class in errors.py: what duplexctl exits with
-_EXIT_CODES = {400: 2, 404: 3, 405: 2, 408: 8, 413: 2, 429: 1, 503: 7}
+_EXIT_CODES = {400: 2, 403: 4, 404: 3, 405: 2, 408: 8, 413: 2, 429: 1, 503: 7}
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
 

@@ -60,6 +60,7 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
 async def get_status(context: Context, call: Call) -> Answer:
+    await context.actions.controller.look_again()
     if targets := call.query.get("target", []):
         return answer(context.actions.status(targets))
     return Answer(200, JSON_TYPE, context.whole_status(call.request.asked_at))
@@ -145,6 +146,7 @@ async def get_healthz(context: Context, _call: Call) -> Answer:
 
 
 async def get_health(context: Context, call: Call) -> Answer:
+    await context.actions.controller.look_again()
     return answer(context.health.show(context.actions.resolve(call.query.get("target", []))))
 
 

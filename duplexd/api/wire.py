@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 _VERSIONS = {"1.0", "1.1"}
+# An operator's browser has its certificate, and sends what a page of a stranger asks it to
+_FROM_A_PAGE = "a web page sent this request (it has an Origin header), and none may command here"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -39,12 +41,15 @@ class HttpError(Exception):
 class Request:
     """One request, whole. `target` is what the client sent; the path is quoted in it."""
 
-    __slots__ = ("asked_at", "body", "chunked", "error", "keep_alive", "method", "target")
+    __slots__ = (
+        "asked_at", "body", "chunked", "error", "host", "keep_alive", "method", "target",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.asked_at = 0.0  # by the loop's clock, when its turn is waited for
         self.method = ""
         self.target = ""
+        self.host: str | None = None  # the Host header
         self.body = b""
         self.keep_alive = False
         self.chunked = False  # whether the client understands an answer in chunks (HTTP/1.1)
@@ -153,8 +158,12 @@ class RequestReader:
         self._count(len(name) + len(value) + 4)
         if self._in_head:
             lower = name.lower()
-            self._hosts += lower == b"host"
+            if lower == b"host":
+                self._hosts += 1
+                self._request.host = value.decode("latin-1")
             self._expects |= lower == b"expect" and value.lower() == b"100-continue"
+            if lower == b"origin":
+                self._request.error = HttpError(403, _FROM_A_PAGE)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

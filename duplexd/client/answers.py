@@ -123,7 +123,12 @@ CONTROLLER = fields(
         "sequence": whole,
         "journal": fields(
             {"used_bytes": whole, "size_bytes": whole, "oldest_sequence": whole},
-            {"waiting_s": number},
+            {
+                "waiting_s": number,
+                "pinned_bytes": maybe(whole),
+                "no_room_s": number,
+                "needed_by": _TEXTS,
+            },
         ),
     },
     {
@@ -212,7 +217,8 @@ REPAIRED = fields(
                 }
             )
         )
-    }
+    },
+    {"no_difference": _TEXTS},
 )
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
 REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
@@ -221,7 +227,7 @@ RESYNC = fields(
 )
 _COPIED = fields(
     {"name": text, "state": text},
-    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole},
+    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole, "differs": maybe(text)},
 )
 _COPYING = fields(
     {"name": text, "state": text, "done_bytes": whole, "total_bytes": whole},

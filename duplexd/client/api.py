@@ -308,7 +308,9 @@ class Client:
         for name, error in refusing.items():
             titles = (group.title(name, target) for target in group.members[name])
             refused += [{"name": title, "error": str(error)} for title in titles]
-        ok = not refused and (not wait or all(row["state"] == "DUPLEX" for row in volumes))
+        ok = not refused and (
+            not wait or all(row["state"] == "DUPLEX" and not row.get("differs") for row in volumes)
+        )
         jobs = [str(answer.get("job", "")) for answer in done.values()]
         job = jobs[0] if len(group.members) == 1 else ""
         return Resynced(volumes, wait, ok, warnings, job, refused)
@@ -393,9 +395,7 @@ class Client:
         `source`; with `dry_run`, say where.
         """
         group, _ = self._group(targets, None)
-        links, options = self.links_to(group.members), {"from": source, "dry_run": dry_run}
-        done = await roles.change(group, links, "/v1/repair", options)
-        return Repaired(done.volumes, done.failed, done.exit_codes)
+        return await roles.repair(group, self.links_to(group.members), source, dry_run)
 
     async def adopt(self, *targets: str) -> Roles:
         """Take the primary images of volumes that are not served as they are."""

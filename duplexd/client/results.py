@@ -170,11 +170,12 @@ class Status(Result):
 
 @dataclass(frozen=True)
 class Resynced(Result):
-    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX. Those in
-    `refused` were left out.
+    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX, and no legs
+    are known to differ. Those in `refused` were left out.
     """
 
-    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes, error}
+    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes, error,
+    # differs}
     waited: bool
     ok: bool
     # cuts that were given up without knowing whether they are consistent
@@ -205,11 +206,14 @@ class Roles(Result):
 
 @dataclass(frozen=True)
 class Repaired(Result):
-    """What was made equal, or with `dry_run` would be; `failed` as in `Roles`."""
+    """What was made equal, or with `dry_run` would be; `failed` as in `Roles`. `no_difference`:
+    volumes of which none is recorded.
+    """
 
     volumes: list[Json]  # {name, from, path, ranges, bytes, repaired}
     failed: dict[str, str] = field(default_factory=dict)
     exit_codes: dict[str, int] = field(default_factory=dict)
+    no_difference: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
 _MODES = {"image_mode", "mode"}
-_SIZES = {"copy_rate", "journal_size", "size"}
-_DURATIONS = {"cut_age_max", "suspended_max"}
+_SIZES = {"copy_rate", "journal_size", "rate", "size"}
+_DURATIONS = {"cut_age_max", "every", "suspended_max"}
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -72,6 +72,11 @@ def value_in_file(key: str, value: object) -> str:
     """A value as the configuration file has it, at the dotted `key`."""
     if isinstance(value, list):
         return f"[{', '.join(value_in_file(key, each) for each in value)}]"
+    if isinstance(value, BaseModel):  # one of a list of tables
+        said = {
+            name: each for name, each in value if each != type(value).model_fields[name].default
+        }
+        return f"{{ {', '.join(f'{name} = {value_in_file(name, said[name])}' for name in said)} }}"
     if isinstance(value, Entry):
         return toml(f"{value.kind}:{value.value}")
     if isinstance(value, TcpAddress) and key == "control.tls.listen":

@@ -51,12 +51,14 @@ class Scrubbed(NamedTuple):
     at: int
     began_us: int
     done_us: int
+    error: str = ""
 
     def pack(self) -> Json:
         own = {"m": "scrubbed", "id": self.id, "at": self.at}
-        return {**own, "began": self.began_us, "done": self.done_us}
+        error = {"error": self.error} if self.error else {}
+        return {**own, "began": self.began_us, "done": self.done_us, **error}
 
     @classmethod
     def unpack(cls, fields: Json) -> Scrubbed:
         at, began, done = int(fields["at"]), int(fields["began"]), int(fields["done"])
-        return cls(int(fields["id"]), at, began, done)
+        return cls(int(fields["id"]), at, began, done, str(fields.get("error", "")))

@@ -32,6 +32,7 @@ KINDS = {
     "controller-failed": ERROR,
     "changes-refused": ERROR,
     "journal-silent": ERROR,
+    "changes-wait": ERROR,
     "volume-not-served": ERROR,
     "requests-fail": ERROR,
     "primary-error": WARNING,
@@ -52,6 +53,7 @@ KINDS = {
 NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
 _ROLES = ("primary", "secondary")
+_NAMES_MAX = 6
 
 
 class Finding(NamedTuple):
@@ -123,6 +125,19 @@ def of_controller(controller: Json) -> Iterator[Finding]:
     elif (waits_s := controller["journal"].get("waiting_s") or 0.0) >= JOURNAL_SILENT_SECONDS_MAX:
         text = f"waits: the disk of the journal has not answered for {waits_s:.0f} s"
         yield Finding("journal-silent", "", text)
+    elif waiting := waits_for_room(controller["journal"]):
+        yield Finding("changes-wait", "", waiting)
+
+
+def waits_for_room(journal: Json) -> str:
+    """Why changes wait for room in the journal, once that takes long; empty if they do not."""
+    waits_s = journal.get("no_room_s") or 0.0
+    if waits_s < JOURNAL_SILENT_SECONDS_MAX:
+        return ""
+    names = journal.get("needed_by") or ()
+    who = f"the secondary of {' '.join(names[:_NAMES_MAX])}" if names else "a checkpoint"
+    more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
+    return f"waits: changes have waited {waits_s:.0f} s for journal room that {who}{more} needs"
 
 
 def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding]:
@@ -192,7 +207,9 @@ def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Fin
         yield Finding("scrub-error", name, f"the scrub found that {error}")
     if every_s is None or volume.get("secondary") is None:
         return
-    since = scrub.get("done_time") or scrub.get("began_time")
+    # One that was never compared is late too; and none is on the day when scrubs are turned on.
+    known = [scrub.get(key) or 0.0 for key in ("done_time", "wanted_time")]
+    since = max(known) or scrub.get("began_time")
     if since is not None and now - since > 2 * every_s:
         text = f"not compared as a whole for {format_duration(now - since)}"
         text = f"{text}; [scrub] wants that every {format_duration(every_s)}: see its rate"

@@ -61,6 +61,7 @@ class Ledger:
         self.boot = ""
         self.closed = False  # the daemon was shut down cleanly
         self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
+        self.scrub_us = 0  # since when scrubs are wanted, by checkpoints alone; 0: they are not
         self._book = CutBook(self.pairs, limits)
 
     def next_id(self) -> int:
@@ -250,7 +251,7 @@ class Ledger:
 
     @_fold.register
     def _(self, marker: markers.Scrubbed, _place: Place) -> None:
-        self.pairs[marker.id].scrub = Scrub(marker.at, marker.began_us, marker.done_us)
+        self.pairs[marker.id].scrub = Scrub(*marker[1:])
 
     # ------------------------------------------------------------------------------- failures
 
@@ -422,15 +423,15 @@ class Ledger:
     ) -> Json:
         """All of it, for a checkpoint at number `tail`; `mirrored`: which pairs mirror; `behind`:
         primaries that do not hold all changes, and up to which number they hold them; `halfway`:
-        pairs whose secondaries are at no number.
-
-        `applied` and `primary_at` are only true once the images were synced.
+        pairs whose secondaries are at no number. `applied` and `primary_at` are only true once the
+        images were synced.
         """
         return {
             "boot": self.boot,
             "closed": self.closed,
             "starts": self.starts,
             "ahead": self.ahead,
+            "scrub": self.scrub_us,
             "cuts": [cut.pack() for cut in self.cuts.values()],
             "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
         }
@@ -444,6 +445,6 @@ class Ledger:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         found = snapshot.unpack_all(saved, self._limits)
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
-        self.pairs, self.ahead = found.pairs, found.ahead
+        self.pairs, self.ahead, self.scrub_us = found.pairs, found.ahead, found.scrub_us
         self._book = CutBook(self.pairs, self._limits)
         self._book.known = found.cuts

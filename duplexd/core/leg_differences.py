@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     Run = tuple[int, int]  # offset, length
 
 
+DIFFER = "the legs differ"  # in every text about it, so that a client knows it again
+
+
 class Differences(NamedTuple):
     """What is recorded of one pair. `sequence`, `time_us`: the number and the time at which a
     difference was found first. `copied`: a copy that covers all runs has begun since.
@@ -61,7 +64,7 @@ class Differences(NamedTuple):
         """Where, in words."""
         places = "1 place" if len(self.runs) == 1 else f"{len(self.runs)} places"
         size = format_size(self.nbytes)
-        return f"the legs differ in {places} ({size}), the first at byte {self.runs[0][0]}"
+        return f"{DIFFER} in {places} ({size}), the first at byte {self.runs[0][0]}"
 
     def pack(self) -> list[object]:
         """For the checkpoint."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # While clients use the disks, a scrub leaves them for so many times as long as it took
 _LEFT_TO_CLIENTS = 9
@@ -21,12 +21,21 @@ class Scrub(NamedTuple):
     """`at`: all before it is compared in the pass that began at `began_us`; 0 while none is under
     way. `done_us`: when the last pass ended, or the legs became a pair by a copy of all; until then
     `began_us` says that such a copy has begun, which no checkpoint keeps: the pair is due earlier
-    then. Times in microseconds since 1970, 0 for never.
+    then. Times in microseconds since 1970, 0 for never. `error`: what could not be read, in
+    the pass that is under way or else in the last one.
     """
 
     at: int = 0
     began_us: int = 0
     done_us: int = 0
+    error: str = ""
+
+    def pack(self) -> list[int | str]:
+        """For the checkpoint; empty if nothing is to be remembered."""
+        if not (self.at or self.done_us or self.error):
+            return []
+        times = [self.at, self.began_us, self.done_us]
+        return [*times, self.error] if self.error else [*times]
 
     @property
     def under_way(self) -> bool:
@@ -47,6 +56,12 @@ class Scrub(NamedTuple):
         """A copy has made both legs equal."""
         copied = self.began_us and not self.under_way
         return Scrub(0, 0, time_us) if copied else self
+
+
+def unpack(packed: Sequence[int | str]) -> Scrub:
+    """The reverse of `pack`. Raises ValueError, TypeError."""
+    at, began_us, done_us = [*map(int, packed[:3]), 0, 0, 0][:3]
+    return Scrub(at, began_us, done_us, str(packed[3]) if len(packed) > 3 else "")
 
 
 def due(scrubs: Mapping[int, Scrub], every_s: float, now_us: int) -> int | None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import leg_differences
+from duplexd.core import leg_differences, scrub_state
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
 from duplexd.core.pair_states import BY_COMMAND
-from duplexd.core.scrub_state import Scrub
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ class Unpacked(NamedTuple):
     closed: bool
     starts: int
     ahead: tuple[int, int]
+    scrub_us: int
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
 
@@ -83,7 +83,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
-        **({"scrub": list(pair.scrub)} if pair.scrub.at or pair.scrub.done_us else {}),
+        **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
         **_cuts_of(pair),
     }
 
@@ -145,7 +145,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
     pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next two
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
-    pair.scrub = Scrub(*map(int, saved.get("scrub", ())))
+    pair.scrub = scrub_state.unpack(saved.get("scrub", ()))
     # left out where nothing is known of them
     pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))
     if saved["changed"] is not None:
@@ -175,4 +175,6 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
     starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
-    return Unpacked(saved["boot"], saved["closed"], starts, (first, last), cuts, pairs)
+    return Unpacked(
+        saved["boot"], saved["closed"], starts, (first, last), saved.get("scrub", 0), cuts, pairs
+    )

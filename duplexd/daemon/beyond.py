@@ -11,9 +11,11 @@ import asyncio
 import fcntl
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client import Client
+from duplexd.client.silence import remedy
 from duplexd.daemon.preflight import Problem
 from duplexd.engine.recovery.foresee import Seen, foresee
 from duplexd.errors import (
@@ -25,20 +27,21 @@ from duplexd.errors import (
     UnreachableError,
     WrongStateError,
 )
-from duplexd.images.probe import Mark
+from duplexd.images.probe import probe
 from duplexd.limits import ClientLimits, DaemonLimits, EngineLimits
+from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.in_time import Patience
-from duplexd.runtime.stamp import read_mark
+from duplexd.runtime.read_only import ReadOnlyImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from duplexd.client import Status
     from duplexd.config.daemon_file import Config
+    from duplexd.images.probe import Found, Piece
 
 _LIMITS = DaemonLimits()
-_ANSWER_SECONDS_MAX = 30.0  # of a daemon that runs
 
 
 class Beyond(NamedTuple):
@@ -52,11 +55,15 @@ class Beyond(NamedTuple):
     reload: list[str] | None = None
 
 
-def beyond_the_file(config: Config) -> Beyond:
+def beyond_the_file(config: Config, limits: DaemonLimits = _LIMITS) -> Beyond:
     """Look, and change nothing."""
     state_dir = str(config.controller.state_dir)
     owner = _owner(f"{state_dir}/lock")
-    return _of_state(config) if owner is None else _of_daemon(config, owner)
+    return (
+        _of_state(config)
+        if owner is None
+        else _of_daemon(config, owner, limits.check_answer_seconds_max)
+    )
 
 
 def _owner(lock: str) -> str | None:
@@ -88,15 +95,17 @@ def _of_state(config: Config) -> Beyond:
         except OSError:
             return True  # what is wrong with it is found by who looks at the image
 
-    def mark(path: str) -> Mark | None:
+    def look(path: str, offsets: Sequence[int], last: Piece | None) -> Found | None:
         try:
-            return Mark.unpack(patience.call(lambda: read_mark(path)))
+            return patience.call(partial(_look, path, offsets, last))
         except OSError:
-            return None  # as above; a new image, or a block device, has none
+            return None  # as above
 
     serves = config.controller.on_start_error == "serve"
     try:
-        foreseen = foresee(RealDisk(), config, Seen(exists, mark), EngineLimits())
+        foreseen = foresee(
+            RealDisk(), config, Seen(exists, look), RealClock().boot_id(), EngineLimits()
+        )
     except DamageError as error:
         return Beyond([], [f"controller.state_dir: {error}"], error.exit_code)
     except PermissionError:
@@ -104,22 +113,32 @@ def _of_state(config: Config) -> Beyond:
     except OSError as error:
         text = f"controller.state_dir: {error.filename or ''}: {error.strerror or error}"
         return Beyond([], [text], DuplexdError.exit_code)
-    problems = [Problem(line) for line in foreseen.refused]
-    return Beyond(problems + [Problem(line, degrades=serves) for line in foreseen.degraded])
+    return Beyond(
+        [
+            *(Problem(line) for line in foreseen.refused),
+            *(Problem(line, degrades=serves) for line in foreseen.degraded),
+            *(Problem(line, degrades=True) for line in foreseen.judged),
+        ]
+    )
+
+
+def _look(path: str, offsets: Sequence[int], last: Piece | None) -> Found:
+    with ReadOnlyImage(path) as image:
+        return probe(image, offsets, last)
 
 
 # ------------------------------------------------------------------------------- one runs
 
 
-def _of_daemon(config: Config, owner: str) -> Beyond:
+def _of_daemon(config: Config, owner: str, answer_s: float) -> Beyond:
     socket = config.control.socket
     who = f"a daemon runs with this state_dir (process {owner})"
     try:
-        changes, status = asyncio.run(_ask(config))
+        changes, status = asyncio.run(_ask(config, answer_s))
         return Beyond(list(_missing(config, status)), reload=changes)
     except TimedOutError as error:
         line = f"{who}, but it does not say whether it would apply this: {error}"
-        return Beyond([], [f"{line}; see its log, and restart it if it hangs"], error.exit_code)
+        return Beyond([], [f"{line}; {remedy(str(socket))}"], error.exit_code)
     except NotFoundError:
         line = f"{who}, of a version that does not say whether it would apply this; restart it"
         return Beyond([Problem(line, degrades=True)])
@@ -134,8 +153,8 @@ def _of_daemon(config: Config, owner: str) -> Beyond:
         return Beyond([], [f"a reload would be refused: {why}"], error.exit_code)
 
 
-async def _ask(config: Config) -> tuple[list[str], Status]:
-    limits = replace(ClientLimits(), answer_seconds_max=_ANSWER_SECONDS_MAX)
+async def _ask(config: Config, answer_s: float) -> tuple[list[str], Status]:
+    limits = replace(ClientLimits(), answer_seconds_max=answer_s)
     try:
         text = config.source.read_text()
     except (OSError, ValueError) as error:  # it was read a moment ago

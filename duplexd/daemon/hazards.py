@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.runtime.free_space import room_of
+from duplexd.runtime.machine import is_memory
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def hazards(config: Config, patience: Patience) -> list[str]:
     images = _images(config, patience)
     return [
         *_one_file_system(config, images),
+        *_in_memory(config, images, patience),
         *_not_cut(config),
         *_large_journal(config, patience),
         *_no_room(images),
@@ -83,6 +85,26 @@ def _one_file_system(config: Config, images: dict[Path, _Place]) -> Iterator[str
         )
 
 
+def _in_memory(config: Config, images: dict[Path, _Place], patience: Patience) -> Iterator[str]:
+    """As below /dev/shm, or on another tmpfs."""
+    lost = [place for place in images.values() if place.device and is_memory(place.device)]
+    if lost:
+        more = f" and {len(lost) - 1} more images" if len(lost) > 1 else ""
+        yield (
+            f"volumes: {lost[0].path}{more} would lie in memory (tmpfs): a restart of the machine"
+            " loses them; give paths on a disk"
+        )
+    state_dir = config.controller.state_dir
+    try:
+        if is_memory(patience.call(lambda: os.stat(_existing(state_dir)).st_dev)):
+            yield (
+                f"controller.state_dir: '{state_dir}' is in memory (tmpfs): a restart of the"
+                " machine loses the journal; give a path on a disk"
+            )
+    except OSError:
+        return
+
+
 def _not_cut(config: Config) -> Iterator[str]:
     for name, group in config.groups.items():
         alone = [each for each in group.volumes if config.volumes[each].secondary is None]
@@ -109,14 +131,19 @@ def _large_journal(config: Config, patience: Patience) -> Iterator[str]:
 
 def _room_of_journal(state_dir: Path) -> tuple[int, int]:
     """Bytes that the journal has, and bytes that are free for it."""
-    there = state_dir
-    while not there.exists():
-        there = there.parent
+    there = _existing(state_dir)
     used = 0
     if (state_dir / "journal").is_dir():
         with os.scandir(state_dir / "journal") as entries:
             used = sum(entry.stat().st_size for entry in entries)
     return used, room_of(str(there)).free_bytes
+
+
+def _existing(path: Path) -> Path:
+    """It, or the nearest directory above that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def _no_room(images: dict[Path, _Place]) -> Iterator[str]:

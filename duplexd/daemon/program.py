@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -21,8 +21,26 @@ from duplexd.errors import DuplexdError, ForbiddenError
 from duplexd.printable import printable
 from duplexd.runtime.descriptors import open_standard
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def _complete_file(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Leaves it to the shell, which knows files best."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 _CONFIG_OPTION = click.option(
-    "--config", "config_path", metavar="FILE", required=True, help="The configuration, a TOML file."
+    "--config",
+    "config_path",
+    metavar="FILE",
+    required=True,
+    shell_complete=_complete_file,
+    help="The configuration, a TOML file.",
 )
 _JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -15,10 +15,11 @@ import structlog
 from duplexd.api.health import Outlook
 from duplexd.core.findings import Around, Expected, ImageRoom
 from duplexd.daemon.complaints import Complaints
-from duplexd.runtime.free_space import free_bytes, room_of
+from duplexd.runtime.free_space import room_of
+from duplexd.runtime.machine import is_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from duplexd.core.findings import Finding
     from duplexd.engine.controller import Controller
@@ -44,6 +45,7 @@ class Surroundings:
         self._workers = workers
         self._limits = limits
         self._looking: dict[str, asyncio.Task[ImageRoom]] = {}
+        self._warned: set[str] = set()
         self.around = Around()
 
     async def look_forever(self) -> None:
@@ -72,6 +74,7 @@ class Surroundings:
                 silent[path] = getattr(error, "strerror", None) or str(error)
             else:
                 images[path] = task.result()
+        self._warn_of_memory(images)
         state = images.pop(self._state_dir, None)
         state_silent = silent.pop(self._state_dir, "")
         self.around = Around(images, silent, state and state.free_bytes, state_silent=state_silent)
@@ -85,9 +88,14 @@ class Surroundings:
         return running
 
     def _room(self, path: str) -> ImageRoom:
-        if path == self._state_dir:
-            return ImageRoom(0, 0, free_bytes(path))
         return ImageRoom(*room_of(path))
+
+    def _warn_of_memory(self, found: Mapping[str, ImageRoom]) -> None:
+        """Once of each path. It is no finding of health: whoever does that for a test wants it."""
+        for path, room in found.items():
+            if room.device and path not in self._warned and is_memory(room.device):
+                self._warned.add(path)
+                log.warning("lies in memory: a restart of the machine loses it", path=path)
 
 
 def image_paths(status: Json) -> Iterator[str]:

@@ -12,7 +12,7 @@ JSON.
     canary   client.links     canary.report_text   verify-cut  no client         proof
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
     reload   client.reload    what changed         repair      client.repair     repaired_text
-    health   client.health    wellness.text
+    health   client.health    wellness.text        top           looking_on.look  top.frame
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -57,6 +57,7 @@ _MODULES = {
     "status": "looking",
     "suspend": "suspend",
     "swap": "takeover",
+    "top": "top.command",
     "verify": "looking",
     "verify-cut": "proof",
 }

@@ -12,6 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from duplexd.core.findings import waits_for_room
 from duplexd.duplexctl.texts import age_text, listed, moment_text
 from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.printable import printable
@@ -31,6 +32,8 @@ def of_controller(controller: Json) -> str:
         return f"FAILED: {failed}: "
     if refused := controller.get("refused"):
         return f"REFUSING CHANGES: {refused}: "
+    if waits := waits_for_room(controller["journal"]):
+        return f"CHANGES WAIT: {waits.removeprefix('waits: ')}: "
     waiting_s = controller["journal"].get("waiting_s") or 0.0
     if waiting_s < JOURNAL_SILENT_SECONDS_MAX:
         return ""
@@ -38,13 +41,17 @@ def of_controller(controller: Json) -> str:
 
 
 def summary(volumes: Sequence[Json]) -> str:
-    """The faults of a status, counted by kind; empty if there is none."""
+    """The faults of a status, counted by kind; pairs that differ by name, as only a person can say
+    which image is right. Empty if there is none.
+    """
     refused = sum(not served(volume) for volume in volumes)
     failed = {role: sum(bool(leg_error(each, role)) for each in volumes) for role in _ROLES}
     failing = sum(served(each) and bool(each.get("failing")) for each in volumes)
     counts = [f"{refused} not served"] if refused else []
     counts += [f"{failing} with failing requests"] if failing else []
     counts += [f"{count} with a failed {role}" for role, count in failed.items() if count]
+    if differing := [volume["name"] for volume in volumes if volume.get("differs")]:
+        counts.append(f"the legs of {listed(differing, 'volumes')} differ")
     return ", ".join(counts)
 
 
@@ -90,6 +97,8 @@ def _rebuilt(volume: Json) -> str:
     """Whether its secondary can be brought to the last change, and why not."""
     if volume["rebuild"]["possible"]:
         return "yes"
+    if volume.get("differs"):
+        return "no, its legs differ (`duplexctl repair`)"
     if leg_error(volume, "secondary") or not (volume["secondary"] or {}).get("usable"):
         return "no, the secondary is not usable"
     return "no, the journal does not reach back"

@@ -6,7 +6,6 @@ takes too long. No error is printed: the user is still typing.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ def targets_like(settings: Settings, incomplete: str) -> list[str]:
     """Names of groups of the groups file, and of the volumes and groups of a daemon."""
     controller, colon, _ = incomplete.partition(":")
     if colon:
-        names = [f"{controller}:{name}" for name in _names_at(_socket_of(settings, controller))]
+        names = [f"{controller}:{name}" for name in _names_at(settings.socket_of(controller))]
     else:
         with suppress(DuplexdError):
             settings.find_daemon()
@@ -39,16 +38,6 @@ def groups_like(settings: Settings, incomplete: str) -> list[str]:
         names = settings.group_names() if settings.has_groups else []
         return [name for name in names if name.startswith(incomplete)]
     return []
-
-
-def _socket_of(settings: Settings, controller: str) -> str:
-    """Where a controller of the groups file answers on this machine; empty if it does not."""
-    with suppress(DuplexdError):
-        table = settings.groups_table("controllers") if settings.has_groups else {}
-        entry = table.get(controller)
-        if isinstance(entry, dict) and isinstance(entry.get("socket"), str):
-            return os.path.join(os.path.dirname(os.path.abspath(settings.groups)), entry["socket"])
-    return ""
 
 
 def _names_at(path: str) -> list[str]:

@@ -46,12 +46,13 @@ def repair(settings: Settings, targets: tuple[str, ...], source: str, dry_run: b
     result = run(
         settings, lambda client: client.repair(*targets, source=source, dry_run=dry_run), of_groups
     )
-    say(settings, result, repaired_text(result.volumes))
+    say(settings, result, repaired_text(result.volumes, result.no_difference))
 
 
-def repaired_text(rows: Sequence[Json]) -> str:
-    """What was written where, of each volume."""
-    return joined(line for row in rows for line in _lines(row))
+def repaired_text(rows: Sequence[Json], others: Sequence[str] = ()) -> str:
+    """What was written where, of each volume; and those that there was nothing to do for."""
+    lines = [line for row in rows for line in _lines(row)]
+    return joined([*lines, *(f"{name}: no difference is recorded" for name in others)])
 
 
 def _lines(row: Json) -> Iterator[str]:

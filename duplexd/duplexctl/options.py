@@ -14,9 +14,20 @@ from duplexd.limits import SOCKET_PATH_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click.shell_completion import CompletionItem
+
     F = TypeVar("F", bound=Callable[..., object])
 
 _SECONDS_MAX = 1_000_000.0  # eleven days: what any timer can hold
+
+
+def complete_file(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Leaves it to the shell, which knows files best."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 class Seconds(click.ParamType[object, float]):
@@ -67,6 +78,11 @@ class SocketName(click.ParamType[object, str]):
     """A path that a Unix socket can have."""
 
     name = "path"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return complete_file(ctx, param, incomplete)
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -167,6 +183,7 @@ def common(top: bool = False) -> Callable[[F], F]:
             click.option(
                 "--groups",
                 metavar="FILE",
+                shell_complete=complete_file,
                 callback=_groups,
                 envvar="DUPLEXD_GROUPS" if top else None,
                 help="groups of several controllers (DUPLEXD_GROUPS, else"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from duplexd.duplexctl.options import common
-from duplexd.errors import DuplexdError, LeaseLostError, UsageError, WrongStateError
+from duplexd.duplexctl.options import common, complete_file
+from duplexd.errors import DuplexdError, LeaseLostError, UncheckedError, UsageError, WrongStateError
 from duplexd.printable import joined, printable
 from duplexd.units import format_size
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify-cut", short_help="Check a certificate against journals and images.")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete_file)
 @click.option(
     "--state-dir",
     "state_dirs",
@@ -78,6 +78,11 @@ def verify_cut(
         )
     if complete and not report.complete:
         raise WrongStateError("not everything could be checked; what could be agrees")
+    if report.outcome == "recorded":
+        raise UncheckedError(
+            "a journal has the cut as certified, but of the images nothing was checked: they have"
+            " left the cut, or are not on this machine; name copies of them with --image"
+        )
 
 
 def _state_dirs(document: Document, texts: tuple[str, ...]) -> dict[str, str]:
@@ -113,8 +118,7 @@ def _lines(report: Report) -> Iterator[str]:
     outcome = (
         "VOID" if report.is_void else "REFUTED" if report.outcome == "refuted" else report.outcome
     )
-    volumes = [volume for member in report.controllers for volume in member.volumes]
-    if outcome == "confirmed" and not any(volume.checked_bytes for volume in volumes):
+    if outcome == "recorded":
         outcome = "recorded as certified; of the images NOTHING was checked"
     yield f"cut {report.cut}{group}: {outcome}"
     yield from (f"  WRONG: {text}" for text in report.contradictions + report.void)

@@ -30,7 +30,11 @@ _ERRORS_MAX = 5
 
 @click.command()
 @targets()
-@click.option("--wait", is_flag=True, help="return when all are DUPLEX; exit code 1 if one failed")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="return when all are DUPLEX; exit code 1 if one failed or has legs that differ",
+)
 @common()
 @click.pass_obj
 def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
@@ -82,12 +86,14 @@ def _show_line(settings: Settings, controller: str, line: Json, bars: Show) -> N
 
 def _check(result: Resynced) -> None:
     """Raises WrongStateError for volumes that were left out, DuplexdError if a resync that was
-    waited for failed.
+    waited for failed, or the legs of a pair differ where no resync copies.
     """
     failed = [row for row in result.volumes if result.waited and row["state"] != "DUPLEX"]
     refused = _refused(result.refused) if result.refused else ""
-    if failed:
-        raise DuplexdError("; ".join(filter(None, (_failed(failed), refused))))
+    differing = [row for row in result.volumes if result.waited and row.get("differs")]
+    if failed or differing:
+        texts = (_failed(failed) if failed else "", _differing(differing), refused)
+        raise DuplexdError("; ".join(filter(None, texts)))
     if refused:
         raise WrongStateError(refused)
 
@@ -97,6 +103,16 @@ def _refused(rows: Sequence[Json]) -> str:
     errors = list(dict.fromkeys(row.get("error") or "no reason was given" for row in rows))
     more = f" (and {len(errors) - _ERRORS_MAX} more)" if len(errors) > _ERRORS_MAX else ""
     return printable(f"not started for {names}: {'; '.join(errors[:_ERRORS_MAX])}{more}")
+
+
+def _differing(rows: Sequence[Json]) -> str:
+    return printable(
+        "; ".join(
+            f"{row['name']}: {row['differs']}, and the resync has not changed that: run"
+            f" `duplexctl repair {row['name']}` with --from primary or secondary"
+            for row in rows[:_ERRORS_MAX]
+        )
+    )
 
 
 def _failed(failed: Sequence[Json]) -> str:

@@ -72,6 +72,7 @@ async def _stopped_by_signals(
             try:
                 return await work(client)
             finally:
+                settings.silent = tuple(client.silent)
                 silent = ", ".join(client.silent)
     except asyncio.CancelledError:
         if not interrupts.came:

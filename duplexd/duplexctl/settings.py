@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from click.core import ParameterSource
@@ -66,6 +66,7 @@ class Settings:
         # why the answer is not there, though the command went on
         self.unwritten: OutputError | None = None
         self.done = ""  # what the command has changed, if its answer is not there to say it
+        self.silent: tuple[str, ...] = ()  # controllers that did not answer
         self.asked_groups = False  # the controllers of the groups file, not the daemon of `socket`
         self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
         self.begin: Callable[[], object] | None = None  # to be called when the command is loaded
@@ -158,6 +159,11 @@ class Settings:
         found = sorted(glob(f"{self.run_directory}/*/control.sock"))
         if len(found) == 1:
             self.socket = found[0]
+        elif found and self.not_in_groups:
+            raise NotFoundError(
+                f"{self._not_a_group()}; if it is a volume of this machine, name its daemon with"
+                " --controller NAME or --socket PATH: there are several"
+            )
         elif found:
             names = ", ".join(os.path.basename(os.path.dirname(path)) for path in found)
             raise UsageError(
@@ -175,11 +181,23 @@ class Settings:
         return meant
 
     def explained(self, error: DuplexdError) -> DuplexdError:
-        """With what else the reader needs: of --timeout, and of the groups file."""
-        if isinstance(error, TimedOutError) and "allow" not in str(error):
+        """With what else the reader needs: of --timeout, silent daemons, and the groups file."""
+        given_up = isinstance(error, TimedOutError) and "allow" in str(error)
+        if self.asked_groups and self.silent and (given_up or isinstance(error, UnreachableError)):
+            return type(error)(f"{error}; {self._remedy()}")
+        if isinstance(error, TimedOutError) and not given_up:
             return TimedOutError(f"{error}; {self._remedy()}, or allow more with --timeout")
         if not self.not_in_groups or not isinstance(error, NotFoundError | UnreachableError):
             return error
+        nobody = self.groups_source and not self.socket_source and not os.path.exists(self.socket)
+        if isinstance(error, UnreachableError) and nobody:
+            # nobody named a daemon, and there is none: the groups file is all there is
+            missing = self._not_a_group()
+            return NotFoundError(f"{missing}; if it is a volume of this machine: {error}")
+        return type(error)(f"{error}; {self._not_a_group(' either')}")
+
+    def _not_a_group(self, either: str = "") -> str:
+        """That the groups file has no such group, with one that may have been meant."""
         from difflib import get_close_matches
 
         close = [
@@ -189,19 +207,26 @@ class Settings:
         ]
         hint = f"; did you mean {close[0]!r}?" if close else ""
         missing = f"{self.groups} has no group {' '.join(map(repr, self.not_in_groups))}"
-        nobody = self.groups_source and not self.socket_source and not os.path.exists(self.socket)
-        if isinstance(error, UnreachableError) and nobody:
-            # nobody named a daemon, and there is none: the groups file is all there is
-            return NotFoundError(f"{missing}{hint}; if it is a volume of this machine: {error}")
-        return type(error)(f"{error}; {missing} either{hint}")
+        return f"{missing}{either}{hint}"
 
     def _remedy(self) -> str:
         """What to do about a daemon that is silent."""
-        if self.asked_groups:
-            return "see its log"
-        from duplexd.duplexctl.silence import remedy
+        from duplexd.client.silence import remedy
 
-        return remedy(self.socket)
+        if not self.asked_groups:
+            return remedy(self.socket)
+        sockets = [(name, self.socket_of(name)) for name in self.silent]
+        found = [f"{name}: {remedy(path)}" for name, path in sockets if os.path.exists(path)]
+        return "; ".join(found) or "see its log"
+
+    def socket_of(self, controller: str) -> str:
+        """Where a controller of the groups file answers on this machine; empty if it does not."""
+        with suppress(DuplexdError):
+            entry = self.groups_table("controllers").get(controller) if self.has_groups else None
+            if isinstance(entry, dict) and isinstance(entry.get("socket"), str):
+                directory = os.path.dirname(os.path.abspath(self.groups))
+                return os.path.join(directory, entry["socket"])
+        return ""
 
     def group_names(self) -> list[str]:
         """The groups of the groups file, the rest unchecked. Raises ConfigurationError."""

@@ -9,6 +9,7 @@ import click
 
 from duplexd.client import Suspended
 from duplexd.client import certificate as certificates
+from duplexd.core.leg_differences import DIFFER
 from duplexd.duplexctl import texts
 from duplexd.duplexctl.options import Name, Seconds, common, targets
 from duplexd.duplexctl.output import complain
@@ -171,7 +172,7 @@ def _fault(result: Suspended) -> DuplexdError | None:
     if result.verdict != "consistent":
         return LeaseLostError(
             "the verdict is void: the secondaries are not a consistent point-in-time copy"
-            f" ({printable(result.why)}); resync, and suspend again"
+            f" ({printable(result.why)}); {_remedy(result)}"
         )
     if result.left:
         return LeaseLostError(
@@ -179,6 +180,16 @@ def _fault(result: Suspended) -> DuplexdError | None:
             f" ({printable(result.why)}); resync, and suspend again"
         )
     return None
+
+
+def _remedy(result: Suspended) -> str:
+    """What to do about a void verdict. A resync leaves alone what is known to differ."""
+    if DIFFER not in result.why:
+        return "resync, and suspend again"
+    return (
+        "resync with --wait, say which image is right (`duplexctl repair TARGET --from"
+        " primary|secondary`), and suspend again"
+    )
 
 
 def _certify(path: str, result: Suspended) -> DuplexdError | None:

@@ -193,7 +193,7 @@ def resynced_text(rows: Sequence[Json]) -> str:
     """What became of each volume; of many, of those that failed, and how many did not."""
     if len(rows) <= LISTED_MAX:
         return joined(map(_resynced_line, rows))
-    failed = [row for row in rows if row["state"] != "DUPLEX"]
+    failed = [row for row in rows if row["state"] != "DUPLEX" or row.get("differs")]
     copied = sum(row.get("copied_bytes") or 0 for row in rows if row["state"] == "DUPLEX")
     count = _volumes(len(rows) - len(failed))
     last = f"{count}: DUPLEX, {format_size(copied)} copied"
@@ -203,7 +203,8 @@ def resynced_text(rows: Sequence[Json]) -> str:
 def _resynced_line(row: Json) -> str:
     reason = f" ({row['reason']})" if row.get("reason") else ""
     copied = format_size(row.get("copied_bytes") or 0)
-    return f"{row['name']}: {row['state']}{reason}, {copied} copied"
+    differs = ", BUT THE LEGS DIFFER" if row.get("differs") else ""
+    return f"{row['name']}: {row['state']}{reason}, {copied} copied{differs}"
 
 
 def verified_text(rows: Sequence[Json]) -> str:

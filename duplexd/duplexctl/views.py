@@ -123,7 +123,9 @@ def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
 def head_line(status: Json) -> str:
     controller = status["controller"]
     journal = controller["journal"]
-    used = f"{format_size(journal['used_bytes'])} of {format_size(journal['size_bytes'])}"
+    needed = journal.get("pinned_bytes")  # of a journal, most is used in good times, too
+    needed = journal["used_bytes"] if needed is None else needed
+    used = f"{format_size(needed)} of {format_size(journal['size_bytes'])}"
     if starting := controller.get("starting"):
         return f"STARTING: {starting['text']}: controller {controller['name']}, no volume is served"
     worst = faults.of_controller(controller)

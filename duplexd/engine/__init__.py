@@ -71,7 +71,8 @@ absent, and `adopt` takes them as they are. `live_changes` says what a `reload` 
 it opens `new_images`, states what `left_images` hold, and takes `live_settings`.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by
 `compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
-`repairing` makes them equal again: `comparisons` are these parts together. `own_writes` are changes
+`repairing` makes them equal again: `comparisons` are these parts together. A `periodic` task looks
+now and then. `own_writes` are changes
 that the engine makes itself. `commands` is what
 clients can ask for, of several volumes with `each_of`; `status`, `counters` and `events` are what
 they see.

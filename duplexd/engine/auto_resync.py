@@ -10,11 +10,11 @@ cut, and never left.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.attempts import GOOD, UNDER_WAY, WANTED, Attempts
+from duplexd.engine.periodic import Periodic
 from duplexd.errors import DuplexdError
 
 if TYPE_CHECKING:
@@ -43,41 +43,25 @@ class AutoResync:
         clock: Clock,
         limits: EngineLimits,
     ) -> None:
-        self._timeline = timeline
         self._volumes = volumes
         self._resync = resync
         self._events = events
         self._clock = clock
-        self._look_s = limits.auto_resync_look_seconds
         self._attempts = Attempts(
             limits.auto_resync_pause_seconds_min,
             limits.auto_resync_pause_seconds_max,
             limits.auto_resync_calm_seconds,
         )
-        self._task: asyncio.Task[None] | None = None
+        seconds = limits.auto_resync_look_seconds
+        self._periodic = Periodic("auto_resync", timeline, seconds, self.look)
 
     def enable(self, wanted: bool) -> None:
         """Begin to do it, or cease. A resync that it has begun goes on."""
-        if wanted and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="auto resync")
-        elif not wanted and self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._periodic.enable(wanted)
 
     async def stop(self) -> None:
         """End the task. A resync that it has begun goes on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while not self._timeline.failed:
-            await asyncio.sleep(self._look_s)
-            try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001  a defect here must not end it unseen
-                context = {"message": "unexpected error in auto_resync", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+        await self._periodic.stop()
 
     async def look(self) -> None:
         """Make the attempts that are due, one after the other."""

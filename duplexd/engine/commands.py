@@ -130,6 +130,8 @@ class Commands:
         """See `Verification.verify`."""
         return await self._comparisons.verification.verify(self._served(names), progress)
 
-    async def repair(self, names: Sequence[str], source: str, dry_run: bool) -> Json:
+    async def repair(
+        self, names: Sequence[str], source: str, dry_run: bool, some: bool = False
+    ) -> Json:
         """See `Repairs.repair`."""
-        return await self._comparisons.repairs.repair(self._served(names), source, dry_run)
+        return await self._comparisons.repairs.repair(self._served(names), source, dry_run, some)

@@ -13,6 +13,7 @@ from duplexd.core import pair_states
 from duplexd.core.leg_differences import joined
 from duplexd.core.patience import PRIMARY, SECONDARY
 from duplexd.errors import WrongStateError
+from duplexd.images.absent import AbsentLeg
 from duplexd.images.holes import equal_holes
 from duplexd.images.place import misplaced
 from duplexd.images.unreadable import BLOCK_BYTES, read
@@ -56,8 +57,8 @@ class Legs(NamedTuple):
     def watched(self, pair: Pair, watch: Watch[Waited]) -> Legs:
         """The same, for a worker."""
         return Legs(
-            WatchedLeg(pair, self.primary, PRIMARY, watch),
-            WatchedLeg(pair, self.secondary, SECONDARY, watch),
+            _watched(pair, self.primary, PRIMARY, watch),
+            _watched(pair, self.secondary, SECONDARY, watch),
         )
 
     def are_of(self, pair: Pair) -> bool:
@@ -70,6 +71,11 @@ class Legs(NamedTuple):
             raise WrongStateError(
                 f"{pair.name}: its images changed while they were compared; compare them again"
             )
+
+
+def _watched(pair: Pair, leg: Leg, role: str, watch: Watch[Waited]) -> Leg:
+    """An absent one never hangs, and stays what it is: it has the reason why it is absent."""
+    return leg if isinstance(leg, AbsentLeg) else WatchedLeg(pair, leg, role, watch)
 
 
 def elsewhere(legs: Legs) -> str:

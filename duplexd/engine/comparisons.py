@@ -49,7 +49,7 @@ class Comparisons:
         self.verification = Verification(timeline, leases, followers, legs, self.record, limits)
         self.repairs = Repairs(
             timeline, leases, followers, resyncs, self.verification, self.record, own_writes, legs,
-            events, limits,
+            events, clock, limits,
         )  # fmt: skip
         self.scrubs = Scrubs(
             timeline, volumes, self.verification, self.record, events, clock, limits

@@ -232,7 +232,7 @@ class Controller:
         )  # fmt: skip
         self.comparisons.scrubs.reading = self.reads.waiting
         self.places = ImagePlaces(
-            self.volumes, self.legs, self.failed_legs, self.events, self._limits.image_look_seconds
+            self.volumes, self.legs, self.failed_legs, self.events, self._limits
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
@@ -278,7 +278,7 @@ class Controller:
         self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
         self.volume, self.resolve = self.volumes.find, self.volumes.resolve
         self.quiesce, self.renew = commands.quiesce, commands.renew
-        self.release = self.leases.release
+        self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.adopt, self.swap, self.repair = commands.adopt, commands.swap, commands.repair
@@ -428,7 +428,9 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
+        waits = self.journal_waits_s(), self.space.waits_s(), self.followers.needing()
+        pinned_bytes = self.space.pinned_bytes
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))
 
     def journal_waits_s(self) -> float:
         """How long a write or a sync of the journal has not been answered; 0 if there is none."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from duplexd.engine.failed_legs import FailedLegs
     from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
+    from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
 
 _AT_ONCE = 32
@@ -49,16 +50,17 @@ class ImagePlaces:
         legs: LegCalls,
         failed_legs: FailedLegs,
         events: Events,
-        look_seconds: float,
+        limits: EngineLimits,
     ) -> None:
         self._volumes = volumes
         self._legs = legs
         self._failed_legs = failed_legs
         self._events = events
-        self._look_s = look_seconds
+        self._look_s, self._again_s = limits.image_look_seconds, limits.look_again_seconds_max
         self._found: dict[Leg, str] = {}
         self._hung: set[Leg] = set()
         self._task: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the task."""
@@ -66,9 +68,10 @@ class ImagePlaces:
 
     async def stop(self) -> None:
         """End the task, whatever it waits for."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._again) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def error(self, leg: Leg) -> str:
         """What was found at the path of an open image; "" if nothing is wrong with it."""
@@ -81,17 +84,32 @@ class ImagePlaces:
 
     async def look(self) -> None:
         """At all of them, once."""
-        looks = [
-            _Look(pair, leg)
-            for pair in self._volumes.all()
-            for leg in (pair.primary, pair.secondary)
-            if leg is not None and not isinstance(leg, AbsentLeg)
-        ]
+        looks = self._looks()
         legs = {look.leg for look in looks}
         self._hung &= legs
         self._found = {leg: why for leg, why in self._found.items() if leg in legs}
         answering = [look for look in looks if look.leg not in self._hung]
         await several_at_once(answering, self._look_at, _AT_ONCE)
+
+    async def look_again(self) -> None:
+        """At what was found wrong, for who asks now: it may be right again. One that does not
+        answer soon keeps nobody waiting; what it says is shown to who asks later.
+        """
+        wrong = [look for look in self._looks() if look.leg in self._found.keys() - self._hung]
+        if not wrong:
+            return
+        if self._again is None or self._again.done():
+            looking = several_at_once(wrong, self._look_at, _AT_ONCE)
+            self._again = asyncio.get_running_loop().create_task(looking, name="look again")
+        await asyncio.wait({self._again}, timeout=self._again_s)
+
+    def _looks(self) -> list[_Look]:
+        return [
+            _Look(pair, leg)
+            for pair in self._volumes.all()
+            for leg in (pair.primary, pair.secondary)
+            if leg is not None and not isinstance(leg, AbsentLeg)
+        ]
 
     async def _look_at(self, look: _Look) -> None:
         leg, watch = look.leg, Watch["Leg"]()

@@ -65,6 +65,7 @@ class JournalSpace:
         self._beside: asyncio.Task[None] | None = None  # takes a checkpoint
         self._grow_error: OSError | None = None  # why there is no further segment
         self._full: OSError | None = None  # why the segments that are there cannot be written
+        self._short_since: float | None = None  # a batch waits for room, by the loop's clock
 
     # -------------------------------------------------------------------- life and wake-ups
 
@@ -91,6 +92,8 @@ class JournalSpace:
     def want(self) -> None:
         """A batch waits for room."""
         self._admission.hold(NO_ROOM)
+        if self._short_since is None:
+            self._short_since = asyncio.get_running_loop().time()
         self._something.set()
 
     def no_space(self, error: OSError) -> None:
@@ -109,6 +112,11 @@ class JournalSpace:
     def pinned_bytes(self) -> int:
         """What cannot be written over: a checkpoint or a follower has to advance first."""
         return self._ring.pinned_bytes(self._floor)
+
+    def waits_s(self) -> float:
+        """How long changes have waited for room; 0 if none wait."""
+        since = self._short_since
+        return asyncio.get_running_loop().time() - since if since is not None else 0.0
 
     @property
     def _floor(self) -> int:
@@ -211,6 +219,8 @@ class JournalSpace:
         if self._full is not None:
             await self._probe()
         await self._judge()
+        if not self._wanted:
+            self._short_since = None
 
     async def _probe(self) -> None:
         """Write over a spare segment: of what is live, no byte may be risked. Where there is none,

@@ -112,7 +112,11 @@ class Leases:
 
     def holds(self, pair: Pair) -> bool:
         """Whether some lease holds this volume."""
-        return any(pair in hold.pairs for hold in self.held.values())
+        return self.holder(pair) is not None
+
+    def holder(self, pair: Pair) -> Hold | None:
+        """A lease that holds this volume."""
+        return next((hold for hold in self.held.values() if pair in hold.pairs), None)
 
     async def quiesce(self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = "") -> Hold:
         """Close the gates: from now on changes wait. Returns when none is in flight. The lease ends

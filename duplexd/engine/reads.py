@@ -24,6 +24,8 @@ import asyncio
 import contextlib
 import errno
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.patience import PRIMARY, SECONDARY
@@ -118,6 +120,11 @@ class Reads:
         self._reported: set[int] = set()  # volumes whose primary failed a read
         # Not over; of a read that was not answered, there is at least one.
         self._asked: dict[_Attempt, _Read] = {}
+        self._running: set[_Attempt] = set()  # of them, those that a worker has begun
+        # Thousands may wait, so a look is at those for which it is time, and no others.
+        self._young: dict[_Read, None] = {}  # for less time than a secondary has, oldest first
+        self._late: list[tuple[float, int, _Read]] = []  # the others: a heap by when it is time
+        self._numbers = count()
         self._slow: set[Leg] = set()  # primaries that did not answer in the time of a secondary
         self._timer: asyncio.TimerHandle | None = None
         self._buffers = Buffers(KEPT_BYTES_MAX)
@@ -144,6 +151,7 @@ class Reads:
         pair = cast("Pair", volume)
         loop = asyncio.get_running_loop()
         read = _Read(pair, offset, length, room, done, sparse, loop.time())
+        self._young[read] = None
         if pair.primary in self._slow and pair.mirror_has(offset, length):
             self._ask(read, SECONDARY)
         else:
@@ -158,7 +166,8 @@ class Reads:
         read.attempts.append(attempt)
         self._asked[attempt] = read
         self._legs.workers.of(leg).submit(
-            partial(_call, read, attempt, self._buffers), partial(self._tried, read, attempt)
+            partial(_call, read, attempt, self._buffers, self._running),
+            partial(self._tried, read, attempt),
         )
 
     # ----------------------------------------------------------------------------- its outcome
@@ -171,6 +180,7 @@ class Reads:
         error: BaseException | None,
     ) -> None:
         del self._asked[attempt]
+        self._running.discard(attempt)
         self._slow.discard(attempt.leg)
         if isinstance(error, LostWritesError):
             self.on_leg_failed(read.pair, attempt.leg, error)
@@ -195,6 +205,7 @@ class Reads:
 
     def _answer(self, read: _Read, number: int, content: _Content) -> None:
         read.answered = True
+        self._young.pop(read, None)
         # of lost writes the failure of the leg is reported, and by a sync as well as by a read
         if read.error is not None and not isinstance(read.error, LostWritesError):
             self._report(read.pair, read.error)
@@ -226,15 +237,21 @@ class Reads:
         """Look at what was not answered yet, a few times a second."""
         self._timer = None
         now, patience = asyncio.get_running_loop().time(), self._legs.patience
-        for attempt in list(self._asked):
-            if attempt.waits_longer(patience.seconds(attempt.use), now):
+        for attempt in list(self._running):
+            if attempt in self._asked and attempt.waits_longer(patience.seconds(attempt.use), now):
                 self._give_up(attempt)
-        for read in list(self._asked.values()):
+        while self._young and next(iter(self._young)).since + patience.secondary_s <= now:
+            read = next(iter(self._young))
+            del self._young[read]
+            self._look_at(read, now)
+        while self._late and self._late[0][0] <= now:
+            _time, _number, read = heappop(self._late)
             if not read.answered:
-                self._look_at(read, now - read.since)
+                self._look_at(read, now)
         if self._asked:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
         else:
+            self._late.clear()
             self._buffers.clear()
 
     def _give_up(self, attempt: _Attempt) -> None:
@@ -247,22 +264,27 @@ class Reads:
         self.on_leg_failed(read.pair, attempt.leg, error)
         self._tried(read, attempt, None, error)
 
-    def _look_at(self, read: _Read, age_s: float) -> None:
+    def _look_at(self, read: _Read, now: float) -> None:
         """It may have spent its time in a queue: that says nothing of the leg."""
         patience = self._legs.patience
-        if age_s >= patience.seconds(SECONDARY) and read.mirrored and not read.tried(SECONDARY):
+        if read.mirrored and not read.tried(SECONDARY):
             self._slow.add(read.attempts[0].leg)
             self._ask(read, SECONDARY)
         limit_s = patience.primary_s + (patience.secondary_s if read.tried(SECONDARY) else 0)
-        if age_s >= limit_s:
+        if read.since + limit_s <= now:
             read.error = read.error or HungError(read.attempts[0].leg, limit_s)
             self._fail(read)
+        else:
+            heappush(self._late, (read.since + limit_s, next(self._numbers), read))
 
 
-def _call(read: _Read, attempt: _Attempt, buffers: Buffers) -> _Content | None:
+def _call(
+    read: _Read, attempt: _Attempt, buffers: Buffers, running: set[_Attempt]
+) -> _Content | None:
     """In a worker."""
     if read.answered:
         return None
+    running.add(attempt)
     extents = [(read.offset, read.length, True)]
     if read.sparse:
         with contextlib.suppress(OSError), attempt.at(attempt.leg):  # else it reads all of it

@@ -7,7 +7,9 @@ a third copy. So the command says which one, and nothing is repaired by itself.
                           pair is PENDING meanwhile, because half of a repair is no copy of anything
     from the secondary    what it holds there is written to the volume, as a client would write it:
                           in the journal, in order, to both legs. Writes of clients wait for each
-                          piece, because one in between would be overwritten with older content
+                          piece, because one in between would be overwritten with older content.
+                          A volume that a lease holds is not written to: it is refused, or, if the
+                          lease began meanwhile, the repair waits until that ended
 
 Then the places are compared. Only if they are equal, the record of the difference ends.
 """
@@ -24,6 +26,7 @@ from duplexd.core.patience import SECONDARY
 from duplexd.engine.compare import Legs
 from duplexd.engine.difference_record import Comparison
 from duplexd.engine.each_of import each_of
+from duplexd.engine.leases import PASSED_POLL_SECONDS
 from duplexd.errors import DuplexdError, TimedOutError, UsageError, WrongStateError
 from duplexd.images.unreadable import UnreadableError, read
 from duplexd.runtime.watch import HungError
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from duplexd.replication.followers import Followers
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.replication.resync import Resyncs
+    from duplexd.runtime.clock import Clock
 
 FROM_PRIMARY, FROM_SECONDARY = "primary", "secondary"
 _PIECE_BYTES = 64 << 10  # written at once, while clients wait
@@ -65,8 +69,10 @@ class Repairs:
         own_writes: OwnWrites,
         legs: LegCalls,
         events: Events,
+        clock: Clock,
         limits: EngineLimits,
     ) -> None:
+        self._clock = clock
         self._timeline = timeline
         self._leases = leases
         self._followers = followers
@@ -78,19 +84,37 @@ class Repairs:
         self._events = events
         self._hold_s = limits.recheck_hold_seconds
 
-    async def repair(self, pairs: Sequence[Pair], source: str, dry_run: bool) -> Json:
-        """Repair these pairs, one after the other, from the images of this role; or only say what
-        that would do.
+    async def repair(
+        self, pairs: Sequence[Pair], source: str, dry_run: bool, some: bool = False
+    ) -> Json:
+        """Repair those of these pairs that have a recorded difference, one after the other, from
+        the images of this role; or only say what that would do. The others are named.
 
-        Raises WrongStateError, with nothing done, if one has no recorded difference, or is not
-        DUPLEX; DuplexdError if a repair fails: the record remains then.
+        Raises WrongStateError, with nothing done, if none has one (with `some` that is no error),
+        or if one that has is not DUPLEX, or is held by a lease and would be written to;
+        DuplexdError if a repair fails: the record remains then.
         """
         if source not in {FROM_PRIMARY, FROM_SECONDARY}:
             raise UsageError(f'repair from {source!r}: expected "primary" or "secondary"')
-        for pair in pairs:
+        differing = [pair for pair in pairs if pair.record.differs is not None]
+        for pair in differing or ([] if some else pairs):
             _check(pair)
+            if source == FROM_SECONDARY and not dry_run:
+                self._check_free(pair)
         work = partial(self._one, source=source, dry_run=dry_run)
-        return {"volumes": await each_of(pairs, work, "repaired")}
+        others = [pair.name for pair in pairs if pair not in differing]
+        return {"volumes": await each_of(differing, work, "repaired"), "no_difference": others}
+
+    def _check_free(self, pair: Pair) -> None:
+        """Raises WrongStateError while a lease holds the volume: who holds it expects that nothing
+        changes.
+        """
+        if (hold := self._leases.holder(pair)) is not None:
+            left_s = hold.show(self._clock.monotonic())["remaining_s"]
+            raise WrongStateError(
+                f"{pair.name} is held by {hold.owner} (lease {hold.id}, {left_s:.1f} s left): a"
+                " repair from the secondary would write to it; repair it when the hold has ended"
+            )
 
     async def _one(self, pair: Pair, source: str, dry_run: bool) -> Json:
         differs = _check(pair)
@@ -169,16 +193,26 @@ class Repairs:
         for offset, length in runs:
             end = offset + length
             for at in range(offset, end, _PIECE_BYTES):
-                await self._leases.passed([pair])  # what the gate before this one kept waiting
-                await self._own_writes.room(_PIECE_BYTES)
-                with self._leases.closed([pair]):
-                    await self._write(pair, legs, at, min(_PIECE_BYTES, end - at))
+                size = min(_PIECE_BYTES, end - at)
+                while not await self._piece(pair, legs, at, size):  # noqa: ASYNC110 - it is rare
+                    await asyncio.sleep(PASSED_POLL_SECONDS)  # every hold ends
 
-    async def _write(self, pair: Pair, legs: Legs, offset: int, length: int) -> None:
+    async def _piece(self, pair: Pair, legs: Legs, offset: int, length: int) -> bool:
+        """False if a lease holds the volume, or began to before anything was written."""
+        await self._leases.passed([pair])  # what the gate before this one kept waiting
+        await self._own_writes.room(length)
+        with self._leases.closed([pair]):
+            return await self._write(pair, legs, offset, length)
+
+    async def _write(self, pair: Pair, legs: Legs, offset: int, length: int) -> bool:
+        held = False
         async with self._in_time(pair):
             await self._arrived(pair)
 
         def good() -> bool:
+            nonlocal held
+            if held := self._leases.holds(pair):
+                return False
             return pair.state == DUPLEX and not pair.failed and legs.are_of(pair)
 
         secondary = legs.secondary
@@ -189,12 +223,14 @@ class Repairs:
             raise DuplexdError(
                 f"{pair.name}: {error.strerror}; nothing can be repaired from that image there"
             ) from error
-        if not await self._own_writes.write(pair, offset, data, good):
+        written = await self._own_writes.write(pair, offset, data, good)
+        if not written and not held:
             raise DuplexdError(
                 f"{pair.name}: {format_size(length)} at byte {offset} could not be written: "
                 "`duplexctl status` and the log show which image failed, or that the journal is "
                 "full; what comes before it is repaired"
             )
+        return written
 
     # --------------------------------------------------------------------------------- the proof
 

@@ -23,6 +23,7 @@ from duplexd.core.markers import Scrubbed
 from duplexd.core.pair_states import DUPLEX
 from duplexd.engine.compare import PIECE_BYTES, Compared, Legs
 from duplexd.engine.difference_record import Comparison
+from duplexd.engine.periodic import Periodic
 from duplexd.errors import DuplexdError
 from duplexd.images.unreadable import UnreadableError
 
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 
 class Scrubs:
-    """Of the pairs of a controller. `unreadable`: by volume, what this run could not read."""
+    """Of the pairs of a controller. `unreadable`: by volume, what a pass could not read and no
+    marker says yet.
+    """
 
     def __init__(
         self,
@@ -58,40 +61,32 @@ class Scrubs:
         self._record = record
         self._events = events
         self._clock = clock
-        self._look_s = limits.scrub_look_seconds
         self._mark_bytes = limits.scrub_mark_bytes
         self._every_s: float | None = None
         self._rate = 0
-        self._task: asyncio.Task[None] | None = None
+        self._periodic = Periodic("scrub", timeline, limits.scrub_look_seconds, self._look)
         self._disturbed = 0  # the number of the pair that something disturbed last
         self.reading: Callable[[], bool] = _nobody_reads  # whether clients wait for a disk
         self.unreadable: dict[str, str] = {}
 
     def take(self, every_s: float | None, rate: int) -> None:
-        """Begin, cease, or do it in another way. A pass that is under way goes on."""
+        """Begin, cease, or do it in another way. A pass that is under way goes on.
+
+        Since when scrubs are wanted is kept over restarts: one every night must not hide a delay.
+        """
         self._every_s, self._rate = every_s, rate
-        if every_s is not None and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="scrub")
-        elif every_s is None and self._task is not None:
-            self._task.cancel()
-            self._task = None
+        ledger = self._timeline.ledger
+        ledger.scrub_us = (ledger.scrub_us or self._timeline.now_us()) if every_s is not None else 0
+        self._periodic.enable(every_s is not None)
 
     async def stop(self) -> None:
         """End the task; where it is, is in the journal."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._periodic.stop()
 
-    async def _run(self) -> None:
-        while not self._timeline.failed:
-            await asyncio.sleep(self._look_s)
-            try:
-                await self.look()
-            except (DuplexdError, OSError):
-                """It is busy, or suspended, or its disk hangs, which others report: later."""
-            except Exception as error:  # noqa: BLE001  a defect here must not end it unseen
-                context = {"message": "unexpected error in a scrub", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+    async def _look(self) -> None:
+        """A pair that is busy, or suspended, or whose disk hangs, which others report: later."""
+        with suppress(DuplexdError, OSError):
+            await self.look()
 
     async def look(self) -> None:
         """Scrub the pair that is due for the longest time, to its end, if there is one. One that
@@ -115,8 +110,10 @@ class Scrubs:
         before, legs = pair.record.scrub, Legs(pair.primary, pair.copy_of)
         began_us = before.began_us if before.under_way else self._timeline.now_us()
         at = marked = before.at
+        self.unreadable.pop(pair.name, None)
+        if before.under_way and before.error:
+            self.unreadable[pair.name] = before.error
         if not before.under_way:
-            self.unreadable.pop(pair.name, None)
             self._events.emit("scrub-started", volume=pair.name)
         mark = partial(self._mark, pair, legs, began_us)
         try:
@@ -158,13 +155,15 @@ class Scrubs:
         def append() -> None:
             if not legs.are_of(pair) or timeline.failed:
                 return
-            ended = at >= pair.size
+            ended, error = at >= pair.size, self.unreadable.get(pair.name, "")
             with suppress(OSError):
                 timeline.append(
-                    Scrubbed(pair.id, 0, 0, timeline.now_us())
+                    Scrubbed(pair.id, 0, 0, timeline.now_us(), error)
                     if ended
-                    else Scrubbed(pair.id, at, began_us, scrub.done_us)
+                    else Scrubbed(pair.id, at, began_us, scrub.done_us, error)
                 )
+                if ended:
+                    self.unreadable.pop(pair.name, None)
 
         timeline.when_at_rest(append)
 

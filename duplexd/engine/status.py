@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 
 class Facts(NamedTuple):
     """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
-    a sync of the journal has not been answered by its disk.
+    a sync of the journal has not been answered by its disk. `no_room_s`: how long changes have
+    waited for room in the journal; `needing`: volumes whose secondaries need its oldest records;
+    `journal_pinned_bytes`: what of the journal cannot be written over.
     """
 
     name: str
     hold_max_s: float
     nbd: Sequence[str]
     journal_waits_s: float
+    no_room_s: float = 0.0
+    needing: Sequence[str] = ()
+    journal_pinned_bytes: int = 0
 
 
 class Status:
@@ -93,9 +98,12 @@ class Status:
             "nbd": list(facts.nbd),
             "journal": {
                 "used_bytes": ring.used_bytes,
+                "pinned_bytes": facts.journal_pinned_bytes,
                 "size_bytes": ring.size_bytes,
                 "oldest_sequence": ring.oldest,
                 "waiting_s": round(facts.journal_waits_s, 3),
+                "no_room_s": round(facts.no_room_s, 3),
+                "needed_by": list(facts.needing),
             },
         }
 
@@ -131,12 +139,13 @@ class Status:
     def _scrub(self, pair: Pair) -> Json | None:
         if pair.secondary is None:
             return None
-        scrub = pair.record.scrub
+        scrub, wanted_us = pair.record.scrub, self._timeline.ledger.scrub_us
         return {
             "done_time": scrub.done_us / 1e6 if scrub.done_us else None,
             "began_time": scrub.began_us / 1e6 if scrub.under_way else None,
             "position": scrub.at,
-            "error": self._unreadable.get(pair.name, ""),
+            "error": self._unreadable.get(pair.name, "") or scrub.error,
+            "wanted_time": wanted_us / 1e6 if wanted_us else None,
         }
 
     def _primary(self, pair: Pair) -> Json:
@@ -189,7 +198,8 @@ class Status:
         first = pair.applied + 1
         whole = pair.usable and not _absence(secondary)
         reaches_back = self._timeline.writer.ring.oldest <= first
-        possible = whole and reaches_back and not pair.record.adopted
+        known = not pair.record.adopted and pair.record.differs is None
+        possible = whole and reaches_back and known
         return {"possible": possible, "from_sequence": first}
 
     def _as_of_time(self, pair: Pair) -> float | None:

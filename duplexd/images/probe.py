@@ -13,7 +13,7 @@ decides alone.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fastcrc import crc32
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from duplexd.images.leg import Leg
+    from duplexd.runtime.stamp import Stamp
 
 SAMPLE_BYTES = 4096
 _checksum = crc32.iscsi
@@ -70,6 +71,16 @@ class Piece(NamedTuple):
         return self.offset + self.length
 
 
+class Shown(Protocol):
+    """As much of a leg as looking at an image takes."""
+
+    @property
+    def path(self) -> str: ...
+    def stamp(self) -> Stamp: ...
+    def read_mark(self) -> bytes: ...
+    def read_into(self, offset: int, buffer: memoryview, /) -> None: ...
+
+
 class Found(NamedTuple):
     """What is found at a path. `samples`: CRC-32C of the blocks that were asked for, by offset, of
     those that can be read. `last_there`: whether the last change is on it; True if nobody asked.
@@ -93,7 +104,7 @@ def as_on_the_medium(leg: Leg) -> None:
     leg.drop_cache()
 
 
-def probe(leg: Leg, offsets: Iterable[int], last: Piece | None = None) -> Found:
+def probe(leg: Shown, offsets: Iterable[int], last: Piece | None = None) -> Found:
     """Look at an image. Blocking. Raises OSError if it cannot be looked at at all."""
     stamp = leg.stamp()
     samples: dict[int, int] = {}
@@ -116,7 +127,7 @@ def brand(leg: Leg, mark: Mark, durable: bool) -> bool:
     return leg.write_mark(mark.pack(), durable)
 
 
-def checksum(leg: Leg, offset: int, length: int = SAMPLE_BYTES) -> int:
+def checksum(leg: Shown, offset: int, length: int = SAMPLE_BYTES) -> int:
     """CRC-32C of a range. Raises OSError."""
     buffer = bytearray(length)
     leg.read_into(offset, memoryview(buffer))

@@ -34,7 +34,7 @@ class Exports(Protocol):
         """The export of that name; "" is the default export."""
 
     def names(self) -> Sequence[str]:
-        """Every export that LIST shows."""
+        """Every name; LIST shows those that are found. At no cost: thousands of clients may ask."""
 
 
 def not_there(name: str) -> str:

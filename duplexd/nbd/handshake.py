@@ -72,6 +72,7 @@ TRANSITIONS = {
     (SKIPPING, ANSWERED): HAGGLING,
     (SKIPPING, ABORTED): CLOSED,
     (LISTING, ANSWERED): HAGGLING,
+    (LISTING, BROKEN): CLOSED,
     (SECURING, SECURED): HAGGLING,
     (SECURING, BROKEN): CLOSED,
 }
@@ -226,12 +227,12 @@ class Handshake:
         if not names:
             self._become(ANSWERED)
             return [m.option_reply(c.OPT_LIST, c.REP_ACK)]
-        exports = [self._exports.find(name) for name in names]
-        return [
-            m.list_entry(export.name, export.description)
-            for export in exports
-            if export is not None  # taken away since LIST began
-        ]
+        found = [self._exports.find(name) for name in names]
+        exports = [export for export in found if export is not None]
+        self._options_left -= len(exports)  # of what is hidden not even the number shows
+        if self._options_left < 0:
+            return self._break("too many options")
+        return [m.list_entry(export.name, export.description) for export in exports]
 
     # Options: each returns its replies.
 
@@ -244,11 +245,7 @@ class Handshake:
         return [*replies, m.option_reply(number, c.REP_ACK)]
 
     def _list(self, _number: int, _data: bytes) -> list[bytes]:
-        names = self._exports.names()
-        self._options_left -= len(names)
-        if self._options_left < 0:
-            return self._break("too many options")
-        self._entries = iter(names)
+        self._entries = iter(self._exports.names())
         self._become(LIST_ASKED)
         return []
 

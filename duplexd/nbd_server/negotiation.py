@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
+from duplexd.nbd.handshake import CLOSED, LISTING, TRANSMISSION, Handshake
 from duplexd.nbd.offers import Offers
 
 if TYPE_CHECKING:
@@ -82,14 +82,17 @@ class Negotiation:
 
     def turn(self) -> None:
         """See `RoundRobin`."""
-        self._advance(REPLIES_A_TURN)
+        self._advance(REPLIES_A_TURN, lists=True)
 
     def cancel(self) -> None:
         """The connection is over, or has gone on to transmission."""
         self._timer.cancel()
         self._server.negotiations.withdraw(self)
 
-    def _advance(self, replies_max: int) -> None:
+    def _advance(self, replies_max: int, *, lists: bool = False) -> None:
+        """Answer what is here; entries of a LIST only in a turn, since a turn of the loop may bring
+        the LISTs of all connections.
+        """
         handshake, wire, sent = self._handshake, self._wire, 0
         while not wire.is_closing():
             if handshake.state == CLOSED:
@@ -99,7 +102,7 @@ class Negotiation:
             if wire.unsent_bytes:
                 wire.pause_reading()
                 return
-            if sent >= replies_max:
+            if sent >= replies_max or (handshake.state == LISTING and not lists):
                 wire.pause_reading()
                 self._server.negotiations.ask(self)
                 return
@@ -108,7 +111,7 @@ class Negotiation:
                 break
             for reply in replies:
                 wire.write(reply)
-            sent += len(replies)
+            sent += max(1, len(replies))  # a piece of a LIST may be of hidden volumes alone
             self._due = self._server.loop.time() + self._server.limits.handshake_seconds_max
         if handshake.wants_tls and not wire.is_closing():
             self._wire = self._secure(self._secured)

@@ -128,6 +128,10 @@ class AsyncFollower:
         suspended = pair.state == pair_states.SUSPENDED
         return suspended and self._follower is not None and pair.id in self._follower.pairs
 
+    def names(self) -> list[str]:
+        """The volumes that it follows for."""
+        return [pair.name for pair in self._follower.pairs.values()] if self._follower else []
+
     def _release_arrived(self) -> None:
         follower = self._follower
         if follower is None:

@@ -151,6 +151,16 @@ class Followers:
         """The number after which they still need the journal."""
         return min([*(job.floor for job in self.jobs.values()), self._async_follower.floor])
 
+    def needing(self) -> list[str]:
+        """The volumes whose secondaries need the journal from `floor` on."""
+        floor = self.floor()
+        names = [
+            pair.name for job in self.jobs.values() if job.floor == floor for pair in job.pairs
+        ]
+        if self._async_follower.floor == floor:
+            names += self._async_follower.names()
+        return names
+
     def is_on_its_way(self, pair: Pair) -> bool:
         """Whether a suspended pair is not yet at its cut."""
         return self._async_follower.takes(pair)

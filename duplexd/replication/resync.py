@@ -59,6 +59,7 @@ class Resyncs:
                     "reason": pair.reason,
                     "copied_bytes": pair.copied_bytes,
                     "error": pair.resync_error,
+                    "differs": pair.record.differs.text if pair.record.differs else None,
                 }
                 for pair in pairs
             ]

@@ -94,6 +94,11 @@ def in_memory(fd: int) -> bool:
     return _file_system(os.fstat(fd).st_dev) in _MEMORY_FILE_SYSTEMS
 
 
+def is_memory(device: int) -> bool:
+    """The same of a file system, by its `st_dev`: a restart of the machine empties it."""
+    return _file_system(device) in _MEMORY_FILE_SYSTEMS
+
+
 def at_once_bytes_max(fd: int) -> int:
     """How much to write to a file in one call, so that later small writes there are fast.
 

@@ -2,7 +2,7 @@
 
     document = document.read("cut.json", limits)       # the certificate
     report = check(document, {}, {}, limits)           # reads journals and images, takes no lock
-    report.outcome                                     # "confirmed", "refuted" or "unchecked"
+    report.outcome                                     # "confirmed", "recorded", ...
 
 Why it is a room of its own: a check that used the code under test would repeat its mistakes. It
 shares with the write path only the byte tables of `journal/format.py`, and import-linter keeps it

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 CONFIRMED, REFUTED, UNCHECKED = "confirmed", "refuted", "unchecked"
+RECORDED = "recorded"
 FOUND, DROPPED, ABSENT, CONTRADICTED = "found", "dropped", "absent", "contradicted"
 
 
@@ -79,7 +80,8 @@ class Report:
     def outcome(self) -> str:
         """REFUTED if anything contradicts the certificate.
 
-        CONFIRMED if a journal has the record of the cut, and nothing is undecided. Else UNCHECKED.
+        Else UNCHECKED, if no journal has the record of the cut or something is undecided; RECORDED
+        if one has it, but no byte of an image was checked; CONFIRMED if some were.
         """
         if (
             self.is_void
@@ -87,11 +89,11 @@ class Report:
             or any(member.contradictions for member in self.controllers)
         ):
             return REFUTED
-        if self.undecided:
+        found = any(member.record == FOUND for member in self.controllers)
+        if self.undecided or not found:
             return UNCHECKED
-        return (
-            CONFIRMED if any(member.record == FOUND for member in self.controllers) else UNCHECKED
-        )
+        volumes = [volume for member in self.controllers for volume in member.volumes]
+        return CONFIRMED if any(volume.checked_bytes for volume in volumes) else RECORDED
 
     @property
     def undecided(self) -> bool:

@@ -45,3 +45,8 @@ def test_the_page_says_why_a_client_lacks_something() -> None:
 
 def test_tests_of_the_kernels_driver_are_there() -> None:
     assert [path for path in kernel.CELLS.values() if not (ROOT / path).exists()] == []
+
+
+def test_each_feature_of_the_kernels_driver_is_covered_or_lacking() -> None:
+    lacking = [feature for which in kernel.LACKS.values() for feature in which]
+    assert sorted([*kernel.CELLS, *lacking]) == sorted((*FEATURES, *UNDER_LOAD))

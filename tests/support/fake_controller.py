@@ -297,6 +297,9 @@ def figures(seconds_max: float, writes: int) -> HoldFigures:
     )
 
 
+_DIFFER = "the legs differ in 1 place (1 B), the first at byte 7"
+
+
 class FakeController:
     """See the module's docstring."""
 
@@ -328,6 +331,7 @@ class FakeController:
         self.rebuilds = True
         self.kept_to: list[str] = []
         self.void = False
+        self.looked_again = 0
         self.bug = False
         self.failed = ""
         self.refusal = ""
@@ -357,6 +361,9 @@ class FakeController:
         return self.counted
 
     # ------------------------------------------------------------------------------------ status
+
+    async def look_again(self) -> None:
+        self.looked_again += 1
 
     def status(self) -> Json:
         if self.bug:
@@ -557,6 +564,7 @@ class FakeController:
             self.cut_of[name] = cut_id
         answer = Suspended(
             verdict="void" if self.void else "consistent",
+            why=f"{min(self.differs)}: {_DIFFER}" if self.void and self.differs else None,
             cut=cut_id,
             tag=tag,
             controllers={self.name: self.sequence},
@@ -609,6 +617,7 @@ class FakeController:
                 name=name,
                 state=self.volumes[name],
                 reason="secondary error" if name in self.broken else None,
+                differs=_DIFFER if name in self.differs else None,
             )
             for name in names
         ]
@@ -637,10 +646,13 @@ class FakeController:
         ]
         return dumped(Verified(equal=not self.differs.intersection(names), volumes=rows))
 
-    async def repair(self, names: list[str], source: str, dry_run: bool) -> Json:
-        for name in names:
-            if name not in self.differs:
-                raise WrongStateError(f"{name}: no difference is recorded; nothing to repair")
+    async def repair(
+        self, names: list[str], source: str, dry_run: bool, some: bool = False
+    ) -> Json:
+        others = [name for name in names if name not in self.differs]
+        if others == names and not some:
+            raise WrongStateError(f"{names[0]}: no difference is recorded; nothing to repair")
+        names = [name for name in names if name in self.differs]
         place = ("/a/{}.img" if source == "primary" else "/b/{}.img").format
         rows: list[Json] = [
             {
@@ -654,7 +666,7 @@ class FakeController:
             for name in names
         ]
         self.differs -= set() if dry_run else set(names)
-        return {"volumes": rows}
+        return {"volumes": rows, "no_difference": others}
 
     async def swap(
         self,

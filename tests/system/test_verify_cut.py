@@ -129,7 +129,7 @@ async def test_a_change_of_a_secondary_after_the_cut_is_detected(daemon: Daemon,
     assert verify(files, path)[0] == 0
 
 
-async def test_after_a_resync_only_the_record_is_confirmed_and_a_backup_can_still_be_checked(
+async def test_after_a_resync_only_the_record_is_checked_and_a_backup_can_still_be_checked(
     daemon: Daemon, path: str, tmp_path: Path
 ) -> None:
     files = daemon.files
@@ -142,7 +142,7 @@ async def test_after_a_resync_only_the_record_is_confirmed_and_a_backup_can_stil
     code, found = verify(files, path)
     row = found["controllers"][0]["volumes"][0]
     assert (code, row["stands"], row["checked_bytes"], row["unchecked"]) == (
-        0,
+        10,
         False,
         0,
         ["it was resynced since"],

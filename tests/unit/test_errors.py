@@ -40,7 +40,7 @@ def test_the_table_in_the_docs_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize("each", classes(), ids=lambda each: each.__name__)
 def test_an_error_has_a_code_a_status_and_a_line_of_documentation(each: type[DuplexdError]) -> None:
-    assert 1 <= each.exit_code <= 9
+    assert 1 <= each.exit_code <= 10
     assert 400 <= each.http_status <= 599
     assert each.title == each.title.lower()
     assert re.fullmatch(r"[^\n]+\.", (each.__doc__ or "").splitlines()[0])
@@ -58,5 +58,6 @@ def test_every_promised_exit_code_has_an_error() -> None:
         7: "reachable",
         8: "timed",
         9: "lease",
+        10: "checked",
     }
     assert {each.exit_code for each in classes()} == set(promised)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support.daemon import PATIENCE_SECONDS, free_port, run_duplexctl
 from tests.vm.checker import check_cut, check_dependencies
+from tests.vm.guest_device import PATTERN_BYTES, REPEATED_BYTES, SECTOR_BYTES, GuestDevice
 from tests.vm.guest_volumes import GuestVolumes
 from tests.vm.images import read_images
 from tests.vm.tools import MachineError
@@ -36,6 +38,9 @@ JOURNAL_MIB = 16
 QUIESCE_SECONDS = 4  # of the ten that a hold may last
 QUIESCES_MAX = 6
 NAIVE_TRIES = 4
+GIB = 1 << 30
+BARE_BYTES = 5 * GIB
+FIXED = '[volumes.fixed]\nsize = "1MiB"\nprimary = "fixed.img"\nread_only = true\n'
 
 
 @pytest.fixture
@@ -157,6 +162,87 @@ def test_splitting_one_volume_after_the_other_is_found_inconsistent(
     volumes.stop_writer()
     assert volumes.trouble() == []
     assert findings, "no broken dependency was found: the checker proves nothing"
+
+
+# Bare devices: what the driver sends for what programs do
+
+
+@pytest.fixture
+def device(
+    machine: Machine, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Iterator[tuple[Daemon, GuestDevice]]:
+    """A daemon with a volume over 4 GiB and a read-only one; a pattern, and nothing connected."""
+    files = make_files(
+        volumes={"data": BARE_BYTES}, journal_size="64MiB", tcp_port=free_port(), extra=FIXED
+    )
+    daemon, port = start_daemon(files), files.tcp_port
+    assert port
+    device = GuestDevice(machine, port)
+    device.make_pattern()
+    yield daemon, device
+    device.disconnect()
+
+
+def counted(daemon: Daemon, what: str, operation: str) -> int:
+    """`requests` of that kind, or the `bytes` that they have covered."""
+    line = f'duplexd_nbd_{what}_total{{op="{operation}",volume="data"}}'
+    lines = daemon.request("GET", "/metrics")[1].splitlines()
+    return sum(int(float(each.split()[-1])) for each in lines if each.startswith(line))
+
+
+def test_requests_of_the_driver_do_what_they_say(device: tuple[Daemon, GuestDevice]) -> None:
+    daemon, disk = device
+    disk.connect("data", connections=4)
+    (data, _fixed) = daemon.request("GET", "/v1/status")[1]["volumes"]
+    assert data["connections"] == 4
+    disk.write(5, count=3)
+    assert disk.holds(5, 3)
+    disk.take_long_requests()
+    before = counted(daemon, "requests", "write")
+    disk.write(1 << 16, count=1, sectors=PATTERN_BYTES // SECTOR_BYTES)
+    assert counted(daemon, "requests", "write") == before + 1, "of 32 MiB"
+    assert disk.holds(1 << 16, count=8)
+    with daemon.files.primary("data").open("rb") as image:
+        image.seek((1 << 16) * SECTOR_BYTES)
+        written = image.read(PATTERN_BYTES)
+    assert written == written[:REPEATED_BYTES] * (PATTERN_BYTES // REPEATED_BYTES)
+    last = (4 * GIB - SECTOR_BYTES) // SECTOR_BYTES
+    disk.write(last, count=2)
+    disk.machine.run(f"blkdiscard -o 0 -l {4 * GIB - SECTOR_BYTES} {disk.path}")
+    assert [counted(daemon, each, "trim") for each in ("requests", "bytes")] == [
+        1,
+        4 * GIB - SECTOR_BYTES,
+    ]
+    assert disk.holds(last, 2)
+    assert not disk.holds(5, 3)
+    assert daemon.request("POST", "/v1/verify", {"targets": ["data"]})[1]["equal"]
+
+
+def test_a_read_only_export_is_a_read_only_device(device: tuple[Daemon, GuestDevice]) -> None:
+    _daemon, disk = device
+    disk.connect("fixed")
+    assert disk.machine.run(f"blockdev --getro {disk.path}").strip() == "1"
+    with pytest.raises(MachineError):
+        disk.write(0, count=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_the_driver_was_answered_is_there_after_the_daemon_ends(
+    device: tuple[Daemon, GuestDevice], number: signal.Signals
+) -> None:
+    """A write that has no answer fails, and the device has to be connected again."""
+    daemon, disk = device
+    disk.connect("data", connections=2)
+    disk.start_load()
+    disk.wait_for_load(3)
+    daemon.signal(number)
+    daemon.wait()
+    disk.disconnect()  # until then Linux may wait for an answer
+    pages = disk.acknowledged()
+    assert pages >= 3
+    daemon.start()
+    disk.connect("data")
+    assert disk.holds(0, pages * 8)
 
 
 # The machine itself, which they all rely on

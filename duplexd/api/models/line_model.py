@@ -91,6 +91,9 @@ class ResyncDoneVolume(Answer):
     reason: str | None = None
     copied_bytes: Bytes = 0
     error: str | None = Field(None, description="why it is not DUPLEX, if the resync failed")
+    differs: str | None = Field(
+        None, description="where its legs are known to differ, which no resync ends"
+    )
 
 
 class ResyncDone(Answer):

@@ -24,3 +24,6 @@ class Repaired(Answer):
     """POST /v1/repair."""
 
     volumes: list[RepairedVolume]
+    no_difference: list[str] = Field(
+        default_factory=list, description="volumes of which none is recorded; nothing was done"
+    )

@@ -125,6 +125,9 @@ class RepairRequest(Request):
         alias="from", description="role of the image that is right; the other gets its content"
     )
     dry_run: bool = Field(False, description="only say which ranges would be written")
+    some: bool = Field(
+        False, description="succeed also if no difference is recorded of any of the targets"
+    )
 
 
 class AdoptRequest(Request):

@@ -13,11 +13,20 @@ from duplexd.api.models.cut_model import Cut, CutStatus
 
 
 class Journal(Answer):
-    used_bytes: Bytes
+    used_bytes: Bytes = Field(description="what its records take; most of it, in good times too")
+    pinned_bytes: Bytes | None = Field(
+        None,
+        description="what cannot be written over; changes wait once that is all of it. null if"
+        " that is not known",
+    )
     size_bytes: Bytes
     oldest_sequence: int = Field(description="first sequence number that the journal still has")
     waiting_s: float = Field(
         0.0, description="how long its disk has not answered a write or a sync; changes wait"
+    )
+    no_room_s: float = Field(0.0, description="how long changes have waited for room in it")
+    needed_by: list[str] = Field(
+        default_factory=list, description="volumes whose secondaries need its oldest records"
     )
 
 
@@ -110,7 +119,10 @@ class Scrub(Answer):
     )
     began_time: float | None = Field(None, description="of the one under way; null if none is")
     position: Bytes = Field(0, description="what comes before it is compared")
-    error: str = Field("", description="what it could not read, since the start")
+    error: str = Field("", description="what it could not read, in this pass or else the last one")
+    wanted_time: float | None = Field(
+        None, description="since when scrubs are wanted; null if they are not"
+    )
 
 
 class Copy(Answer):

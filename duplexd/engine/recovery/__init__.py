@@ -8,6 +8,7 @@ run again.
     judging.py    put aside those that are not
     replay.py     apply a committed staging log, then the records: to each secondary as far as it
                   may go, and to the primaries (primary_replay.py, refusals.py)
+    foresee.py    the same questions without a start, for `duplexd check`; foreseen_images.py judges
     room.py       room in the journal for the markers of the start
     last_calls.py  the calls on the state directory that end the start, each with its time-out
     reconcile.py  record in the journal what an unclean stop may have made unequal, what is new in

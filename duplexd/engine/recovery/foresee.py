@@ -1,8 +1,8 @@
 """What a start would find in the state directory, found without changing anything there.
 
 It reads the checkpoint and the journal by the code of the start itself, through a disk that locks,
-creates and removes nothing, and asks of each volume what the start asks, also whose images the
-marks say they are. That the content of one is not that of the journal, the start finds out.
+creates and removes nothing, and asks of each volume what the start asks: also whether its images
+are those of the journal, as it left them (`foreseen_images.py`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core import pair_states
-from duplexd.core.identity import judge_mark
 from duplexd.core.ledger import Ledger
 from duplexd.core.since import Since
 from duplexd.core.since import known as known_images
 from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.opening import places, why_refused, would_overwrite
-from duplexd.engine.recovery.read import fold, refuse_journal_alone
+from duplexd.engine.recovery.foreseen_images import Judge
+from duplexd.engine.recovery.read import fold, is_complete, refuse_journal_alone
 from duplexd.engine.recovery.recovered import refuse_missing_volumes
 from duplexd.errors import ConfigurationError, DamageError
 from duplexd.journal.inspect import WHY, Untouched
@@ -28,35 +28,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from duplexd.config.daemon_file import Config, VolumeConfig
-    from duplexd.core.identity import Known
     from duplexd.core.pair import PairRecord
-    from duplexd.images.probe import Mark
+    from duplexd.engine.recovery.foreseen_images import Look
     from duplexd.limits import EngineLimits
     from duplexd.runtime.disk import Disk
 
 
 class Foreseen(NamedTuple):
     """`refused`: why no start is possible with this configuration. `degraded`: what costs a volume
-    something; with `on_start_error = "refuse"` no start is possible then either.
+    something; with `on_start_error = "refuse"` no start is possible then either. `judged`: images
+    that are not those of the journal, which cost a volume something in any case.
     """
 
     refused: list[str]
     degraded: list[str]
+    judged: list[str]
 
 
 class Seen(NamedTuple):
-    """What is asked of the paths of images. `mark`: None where there is none, or no image."""
+    """What is asked of the paths of images."""
 
     exists: Callable[[str], bool]
-    mark: Callable[[str], Mark | None]
+    look: Look
 
 
-def foresee(disk: Disk, config: Config, seen: Seen, limits: EngineLimits) -> Foreseen:
+class _Journal(NamedTuple):
+    """`unapplied`: numbers of volumes with changes that are not on their images yet. `owner`: the
+    identity of the controller; "" for one that has not run yet. The rest as of `ReadJournal`.
+    """
+
+    ledger: Ledger
+    unapplied: set[int]
+    owner: str
+    since: Since
+    complete: bool = False
+
+
+def foresee(disk: Disk, config: Config, seen: Seen, boot_id: str, limits: EngineLimits) -> Foreseen:
     """Blocking. Raises DamageError, OSError, as the start would."""
-    ledger, unapplied, owner = _read(disk, str(config.controller.state_dir), limits)
+    journal = _read(disk, str(config.controller.state_dir), boot_id, limits)
+    ledger = journal.ledger
     refused: list[str] = []
     try:
-        refuse_missing_volumes(config, ledger, unapplied)
+        refuse_missing_volumes(config, ledger, journal.unapplied)
     except ConfigurationError as error:
         refused.append(str(error))
     known = ledger.known()
@@ -65,25 +79,29 @@ def foresee(disk: Disk, config: Config, seen: Seen, limits: EngineLimits) -> For
         for name, volume in config.volumes.items()
         for line in _of_volume(name, volume, known.get(name), seen.exists)
     ]
-    ours = known_images(ledger, owner)
-    degraded += [
+    judge = Judge(
+        known_images(ledger, journal.owner),
+        journal.since,
+        journal.complete,
+        seen.look,
+        config.controller.on_primary_error == "swap",
+    )
+    judged = [
         line
         for name, volume in config.volumes.items()
-        for line in _of_others(name, volume, known.get(name), ours, seen.mark)
+        if not why_refused(name, volume, known.get(name))
+        for line in judge.lines(name, volume, known.get(name))
     ]
-    return Foreseen(refused, degraded)
+    return Foreseen(refused, degraded, judged)
 
 
-def _read(disk: Disk, state_dir: str, limits: EngineLimits) -> tuple[Ledger, set[int], str]:
-    """The states, the numbers of volumes with changes that are not on their images yet, and the
-    identity of the controller; "" for one that has not run yet.
-    """
+def _read(disk: Disk, state_dir: str, boot_id: str, limits: EngineLimits) -> _Journal:
     file, ledger = CheckpointFile(disk, state_dir), Ledger(limits)
     directory = f"{state_dir}/journal"
     if not file.exists():
         if disk.exists(directory):
             refuse_journal_alone(disk, file, directory)
-        return ledger, set(), ""
+        return _Journal(ledger, set(), "", Since(ledger, 0, 0))
     saved = file.read()
     ledger.restore(saved)
     untouched = cast("Disk", Untouched(disk))  # as much of one as a walk uses
@@ -91,16 +109,17 @@ def _read(disk: Disk, state_dir: str, limits: EngineLimits) -> tuple[Ledger, set
     ring = Ring(untouched, directory, identity, saved["segment_size"], 0)
     if disk.exists(directory):
         ring.open_existing()
+    since = Since(ledger, saved["sequence"], saved.get("time", 0))
     if not ring.live and not saved["sequence"]:
-        return ledger, set(), saved["controller"]
+        return _Journal(ledger, set(), saved["controller"], since)
     start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
     walk = Walk(ring, start)
-    since = Since(ledger, saved["sequence"], saved.get("time", 0))
     unapplied = fold(walk, ledger, since, lambda _done_bytes: None)
     if walk.verdict() == DAMAGE:
         path, offset = walk.end
         raise DamageError(f"{path} byte {offset}: {WHY[DAMAGE].format(walk.sequence + 1)}")
-    return ledger, unapplied, saved["controller"]
+    complete = is_complete(ledger.boot, boot_id, saved, file)
+    return _Journal(ledger, unapplied, saved["controller"], since, complete)
 
 
 def _of_volume(
@@ -123,21 +142,3 @@ def _of_volume(
             f"{known.state}: it would be SUSPENDED; only a reload of a daemon that runs makes a "
             "new image for it"
         )
-
-
-def _of_others(
-    name: str,
-    volume: VolumeConfig,
-    known: PairRecord | None,
-    ours: Known,
-    mark_of: Callable[[str], Mark | None],
-) -> Iterator[str]:
-    """Images that are in use elsewhere, or were left by a reload: a start does not use them."""
-    at, other = places(volume, known is not None and known.swapped)
-    recorded = (known.primary_image, known.secondary_image) if known is not None else (None, None)
-    for place, image in zip((at, other), recorded, strict=True):
-        mark = mark_of(place.path) if place is not None else None
-        if place is None or mark is None:
-            continue
-        if (wrong := judge_mark(ours, image, place.path, mark)) is not None:
-            yield f"volumes.{name}.{place.key}: {wrong.why}"

@@ -107,13 +107,18 @@ def read_journal(
         behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
         now = ledger.snapshot(walk.sequence, {}, behind)
         floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
-        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
+        complete = is_complete(ledger.boot, boot_id, saved, file)
         tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    complete = same_boot and saved.get("mount", "") == file.mount() != ""
     return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete)
+
+
+def is_complete(boot: str, boot_id: str, saved: Json, file: CheckpointFile) -> bool:
+    """See `ReadJournal`. `boot`: the last one that the journal knows."""
+    same_boot = boot_id != "" and boot in {"", boot_id}
+    return same_boot and saved.get("mount", "") == file.mount() != ""
 
 
 def refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:

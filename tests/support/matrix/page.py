@@ -46,8 +46,9 @@ def notes() -> list[str]:
 
 
 def of_kernel() -> list[str]:
-    """The third table: which tests cover the kernel's driver."""
+    """The third table: which tests cover the kernel's driver, and what it lacks."""
     rows = [f"| {feature} | {test} |" for feature, test in kernel.CELLS.items()]
+    rows += [f"| {', '.join(which)} | -: {why} |" for why, which in kernel.LACKS.items()]
     return [f"| {kernel.NAME} | covered by |", "|---|---|", *rows]
 
 

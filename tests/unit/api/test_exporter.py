@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,10 +34,11 @@ async def port() -> AsyncIterator[int]:
     await exporter.stop()
 
 
-async def ask(port: int, method: str, path: str) -> tuple[int, str]:
+async def ask(port: int, method: str, path: str, host: str = "localhost") -> tuple[int, str]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
         head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
         return int(head.split()[1]), body
     finally:
@@ -70,6 +72,29 @@ async def test_nothing_else_is_there(port: int, method: str, path: str, status: 
     assert (await ask(port, method, path))[0] == status
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/page.css", "/v1/status"])
+async def test_a_web_page_of_a_stranger_reads_nothing(port: int, path: str) -> None:
+    """Its name resolves to this address in the browser of somebody who can connect."""
+    status, body = await ask(port, "GET", path, f"stranger.example:{port}")
+    assert status == 421
+    assert "duplexd_info" not in body
+    assert "<html" not in body
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", socket.gethostname()])
+async def test_it_answers_to_addresses_and_its_own_names(port: int, host: str) -> None:
+    for said in (host, f"{host}:{port}"):
+        assert (await ask(port, "GET", "/metrics", said))[0] == 200
+
+
+async def test_it_answers_to_who_says_no_host(port: int) -> None:
+    """As a scraper of HTTP/1.0 does, and no browser."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
 async def test_its_connections_are_bounded(port: int) -> None:
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -83,7 +108,7 @@ async def test_its_connections_are_bounded(port: int) -> None:
 async def status_from(host: str, port: int) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
     try:
-        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return (await reader.readline())[9:12]
     except ConnectionResetError:  # closed at once
         return b""

@@ -20,6 +20,7 @@ from duplexd.net import tls
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+CROWD, OTHER = "192.0.2.1", "192.0.2.9"
 LIMITS = replace(ApiLimits(), silent_max=4, handshake_seconds_max=60.0)
 
 
@@ -60,38 +61,52 @@ async def world() -> AsyncIterator[World]:
 
 async def test_the_silent_wait_and_the_newest_that_spoke_is_first() -> None:
     async with world() as here:
-        here.come("crowd", 1, b"hello")
-        here.come("crowd", 2)
-        here.come("crowd", 3, b"hello")
-        assert await here.order(2) == [("crowd", 3), ("crowd", 1)]
+        here.come(CROWD, 1, b"hello")
+        here.come(CROWD, 2)
+        here.come(CROWD, 3, b"hello")
+        assert await here.order(2) == [(CROWD, 3), (CROWD, 1)]
         assert len(here.lobby) == 1
-        here.far["crowd", 2].sendall(b"hello")
-        assert await here.order(1) == [("crowd", 2)]
+        here.far[CROWD, 2].sendall(b"hello")
+        assert await here.order(1) == [(CROWD, 2)]
 
 
 async def test_hosts_take_turns() -> None:
     async with world() as here:
         for port in range(3):
-            here.come("crowd", port, b"hello")
-        here.come("other", 9, b"hello")
-        assert await here.order(3) == [("crowd", 2), ("other", 9), ("crowd", 1)]
+            here.come(CROWD, port, b"hello")
+        here.come(OTHER, 9, b"hello")
+        assert await here.order(3) == [(CROWD, 2), (OTHER, 9), (CROWD, 1)]
 
 
 async def test_a_crowd_loses_its_own_oldest() -> None:
     async with world() as here:
-        here.come("other", 9)
+        here.come(OTHER, 9)
         for port in range(5):
-            here.come("crowd", port)
+            here.come(CROWD, port)
         for port in range(2):
-            assert here.far["crowd", port].recv(1) == b""
-        here.far["other", 9].sendall(b"hello")
-        assert await here.order(1) == [("other", 9)]
+            assert here.far[CROWD, port].recv(1) == b""
+        here.far[OTHER, 9].sendall(b"hello")
+        assert await here.order(1) == [(OTHER, 9)]
+
+
+async def test_all_addresses_of_an_ipv6_network_are_one_crowd() -> None:
+    """One client may use as many of them as it likes."""
+    async with world() as here:
+        here.come("2001:db8::9", 9)
+        for port in range(5):
+            here.come(f"2001:db8:0:1:{port}::1", port)
+        here.far["2001:db8::9", 9].sendall(b"hello")
+        assert await here.order(1) == [("2001:db8::9", 9)]
+        for port in range(2, 5):
+            here.far[f"2001:db8:0:1:{port}::1", port].sendall(b"hello")
+        here.come(OTHER, 9, b"hello")
+        assert OTHER in [host for host, _ in await here.order(2)]
 
 
 async def test_who_leaves_before_it_says_anything_is_forgotten() -> None:
     async with world() as here:
-        here.come("crowd", 1)
-        here.far["crowd", 1].shutdown(socket.SHUT_RDWR)
+        here.come(CROWD, 1)
+        here.far[CROWD, 1].shutdown(socket.SHUT_RDWR)
         await asyncio.sleep(0.01)
         assert len(here.lobby) == 0
 

@@ -53,6 +53,16 @@ def test_bodies_of_requests_that_wait_are_bounded_together() -> None:
     assert reader.error is None
 
 
+@pytest.mark.parametrize("origin", [b"https://stranger.example", b"null"])
+def test_what_a_web_page_sends_is_refused(origin: bytes) -> None:
+    """The browser of an operator shows its certificate for any page."""
+    (request,) = fed(POST.replace(b"Host: x", b"Host: x\r\norigin: " + origin)).requests
+    assert request.error is not None
+    assert request.error.status == 403
+    assert not request.body
+    assert not request.keep_alive
+
+
 def test_a_slash_that_is_quoted_does_not_end_a_segment() -> None:
     (request,) = fed(b"GET /v1/leases/a%2Fb HTTP/1.1\r\nHost: x\r\n\r\n").requests
     assert request.segments == ("v1", "leases", "a/b")

@@ -66,6 +66,12 @@ def of_file(controller: str = "", nbd: str = "", volume: str = "", more: str = "
             of_file(more='[health]\nsuspended_max = "36h"'),
             "health.suspended_max: was '1d', is '36h'",
         ),
+        (of_file(more='[scrub]\nevery = "60s"'), "scrub.every: was not set, is '1m'"),
+        (of_file(more='[scrub]\nrate = "64MiB"'), "scrub.rate: was '32MiB', is '64MiB'"),
+        (
+            of_file(more='[[nbd.listeners]]\naddress = "tcp:[::1]:10809"\nmode = "0640"'),
+            "nbd.listeners: was [], is [{ address = 'tcp:[::1]:10809', mode = '0640' }]",
+        ),
         (
             of_file(more='[metrics]\nlisten = "tcp:[::1]:9809"'),
             "metrics.listen: was not set, is 'tcp:[::1]:9809'",

@@ -94,6 +94,19 @@ def test_it_survives_a_checkpoint() -> None:
     assert again.pairs[1].differs == story.pair().differs is not None
 
 
+def test_what_a_scrub_could_not_read_survives_a_checkpoint() -> None:
+    story = Story()
+    story.mark(Scrubbed(1, 0, 0, 5, "cannot be read"))
+    again = through_a_checkpoint(story.ledger, story.sequence)
+    assert again.pairs[1].scrub == Scrub(0, 0, 5, "cannot be read")
+
+
+def test_since_when_scrubs_are_wanted_survives_a_checkpoint() -> None:
+    story = Story()
+    story.ledger.scrub_us = 77
+    assert through_a_checkpoint(story.ledger, story.sequence).scrub_us == 77
+
+
 def test_how_far_a_scrub_is_survives_a_checkpoint() -> None:
     story = duplex()
     story.mark(Scrubbed(1, 4096, 7, 5))

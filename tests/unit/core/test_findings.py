@@ -67,6 +67,7 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "controller-failed": lambda it: it["controller"].update(failed="no sync"),
     "changes-refused": lambda it: it["controller"].update(refused="No space left on device"),
     "journal-silent": lambda it: it["controller"]["journal"].update(waiting_s=3.0),
+    "changes-wait": lambda it: it["controller"]["journal"].update(no_room_s=3.0),
     "volume-not-served": lambda it: data(it).update(served=False, error="no good image"),
     "requests-fail": lambda it: data(it).update(failing={"read": "Input/output error"}),
     "primary-error": lambda it: data(it)["primary"].update(error="moved"),
@@ -124,6 +125,9 @@ def test_every_kind_is_tested_here() -> None:
         lambda it: data(it).update(state="SIMPLEX", secondary=None, consistent_cut_time=None),
         lambda it: data(it).update(scrub={"done_time": NOW - 200}),
         lambda it: data(it).update(scrub={"done_time": None, "began_time": None}),
+        lambda it: data(it).update(scrub={"done_time": NOW - 9999, "wanted_time": NOW - 200}),
+        lambda it: data(it).update(scrub={"done_time": NOW - 200, "wanted_time": NOW - 9999}),
+        lambda it: it["controller"]["journal"].update(no_room_s=2.9),
     ],
     ids=[
         "suspended",
@@ -133,12 +137,30 @@ def test_every_kind_is_tested_here() -> None:
         "simplex",
         "scrub in time",
         "never scrubbed",
+        "scrubs were just turned on",
+        "the pair was made later",
+        "the journal is short of room for a moment",
     ],
 )
 def test_what_passes_or_is_wanted_is_no_finding(change: Callable[[Json], Any]) -> None:
     status = copy.deepcopy(WELL)
     change(status)
     assert kinds(status) == []
+
+
+def test_a_pair_that_was_never_scrubbed_becomes_overdue() -> None:
+    status = copy.deepcopy(WELL)
+    data(status)["scrub"] = {"done_time": None, "began_time": None, "wanted_time": NOW - 201}
+    assert kinds(status) == ["scrub-overdue"]
+
+
+def test_changes_that_wait_for_journal_room_name_the_volumes_that_need_it() -> None:
+    status = copy.deepcopy(WELL)
+    status["controller"]["journal"].update(no_room_s=7.2, needed_by=["data"])
+    (finding,) = find(status, AROUND, EXPECTED, NOW)
+    assert finding.text == (
+        "waits: changes have waited 7 s for journal room that the secondary of data needs"
+    )
 
 
 def test_a_volume_that_was_never_cut_is_not_within_the_age() -> None:

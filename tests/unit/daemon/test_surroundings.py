@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from itertools import pairwise
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from duplexd.daemon.surroundings import LOOKS_AT_ONCE, Surroundings
 from duplexd.limits import WORKER_THREADS, DaemonLimits
@@ -15,7 +18,6 @@ from duplexd.runtime.threads import ThreadWorkers, Workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from duplexd.core.findings import ImageRoom
     from duplexd.json_object import Json
@@ -68,6 +70,17 @@ async def test_a_state_dir_that_does_not_answer_is_said(
     await looked.look()
     assert looked.around.state_silent == "No such file or directory"
     assert looked.around.state_free_bytes is None
+
+
+async def test_an_image_in_memory_is_logged_once(tmp_path: Path, workers: ThreadWorkers) -> None:
+    with NamedTemporaryFile(dir="/dev/shm") as image, capture_logs() as logged:
+        shown = status(Path(image.name))
+        looked = Surroundings(str(tmp_path), lambda: shown, workers, DaemonLimits())
+        await looked.look()
+        await looked.look()
+    (line,) = logged
+    assert (line["log_level"], line["path"]) == ("warning", image.name)
+    assert "a restart of the machine loses it" in line["event"]
 
 
 class Hanging(Surroundings):

@@ -106,6 +106,20 @@ def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPl
     assert "wal" in err
 
 
+def test_a_resync_of_a_pair_whose_legs_differ_is_exit_code_1_and_names_repair(
+    ctl: Ctl, plane: ControlPlane
+) -> None:
+    ctl("suspend", "db")
+    plane.controller.differs = {"wal"}
+    code, out, err = ctl("resync", "db", "--wait")
+    assert code == 1
+    assert "wal: DUPLEX, 0 B copied, BUT THE LEGS DIFFER" in out
+    assert "wal: the legs differ in 1 place" in err
+    assert "run `duplexctl repair wal` with --from primary or secondary" in err
+    code, out, _ = ctl("resync", "db", "--wait", "--json")
+    assert (code, json.loads(out.splitlines()[-1])["ok"]) == (1, False)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_an_interrupted_suspend_says_that_it_may_be_done(
@@ -326,6 +340,15 @@ def test_a_void_verdict_and_a_lost_lease_are_9(ctl: Ctl, plane: ControlPlane) ->
     assert "void" in out
     assert "consistent" not in out
     assert "not a consistent point-in-time copy" in err
+
+
+def test_a_verdict_that_is_void_because_legs_differ_names_repair(
+    ctl: Ctl, plane: ControlPlane
+) -> None:
+    plane.controller.void, plane.controller.differs = True, {"wal"}
+    code, _, err = ctl("suspend", "db")
+    assert code == 9
+    assert "duplexctl repair TARGET --from primary|secondary" in err
 
 
 def test_with_json_a_bad_result_stands_alone(ctl: Ctl, plane: ControlPlane) -> None:

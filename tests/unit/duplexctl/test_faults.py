@@ -82,6 +82,23 @@ def test_suspended_pairs_whose_changes_the_journal_dropped_are_named() -> None:
     ]
 
 
+def test_a_suspended_pair_whose_legs_differ_cannot_be_rebuilt() -> None:
+    controller, _ = status()
+    controller.rebuilds = False
+    (volume,) = [each for each in controller.status()["volumes"] if each["name"] == "v1"]
+    volume["differs"] = {"text": "the legs differ in 1 place"}
+    answer = "can be rebuilt: no, its legs differ (`duplexctl repair`): v1"
+    assert faults.lines([volume])[-1] == answer
+
+
+def test_changes_that_wait_for_journal_room_are_said_in_the_first_line() -> None:
+    shown = FakeController(["data"], {}).status()
+    shown["controller"]["journal"].update(no_room_s=12.0, needed_by=["data"])
+    text = views.ControllerView(shown, None).text()
+    waits = "changes have waited 12 s for journal room that the secondary of data needs"
+    assert text.startswith(f"CHANGES WAIT: {waits}: ")
+
+
 def test_a_volume_that_is_not_served_says_so_in_place_of_its_state() -> None:
     text = views.ControllerView(status()[1], None).text()
     assert re.search(r"^v0 +1\.0 MiB +NOT SERVED ", text, re.MULTILINE)

@@ -56,6 +56,18 @@ def test_of_a_thousand_volumes_those_that_are_not_well_are_listed() -> None:
     assert "998 of 1000" in text
 
 
+def test_the_journal_is_as_full_as_it_cannot_be_written_over() -> None:
+    status = status_of(1)
+    status["controller"]["journal"] |= {"used_bytes": 9 << 20, "pinned_bytes": 2 << 20}
+    assert "journal 2.0 MiB of 16.0 MiB" in views.head_line(status)
+
+
+def test_the_first_line_names_a_pair_that_differs() -> None:
+    status = status_of(3)
+    status["volumes"][1]["differs"] = {"text": "the legs differ in 4.0 KiB"}
+    assert views.head_line(status).startswith("DEGRADED: the legs of vol0001 differ: ")
+
+
 def test_more_troubles_than_lines_still_fit() -> None:
     status = status_of(1000)
     for volume in status["volumes"]:

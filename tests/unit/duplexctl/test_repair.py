@@ -62,6 +62,17 @@ def test_json_has_the_row_of_each_volume(ctl: Ctl, plane: ControlPlane) -> None:
     assert (row["name"], row["from"], row["repaired"]) == ("data", "primary", True)
 
 
+def test_of_a_group_those_that_differ_are_repaired_and_the_others_named(
+    ctl: Ctl, plane: ControlPlane
+) -> None:
+    plane.controller.differs = {"data"}
+    code, out, _ = ctl("repair", "db", "--from", "primary")
+    assert code == 0
+    assert out.splitlines()[0].startswith("data: 12.0 KiB repaired")
+    assert out.splitlines()[-1] == "wal: no difference is recorded"
+    assert plane.controller.differs == set()
+
+
 def test_nothing_to_repair_is_the_wrong_state(ctl: Ctl) -> None:
     code, _, err = ctl("repair", "data", "--from", "primary")
     assert code == 5

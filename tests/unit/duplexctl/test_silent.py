@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.client.silence import remedy
 from duplexd.duplexctl.cli import Commands, run
-from duplexd.duplexctl.silence import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "status": [[], ["--watch"]],
     "suspend": [["data"]],
     "swap": [["data"]],
+    "top": [["--once"]],
     "verify": [["data"]],
 }
 # settle is refused: cuts of one daemon are always decided
@@ -70,6 +71,24 @@ def test_no_command_waits_for_it_without_end(
             said = capfd.readouterr().err
             if command != "quiesce":  # that one has a time of its own
                 assert f"process {pid} is stopped (SIGSTOP): continue it with" in said, line
+
+
+@pytest.mark.parametrize("command", [["status"], ["health"], ["verify", "both"]])
+def test_of_a_groups_file_each_member_that_is_silent_is_said_with_what_to_do(
+    stopped: tuple[Path, int],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    path, pid = stopped
+    groups = tmp_path / "groups.toml"
+    groups.write_text(
+        f'[controllers.alpha]\nsocket = "{path}"\n[controllers.beta]\nsocket = "none"\n'
+        '[groups.both]\nmembers = ["alpha:data", "beta:wal"]\n'
+    )
+    assert run(["--groups", str(groups), "--timeout", "0.3", *command]) in {7, 8}
+    said = capfd.readouterr().err
+    assert f"alpha: process {pid} is stopped (SIGSTOP): continue it with `kill -CONT {pid}`" in said
 
 
 def test_every_command_is_tried_on_it() -> None:

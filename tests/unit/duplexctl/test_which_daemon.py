@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from duplexd.duplexctl.cli import run
 from duplexd.duplexctl.settings import Settings
-from duplexd.errors import UsageError
+from duplexd.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,15 @@ def test_the_only_daemon_of_this_machine_is_found(tmp_path: Path) -> None:
 def test_of_several_one_has_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"alpha, beta; name one with --controller NAME"):
         settings(tmp_path, "alpha", "beta").find_daemon()
+
+
+def test_a_typing_error_of_a_group_is_one_though_there_are_several_daemons(tmp_path: Path) -> None:
+    found, groups = settings(tmp_path, "alpha", "beta"), tmp_path / "groups.toml"
+    groups.write_text('[groups.both]\nmembers = ["alpha:data", "beta:wal"]\n')
+    found.groups, found.groups_source = str(groups), ParameterSource.ENVIRONMENT
+    assert not found.of_groups(["bothh"])
+    with pytest.raises(NotFoundError, match="has no group 'bothh'; did you mean 'both'"):
+        found.find_daemon()
 
 
 @pytest.mark.parametrize("how", ["it was named", "it has the place of the only one"])

@@ -54,6 +54,26 @@ async def test_nor_is_a_suspended_secondary_promoted(forward: bool, lose: bool) 
         await core.controller.swap(["data"], forward, None, lose, accept_differences=True)
 
 
+async def test_a_suspended_secondary_that_differs_is_not_said_to_be_rebuildable() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        (before, *_) = core.controller.status()["volumes"]
+        assert before["rebuild"]["possible"]
+        await differing(core)
+        (after, *_) = core.controller.status()["volumes"]
+        assert not after["rebuild"]["possible"]
+
+
+async def test_a_resync_that_is_waited_for_says_where_the_legs_still_differ() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        await differing(core)
+        await core.controller.resync(["data"])
+        (row,) = (await core.controller.resync_wait(["data"]))["volumes"]
+        assert row["state"] == DUPLEX
+        assert row["differs"].startswith("the legs differ in 1 place")
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_a_swap_is_refused_too_if_they_are_found_to_differ_while_it_waits(mode: str) -> None:
     async with running({"data": mode, "wal": "sync"}) as core:

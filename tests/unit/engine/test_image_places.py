@@ -41,6 +41,18 @@ async def test_a_primary_that_was_moved_is_said_once_and_serves_on() -> None:
         assert shown(core, "primary") == ""
 
 
+async def test_what_was_found_wrong_is_looked_at_again_when_somebody_asks() -> None:
+    async with running() as core:
+        image = core.disk.take("/a/data.img")
+        await core.controller.look_again()
+        assert shown(core, "primary") == "", "only what was found wrong is looked at"
+        await core.controller.places.look()
+        core.disk.give("/a/data.img", image)
+        assert MOVED in shown(core, "primary")
+        await core.controller.look_again()
+        assert shown(core, "primary") == ""
+
+
 async def test_a_suspended_secondary_that_was_moved_stays_at_its_cut() -> None:
     async with running() as core:
         await core.controller.suspend(["data"])

@@ -320,6 +320,24 @@ async def test_a_batch_waits_for_a_follower_that_will_give_room_up() -> None:
     await made.space.stop()
 
 
+async def test_how_long_changes_have_waited_for_room_is_known_until_they_go_on() -> None:
+    made, change = full()
+    loop = asyncio.get_running_loop()
+    made.floor = 0
+    made.checkpointer.replay_floor = made.parts.timeline.written
+    assert made.space.waits_s() == 0.0
+    began = loop.time()
+    made.space.no_space(OSError(errno.ENOSPC, "No space left on device"))
+    made.space.start()
+    await turns(100)
+    assert 0.0 < made.space.waits_s() <= loop.time() - began
+    made.floor = made.parts.timeline.written
+    made.space.may_be_free()
+    await until(lambda: made.parts.answered(change))
+    await until(lambda: made.space.waits_s() == 0.0)
+    await made.space.stop()
+
+
 async def test_a_follower_that_went_on_during_a_checkpoint_is_worth_another_one() -> None:
     """The first one keeps what the follower needed when it began."""
     made, change = full()

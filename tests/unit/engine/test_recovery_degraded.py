@@ -100,6 +100,23 @@ async def test_a_secondary_that_cannot_be_used_costs_its_pair_the_redundancy(
         assert data.changed.next_run(0, SIZE) == (0, 65536) or not stopped
 
 
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [(missing, "the image is missing"), (of_another_size, "the image has 8388608 bytes")],
+    ids=["missing", "of another size"],
+)
+async def test_a_comparison_says_why_the_start_refused_a_secondary(
+    spoil: Callable[[SimDisk, str], None], why: str
+) -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    spoil(disk, "/b/data.img")
+    async with running(disk=disk) as core:
+        (row,) = (await core.controller.verify(["data"]))["volumes"]
+        assert not row["equal"]
+        assert row["why"].startswith(f"/b/data.img: {why}")
+
+
 @each_end
 async def test_what_an_absent_secondary_may_lack_is_copied_when_it_is_back(stopped: bool) -> None:
     disk = new_disk()

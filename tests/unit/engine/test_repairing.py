@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.core.markers import Marker
+    from duplexd.core.pair import Pair
 
 BLOCK = 4096
 GOOD = bytes(range(256)) * 16
@@ -156,6 +157,56 @@ async def test_a_suspended_pair_has_to_be_resynced_first(source: str) -> None:
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
         await core.controller.repair(["data"], source, dry_run=False)
+        assert core.equal()
+
+
+@sources
+async def test_of_several_pairs_those_that_differ_are_repaired_and_the_others_named(
+    source: str,
+) -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await differing(core)
+        result = await core.controller.repair(["data", "wal"], source, dry_run=False)
+        assert [row["name"] for row in result["volumes"]] == ["data"]
+        assert result["no_difference"] == ["wal"]
+        assert core.pair().record.differs is None
+
+
+async def test_from_the_secondary_a_volume_that_a_lease_holds_is_refused_with_its_owner() -> None:
+    async with running() as core:
+        await differing(core)
+        before, hold = block(core, "a"), await core.controller.quiesce(["data"], 5.0, "backup")
+        with pytest.raises(WrongStateError, match="data is held by backup"):
+            await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert block(core, "a") == before
+        core.controller.leases.release(hold.id)
+        await core.controller.repair(["data"], "secondary", dry_run=False)
+        assert core.equal()
+
+
+async def test_from_the_secondary_a_lease_that_begins_meanwhile_is_waited_for() -> None:
+    async with running() as core:
+        await differing(core, MIB, 2 * MIB)
+        own, controller = core.controller.own_writes, core.controller
+        write, held = own.write, list[str]()
+
+        async def quiesced(
+            pair: Pair, offset: int, data: bytearray, good: Callable[[], bool]
+        ) -> bool:
+            if not held:
+                held.append((await controller.quiesce(["data"], 5.0, "backup")).id)
+            return await write(pair, offset, data, good)
+
+        own.write = quiesced  # type: ignore[method-assign]
+        before = block(core, "a", MIB)
+        repairing = asyncio.ensure_future(controller.repair(["data"], "secondary", dry_run=False))
+        await core.until(lambda: held != [])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert block(core, "a", MIB) == before
+        assert not repairing.done()
+        controller.leases.release(held[0])
+        await repairing
         assert core.equal()
 
 

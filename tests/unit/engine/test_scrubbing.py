@@ -105,6 +105,54 @@ async def test_a_block_that_cannot_be_read_is_reported_and_the_scrub_goes_on_beh
         assert volume["scrub"]["error"] == event["error"]
 
 
+def test_what_a_scrub_could_not_read_is_said_after_a_restart_until_another_pass_reads_it() -> None:
+    disk = new_disk()
+
+    def said(core: Core) -> str:
+        (volume,) = core.controller.status()["volumes"]
+        return str(volume["scrub"]["error"])
+
+    async def first() -> None:
+        core = await Core.begin(disk, settings(), limits=LIMITS)
+        await due(core)
+        pair = core.pair()
+        pair.set_legs(pair.primary, BadSectors(pair.copy_of, MIB), pair.mode)
+        await scrub(core)
+        await core.crash(False)
+
+    async def second() -> None:
+        core = await Core.begin(disk, settings(), limits=LIMITS)
+        await core.until(lambda: core.pair().state == "DUPLEX")
+        assert f"cannot be read at offset {MIB}" in said(core)
+        core.clock.now += EVERY_S  # of this run it begins anew
+        await due(core)
+        await scrub(core)
+        assert said(core) == ""
+        await core.controller.stop()
+
+    run(first())
+    run(second())
+
+
+async def test_since_when_scrubs_are_wanted_is_said_and_stays_until_they_are_not() -> None:
+    async with running(limits=LIMITS) as core:
+
+        def wanted() -> float | None:
+            (volume,) = core.controller.status()["volumes"]
+            at: float | None = volume["scrub"]["wanted_time"]
+            return at
+
+        take = core.controller.comparisons.scrubs.take
+        assert wanted() is None
+        take(EVERY_S, RATE)
+        first = core.clock.wall()
+        core.clock.now += 100.0
+        take(2 * EVERY_S, RATE)
+        assert wanted() == first
+        take(None, RATE)
+        assert wanted() is None
+
+
 async def test_a_suspended_pair_waits() -> None:
     async with running(limits=LIMITS) as core:
         await due(core)

@@ -21,7 +21,10 @@ CONTROLLER = {
     "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s",
     "nbd", "refused",
 }  # fmt: skip
-JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence", "waiting_s"}
+JOURNAL = {
+    "used_bytes", "pinned_bytes", "size_bytes", "oldest_sequence", "waiting_s", "no_room_s",
+    "needed_by",
+}  # fmt: skip
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
@@ -112,6 +115,13 @@ async def test_a_journal_without_room_says_that_changes_are_refused() -> None:
         core.controller.admission.refuse(errno.ENOSPC)
         refused = core.controller.status()["controller"]["refused"]
         assert refused == "No space left on device"
+
+
+async def test_the_journal_says_what_of_it_cannot_be_written_over() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"x" * 4096)
+        journal = core.controller.status()["controller"]["journal"]
+        assert journal["pinned_bytes"] == core.controller.counters().journal_pinned_bytes > 4096
 
 
 async def test_a_volume_that_is_not_served_says_why() -> None:

@@ -7,6 +7,7 @@ import threading
 
 from duplexd.core.pair_states import DUPLEX
 from duplexd.engine.image_places import ImagePlaces
+from duplexd.limits import EngineLimits
 from tests.support.hanging_leg import PATIENCE_SECONDS, HangingLeg
 from tests.unit.hanging.worlds import hanging
 
@@ -34,7 +35,7 @@ class StuckPath(HangingLeg):
 async def test_a_path_that_hangs_is_given_up_and_the_image_stays_in_use() -> None:
     async with hanging() as world:
         places = ImagePlaces(
-            world.parts.volumes, world.calls, world.failed_legs, world.parts.events, 1.0
+            world.parts.volumes, world.calls, world.failed_legs, world.parts.events, EngineLimits()
         )
         stuck, moved = StuckPath(world.legs["data"][1]), MovedLeg(world.legs["wal"][0])
         pair, other = world.pair("data"), world.pair("wal")

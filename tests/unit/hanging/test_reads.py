@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from typing import ClassVar
 
 from duplexd.core.markers import MakeCut
 from duplexd.core.pair_states import SUSPENDED
+from duplexd.core.patience import Patience
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.watch import HungError
 from tests.unit.hanging.worlds import LONG, SHORT, hanging, until
@@ -30,6 +32,31 @@ async def test_a_thousand_reads_of_a_primary_that_hangs_do_not_stop_those_of_oth
         world.calls.patience = SHORT
         answers = await asyncio.gather(*stuck)
         assert {number for number, _ in answers} == {errno.ETIMEDOUT}
+
+
+class Counted(Patience):
+    """Counts what is looked at."""
+
+    looks: ClassVar[list[str]] = []
+
+    def seconds(self, use: str) -> float:
+        self.looks.append(use)
+        return super().seconds(use)
+
+
+async def test_a_look_at_a_thousand_reads_is_at_those_that_a_thread_has_begun() -> None:
+    """The loop looks four times a second, and each time others would wait for it."""
+    async with hanging() as world:
+        primary, _ = world.legs["data"]
+        primary.hang("read_into")
+        stuck = [world.start_read("data", 0, 4096) for _ in range(1000)]
+        await primary.hung()
+        Counted.looks.clear()
+        world.calls.patience = Counted(LONG.secondary_s, LONG.primary_s)
+        await until(lambda: len(Counted.looks) > 1)
+        assert len(Counted.looks) < 100
+        world.calls.patience = SHORT
+        assert set(await asyncio.gather(*stuck)) == {(0, bytes(4096))}
 
 
 async def test_a_read_of_a_primary_that_hangs_comes_from_the_secondary() -> None:

@@ -62,8 +62,10 @@ def test_every_transition_is_met() -> None:
         START + m.option(c.OPT_GO, m.go_data("data", [])),
         START + bytes(16),
     ]
-    for data, behind in itertools.product(conversations, [b"", b"plain"]):
-        handshake = h.Handshake(FakeExports(), OPTIONS_MAX, tls="optional")
+    few = START + m.option(c.OPT_LIST)
+    begun = [(OPTIONS_MAX, *each) for each in itertools.product(conversations, [b"", b"plain"])]
+    for options_max, data, behind in [*begun, (2, few, b"")]:
+        handshake = h.Handshake(FakeExports(), options_max, tls="optional")
         become = handshake._become
 
         def note(event: str, handshake: h.Handshake = handshake, become: object = become) -> None:
@@ -233,7 +235,19 @@ def test_entries_of_a_list_count_as_options() -> None:
     assert handshake.state == h.HAGGLING
     handshake, answer = haggle(options, options_max=101, exports=many(50))
     assert (handshake.state, handshake.reason) == (h.CLOSED, "too many options")
-    assert len(replies(answer)) == 51
+    assert len(replies(answer)) == 51 + 48, "whole pieces"
+
+
+class WithHidden(FakeExports):
+    def names(self) -> list[str]:
+        return [*(f"hidden{number}" for number in range(100)), *super().names()]
+
+
+def test_of_hidden_exports_not_even_the_number_shows() -> None:
+    options = START + m.option(c.OPT_LIST)
+    handshake, answer = haggle(options, options_max=3, exports=WithHidden())
+    assert handshake.state == h.HAGGLING
+    assert answer == haggle(options, options_max=3)[1]
 
 
 def test_list_with_data_is_invalid() -> None:

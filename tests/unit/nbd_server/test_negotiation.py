@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
+from duplexd.nbd.handshake import LIST_PIECE
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.negotiation import REPLIES_A_TURN
 from duplexd.nbd_server.reach import NO_POLICY, Listener
@@ -25,6 +26,8 @@ from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+
+    from duplexd.backend import Volume
 
 OPTION_SECONDS, TOTAL_SECONDS = 10.0, 60.0
 LIMITS = NbdLimits(handshake_seconds_max=OPTION_SECONDS, handshake_total_seconds_max=TOTAL_SECONDS)
@@ -231,6 +234,36 @@ def test_many_lists_at_once_send_no_more_in_a_turn_and_all_go_on() -> None:
             assert max(grown) <= REPLIES_A_TURN * ENTRY_BYTES_MAX
             halfway = arrived[len(arrived) // 2]
             assert min(halfway) > max(halfway) // 3, "nobody is served before the others"
+
+    run(main())
+
+
+class Looked(MemoryBackend):
+    """Counts how often a volume was looked at."""
+
+    looks = 0
+
+    def volume(self, name: str) -> Volume | None:
+        self.looks += 1
+        return super().volume(name)
+
+
+def test_lists_that_come_at_once_are_not_begun_at_once() -> None:
+    """One turn of the loop may receive those of all connections."""
+
+    async def main() -> None:
+        backend = Looked({f"v{number}": 4096 for number in range(100)})
+        async with guest() as first, AsyncExitStack() as stack:
+            first.server.backend = backend
+            guests = [first, *[await join(first.server, stack) for _ in range(49)]]
+            for client in guests:
+                await client.send(START + LIST)
+            looks = [0]
+            while sum(pending(client.sock) for client in guests) < len(guests) * list_bytes(100):
+                await asyncio.sleep(0)
+                looks.append(backend.looks)
+            grown = [after - before for before, after in itertools.pairwise(looks)]
+            assert max(grown) <= REPLIES_A_TURN + LIST_PIECE
 
     run(main())
 

@@ -116,10 +116,13 @@ def go(name: str) -> bytes:
     return m.U32.pack(len(name)) + name.encode() + m.U16.pack(0)
 
 
-async def answer(peer: Peer, number: int, data: bytes) -> bytes:
-    """What the server sends to one option of a new client, after its greeting."""
+async def answer(peer: Peer, number: int, data: bytes, before: bytes = b"") -> bytes:
+    """What the server sends to one option of a new client, and to those before it, after its
+    greeting.
+    """
     greeting = len(m.greeting(0))
-    await peer.send(m.CLIENT_FLAGS.pack(3) + option(number, data) + option(c.OPT_ABORT, b""))
+    options = before + option(number, data) + option(c.OPT_ABORT, b"")
+    await peer.send(m.CLIENT_FLAGS.pack(3) + options)
     received = b""
     while more := await peer.receive():
         received += more
@@ -135,6 +138,28 @@ async def test_what_is_not_allowed_looks_like_what_does_not_exist(
     hidden = await answer(await serving.peer(), number, go("data"))
     absent = await answer(await serving.peer(), number, go("gone"))
     assert hidden.replace(b"data", b"gone") == absent
+
+
+@pytest.mark.parametrize("number", [c.OPT_LIST_META_CONTEXT, c.OPT_SET_META_CONTEXT])
+async def test_what_is_not_allowed_has_no_contexts(serving: Serving, number: int) -> None:
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+
+    async def asked(name: str) -> bytes:
+        query = m.context_data(name, [c.CONTEXT_ALLOCATION])
+        structured = option(c.OPT_STRUCTURED_REPLY, b"")
+        return await answer(await serving.peer(), number, query, before=structured)
+
+    assert c.CONTEXT_ALLOCATION.encode() in await asked("wal")
+    hidden = await asked("data")
+    assert m.U32.pack(c.REP_ERR_UNKNOWN) in hidden
+    assert hidden.replace(b"data", b"gone") == await asked("gone")
+
+
+async def test_a_default_export_that_is_not_allowed_looks_like_none(serving: Serving) -> None:
+    await serving.rules(Policy({"data": Door(NOBODY)}, default="data"))
+    hidden = await answer(await serving.peer(), c.OPT_GO, go(""))
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    assert hidden == await answer(await serving.peer(), c.OPT_GO, go(""))
 
 
 async def test_export_name_of_what_is_not_allowed_closes(serving: Serving) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from duplexd.limits import ProofLimits
 from duplexd.verify_cut.image import Image
-from duplexd.verify_cut.report import CONFIRMED, DROPPED, REFUTED, UNCHECKED
+from duplexd.verify_cut.report import CONFIRMED, DROPPED, RECORDED, REFUTED, UNCHECKED
 from duplexd.verify_cut.walk import Walk
 from tests.unit.verify_cut.world import BLOCK, LIMITS, SIZE, World, fill, flip, only, poke, verify
 
@@ -80,7 +80,7 @@ def test_a_resync_that_begins_while_it_is_checked(
     row = only(report).volumes[0]
     assert (left, report.outcome, row.stands, row.checked_bytes, row.unchecked) == (
         [0],
-        CONFIRMED,
+        RECORDED,
         False,
         0,
         ["it was resynced since"],

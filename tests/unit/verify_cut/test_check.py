@@ -15,7 +15,15 @@ from duplexd.limits import ProofLimits
 from duplexd.verify_cut import document
 from duplexd.verify_cut.check import check
 from duplexd.verify_cut.image import Image
-from duplexd.verify_cut.report import CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
+from duplexd.verify_cut.report import (
+    CONFIRMED,
+    CONTRADICTED,
+    DROPPED,
+    FOUND,
+    RECORDED,
+    REFUTED,
+    UNCHECKED,
+)
 from tests.unit.verify_cut.world import (
     BLOCK,
     CUT,
@@ -280,7 +288,7 @@ def test_a_torn_tail_is_no_damage(tmp_path: Path) -> None:
     world.write(0, fill(1))
     world.write(0, fill(2))
     flip(tmp_path / world.ring.live[0].file.path, torn + 200)
-    assert verify(tmp_path, world).outcome == CONFIRMED
+    assert verify(tmp_path, world).outcome == RECORDED
     world.writer.synced = world.writer.sequence
     world.write(0, fill(3))
     assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0], (
@@ -386,7 +394,7 @@ def test_with_a_journal_from_elsewhere_the_certificates_paths_are_not_used(
     report = check(good, {"alpha": str(moved)}, {})
     row = only(report).volumes[0]
     assert (report.outcome, row.checked_bytes, "--image" in row.unchecked[0]) == (
-        CONFIRMED,
+        RECORDED,
         0,
         True,
     )

@@ -114,7 +114,7 @@ def test_nothing_to_check_is_5(path: str, world: World, capsys: pytest.CaptureFi
     shutil.move(world.state_dir, moved)
     code, out, err = verify(capsys, path)
     assert (code, "not checked: " in out, "--state-dir" in err) == (5, True, True)
-    assert verify(capsys, path, "--state-dir", f"alpha={moved}")[0] == 0
+    assert verify(capsys, path, "--state-dir", f"alpha={moved}")[0] == 10
 
 
 def test_complete_fails_if_anything_could_not_be_checked(
@@ -122,10 +122,20 @@ def test_complete_fails_if_anything_could_not_be_checked(
 ) -> None:
     moved = world.directory / "b.img"
     shutil.move(world.secondary, moved)
-    assert verify(capsys, path)[0] == 0
     code, out, err = verify(capsys, path, "--complete")
     assert (code, "nothing of 1.0 MiB checked" in out, "not everything" in err) == (5, True, True)
     assert verify(capsys, path, "--complete", "--image", f"alpha:data={moved}")[0] == 0
+
+
+def test_a_cut_of_which_no_image_was_checked_is_10_and_not_confirmed(
+    path: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.secondary.unlink()
+    code, out, err = verify(capsys, path)
+    assert (code, "of the images nothing was checked" in err) == (10, True)
+    assert "recorded as certified; of the images NOTHING was checked" in out.splitlines()[0]
+    code, out, _ = verify(capsys, path, "--json")
+    assert (code, json.loads(out)["outcome"]) == (10, "recorded")
 
 
 def test_a_bad_file_and_names_that_are_not_in_the_certificate_are_2(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.verify_cut.report import CONFIRMED, REFUTED
+from duplexd.verify_cut.report import CONFIRMED, RECORDED, REFUTED
 from tests.unit.verify_cut.world import BLOCK, SIZE, World, fill, flip, only, poke, verify
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def test_a_secondary_that_was_written_to_since_is_not_checked(
     report = verify(tmp_path, world)
     row = only(report).volumes[0]
     assert (report.outcome, row.stands, row.checked_bytes, len(row.unchecked)) == (
-        CONFIRMED,
+        RECORDED,
         False,
         0,
         1,
@@ -72,7 +72,7 @@ def test_images_that_cannot_be_opened_are_unchecked(tmp_path: Path, world: World
     )
     world.secondary.unlink()
     report = verify(tmp_path, world)
-    assert (report.outcome, only(report).volumes[0].checked_bytes) == (CONFIRMED, 0)
+    assert (report.outcome, only(report).volumes[0].checked_bytes) == (RECORDED, 0)
     assert "the secondary cannot be read" in only(report).volumes[0].unchecked[0]
 
 

@@ -1,0 +1,108 @@
+"""What a start would find out about the images of a volume, and what it would do then.
+
+The judgement is the one of the start itself (`core/identity.py`), of images that are opened for
+reading only: by their marks, their times, and the blocks that the checkpoint sampled. What follows
+is what `degraded.py` does; it is said as a sentence here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core import pair_states
+from duplexd.core.identity import Facts, Side, judge, judge_pair
+from duplexd.engine.opening import places
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from duplexd.config.daemon_file import VolumeConfig
+    from duplexd.core.identity import Judgement, Known
+    from duplexd.core.pair import PairRecord
+    from duplexd.core.since import Since
+    from duplexd.engine.opening import Place
+    from duplexd.images.probe import Found, Piece
+
+    # An image by its path, the offsets of samples and the last change; None: nothing to look at
+    Look = Callable[[str, Sequence[int], Piece | None], Found | None]
+
+_ADOPT = "put its image back, or see `duplexctl adopt`"
+
+
+class Judge(NamedTuple):
+    """`may_swap`: the configuration lets a current secondary replace a failed primary."""
+
+    known: Known
+    since: Since
+    complete: bool
+    look: Look
+    may_swap: bool
+
+    def lines(self, name: str, volume: VolumeConfig, record: PairRecord | None) -> Iterator[str]:
+        """What is wrong with its images, each with what a start would do about it."""
+        at, other = places(volume, record is not None and record.swapped)
+        found = self._found(volume, record, at, other)
+        ours, theirs = self._judged(volume, record, found)
+        if ours is not None and ours.kind == "exchanged":
+            yield f"volumes.{name}: {ours.why.removeprefix(f'{name}: ')}: they would change roles"
+            return
+        good = theirs is not None and theirs.current
+        if ours is not None and not ours.current:
+            leads = good and record is not None and self._may_lead(record)
+            does = f"the volume would not be served; {_ADOPT}"
+            if other is not None and leads:
+                does = f"clients would use {other.path} instead"
+            yield f"volumes.{name}.{at.key}: {ours.why}; {does}"
+        if other is not None and theirs is not None and not theirs.current:
+            yield f"volumes.{name}.{other.key}: {theirs.why}; {_of_secondary(record)}"
+
+    def _found(
+        self, volume: VolumeConfig, record: PairRecord | None, at: Place, other: Place | None
+    ) -> tuple[Found | None, Found | None]:
+        offsets: set[int] = set()
+        last = None
+        if record is not None:
+            # where either was sampled: they may lie at each other's path
+            images = (record.primary_image, record.secondary_image)
+            offsets = {offset for image in images if image is not None for offset in image.offsets}
+            last = self._facts(volume, record)[0].last
+        found = [
+            self.look(place.path, sorted(offsets), last) if place is not None else None
+            for place in (at, other)
+        ]
+        # one of another size is not opened at all, which is said of it already
+        sized = [each if each is not None and each.size == volume.size else None for each in found]
+        return sized[0], sized[1]
+
+    def _judged(
+        self,
+        volume: VolumeConfig,
+        record: PairRecord | None,
+        found: tuple[Found | None, Found | None],
+    ) -> tuple[Judgement | None, Judgement | None]:
+        ours, theirs = found
+        if record is None:
+            new = [each and judge(self.known, None, each, Facts()) for each in found]
+            return new[0], new[1]
+        of_ours, of_theirs = self._facts(volume, record)
+        return judge_pair(
+            record.name,
+            self.known,
+            Side(record.primary_image, ours, of_ours),
+            Side(record.secondary_image, theirs, of_theirs),
+        )
+
+    def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
+        return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")
+
+    def _may_lead(self, record: PairRecord) -> bool:
+        """Whether its secondary, which is what it should be, takes the place of the primary."""
+        return self.may_swap and record.state == pair_states.DUPLEX and record.differs is None
+
+
+def _of_secondary(record: PairRecord | None) -> str:
+    if record is None or record.state == pair_states.SIMPLEX:
+        return "the pair would be suspended until a resync copies to it"
+    if record.state == pair_states.SUSPENDED:
+        return "its cut would be lost: a resync copies all of it"
+    return "the pair would be SUSPENDED; a resync copies all of it"
