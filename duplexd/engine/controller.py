@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
@@ -331,20 +332,11 @@ class Controller:
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
         end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
         await end.make_room(writer, self._file, limits)
-        markers = timeline.at_rest(
-            lambda: reconcile(
-                recovered,
-                self.config,
-                boot_id,
-                timeline,
-                self.volumes,
-                self.failures,
-                self.leases.participant,
-                self.events.emit,
-                limits,
-            )
-        )
-        interrupted = await end.written(markers)
+        markers = partial(
+            reconcile, recovered, self.config, boot_id, timeline, self.volumes, self.failures,
+            self.leases.participant, self.events.emit, limits,
+        )  # fmt: skip
+        interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
         await steps.do(self.checkpointer.checkpoint())
