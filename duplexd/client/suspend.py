@@ -16,6 +16,7 @@ from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import VOID
 from duplexd.core.cuttable import Standing, check_standing
+from duplexd.core.pair_states import BY_COMMAND
 from duplexd.errors import UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 
@@ -58,13 +59,19 @@ async def suspend_one(
     with survey.nothing_suspended():
         survey.raise_all(await survey.identify(links))
     try:
-        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
+        found = await _cut(Drive(plan, links), settling.settle_s, on_cut)
     except WrongStateError:
         if plan.group.alone:
             raise
         # they may be at a cut of several controllers that is in doubt
         await settling.calm(plan.group, links)
-        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
+        found = await _cut(Drive(plan, links), settling.settle_s, on_cut)
+    if found.already:  # a daemon that runs on after an upgrade may not know that this is an error
+        now = time.time()
+        age_s = now - (now if found.time is None else found.time)
+        standing = Standing(found.cut, found.tag, age_s, frozenset({BY_COMMAND}))
+        check_standing(standing, plan.existing)
+    return found
 
 
 async def suspend_together(

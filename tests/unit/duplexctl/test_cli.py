@@ -89,6 +89,23 @@ def test_suspend_resync_and_verify(ctl: Ctl) -> None:
     assert (code, Verified.model_validate_json(out).equal) == (0, True)
 
 
+def test_an_old_cut_is_no_new_one_though_the_daemon_says_so(
+    ctl: Ctl, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of the version before does, which runs on after an upgrade."""
+    ctl("suspend", "db", "--tag", "old")
+    suspend = plane.controller.suspend
+
+    async def allowing(*given: Any) -> Any:
+        return await suspend(*(*given[:-1], True))
+
+    monkeypatch.setattr(plane.controller, "suspend", allowing)
+    code, out, err = ctl("suspend", "db", "--tag", "new")
+    assert (code, out) == (5, "")
+    assert "suspended already: cut " in err
+    assert ctl("suspend", "db", "--allow-existing")[0] == 0
+
+
 def test_legs_that_differ_are_exit_code_1(ctl: Ctl, plane: ControlPlane) -> None:
     plane.controller.differs = {"wal"}
     code, out, err = ctl("verify", "db")
