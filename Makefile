@@ -158,7 +158,7 @@ TOOLS := build/tools
 PIP := $(TOOLS)/bin/python -m pip --disable-pip-version-check --no-input
 INTO := $(PIP) --python $(DESTDIR)$(LIBDIR)/bin/python install --quiet --no-compile
 
-.PHONY: man pins wheel install deb
+.PHONY: man pins wheel install install-tree deb
 man: $(VENV)/.dev apt ## writes the man pages and completions anew, from --help and docs/
 	$(BIN)/python -m tests.packaging
 
@@ -182,8 +182,12 @@ wheel: $(TOOLS)/.made ## dist/duplexd-VERSION-py3-none-any.whl, with units, man 
 
 # The share/ of the wheel moves to PREFIX. Removed from the virtual environment: scripts that activate
 # it, programs of libraries, and every path of the building machine. Compiled here if it is in place;
-# a package does that where it is installed.
-install: wheel ## duplexd below PREFIX (/usr/local), with pinned libraries, below DESTDIR if given
+# a package does that where it is installed. The user of the daemon has to read all of it, whatever
+# the umask of root is.
+install: ## duplexd below PREFIX (/usr/local), with pinned libraries, below DESTDIR if given
+	@umask 022 && $(MAKE) --no-print-directory install-tree
+
+install-tree: wheel
 	"$(PYTHON)" -m venv --clear --without-pip $(DESTDIR)$(LIBDIR)
 	$(INTO) --require-hashes --requirement $(PINS)/runtime.txt
 	$(INTO) --no-deps --no-index --find-links dist duplexd==$(VERSION)
