@@ -4,6 +4,7 @@ image is which, and a checkpoint takes them wherever the secondary is.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
@@ -178,3 +179,28 @@ async def test_what_a_run_before_wrote_last_is_sampled_by_the_next(mode: str) ->
     async with running(volumes, disk=disk) as core:
         assert (core.pair().state, core.pair().usable) == (SUSPENDED, False)
         assert core.named("image-changed")[0]["path"] == "/b/data.img"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_the_right_one_costs_no_copy_after_a_checkpoint_could_not_read_the_journal(
+    mode: str,
+) -> None:
+    disk, volumes = new_disk(), {"data": mode}
+    disk.unmarked = True
+    async with running(volumes, disk=disk) as core:
+        await core.write("data", FIRST, OLD)
+    core = await Core.begin(disk, settings(volumes))
+    await core.write("data", FIRST, OLD)
+    await arrived(core)
+    await core.controller.checkpointer.checkpoint()
+    await core.write("data", FIRST, NEW)
+    await arrived(core)
+    segment = core.controller.timeline.writer.segment.file.path
+    disk.fail(segment, errno.EIO, operation="read")
+    await core.controller.checkpointer.checkpoint()
+    disk.heal(segment)
+    await core.crash(power=False)
+    async with running(volumes, disk=disk) as core:
+        assert not core.named("image-changed")
+        await core.controller.resync_wait(["data"])
+        assert (core.pair().state, core.pair().usable) == (DUPLEX, True)
