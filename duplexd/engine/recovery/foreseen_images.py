@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, Side, judge, judge_pair
+from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
 from duplexd.engine.opening import places
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Judge(NamedTuple):
         if ours is not None and ours.kind == "exchanged":
             yield f"volumes.{name}: {ours.why.removeprefix(f'{name}: ')}: they would change roles"
             return
-        good = theirs is not None and theirs.current
+        good = theirs is not None and theirs.current and theirs.proven
         if ours is not None and not ours.current:
             leads = good and record is not None and self._may_lead(record)
             does = f"the volume would not be served; {_ADOPT}"
@@ -85,12 +85,15 @@ class Judge(NamedTuple):
             new = [each and judge(self.known, None, each, Facts()) for each in found]
             return new[0], new[1]
         of_ours, of_theirs = self._facts(volume, record)
-        return judge_pair(
+        judged = judge_pair(
             record.name,
             self.known,
             Side(record.primary_image, ours, of_ours),
             Side(record.secondary_image, theirs, of_theirs),
         )
+        if theirs is None or judged[1] is None:
+            return judged
+        return judged[0], doubted(judged[1], record, volume.mode, theirs.path)
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")

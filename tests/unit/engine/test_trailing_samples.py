@@ -5,20 +5,24 @@ image is which, and a checkpoint takes them wherever the secondary is.
 from __future__ import annotations
 
 import errno
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.markers import MakeCut
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED, UNCLEAN_STOP
-from duplexd.images.probe import SAMPLE_BYTES
+from duplexd.engine.recovery.foresee import Seen, foresee
+from duplexd.images.probe import SAMPLE_BYTES, probe
 from duplexd.journal.format import crc32c
+from duplexd.limits import EngineLimits
 from tests.sim.image import Image
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from duplexd.images.probe import Found, Piece
     from tests.sim.disk import SimDisk
 
 ASYNC = {"data": "async"}
@@ -110,6 +114,36 @@ async def test_one_that_nothing_is_known_of_is_compared_before_it_is_called_curr
         assert pair.changed == pair.record.full_map()
         await core.controller.resync_wait(["data"])
         assert (core.states(), core.equal()) == ({"data": DUPLEX}, True)
+
+
+def foreseen(disk: SimDisk) -> list[str]:
+    """What `duplexd check` says of the images."""
+
+    def look(path: str, offsets: Sequence[int], last: Piece | None) -> Found | None:
+        if not disk.exists(path):
+            return None
+        with closing(disk.open(path)) as file:
+            return probe(file, offsets, last)
+
+    seen = Seen(disk.exists, look)
+    return foresee(disk, settings(ASYNC), seen, disk.boot_id(), EngineLimits()).judged
+
+
+async def test_check_says_that_nothing_is_known_of_one_at_a_cut() -> None:
+    disk = new_disk()
+    await (await trailing(disk, cut=True, everything=True)).crash(power=False)
+    (line,) = foreseen(disk)
+    assert "volumes.data.secondary: /b/data.img: nothing shows that this is the image" in line
+    assert "its cut would be lost" in line
+
+
+async def test_check_does_not_say_that_it_takes_the_place_of_a_primary() -> None:
+    disk = new_disk()
+    await (await trailing(disk, everything=True)).crash(power=False)
+    disk.take("/a/data.img")
+    disk.give("/a/data.img", Image.of(b"?" * SIZE))
+    (line,) = foreseen(disk)
+    assert "the volume would not be served" in line
 
 
 async def test_it_does_not_take_the_place_of_a_primary_that_is_gone() -> None:
