@@ -172,11 +172,11 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     return SAME._replace(proven=proven)
 
 
-def doubted(judgement: Judgement, pair: PairRecord, mode: str, path: str) -> Judgement:
+def doubted(judgement: Judgement, pair: PairRecord, path: str) -> Judgement:
     """The same of the secondary of a pair. At a cut it cannot be compared with its primary, so one
-    that trailed, and that nothing shows to be the right image, is not called current.
+    that nothing shows to be the right image is not called current.
     """
-    at_cut = mode == "async" and pair.state == SUSPENDED and pair.usable
+    at_cut = pair.state == SUSPENDED and pair.usable
     if judgement.proven or not judgement.current or not at_cut:
         return judgement
     return Judgement(

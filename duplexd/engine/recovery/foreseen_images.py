@@ -93,7 +93,7 @@ class Judge(NamedTuple):
         )
         if theirs is None or judged[1] is None:
             return judged
-        return judged[0], doubted(judged[1], record, volume.mode, theirs.path)
+        return judged[0], doubted(judged[1], record, theirs.path)
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")

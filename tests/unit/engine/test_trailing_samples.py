@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ASYNC = {"data": "async"}
 FIRST, THEN = 1 * MIB, 2 * MIB  # written before the secondary falls behind, and after
+UNSAMPLED = 3 * MIB + SAMPLE_BYTES  # neither always nor as one of those written last
 OLD, NEW = b"o" * SAMPLE_BYTES, b"n" * SAMPLE_BYTES
 
 
@@ -168,6 +169,24 @@ async def test_one_at_a_cut_that_nothing_is_known_of_is_not_usable(
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
         assert (core.states(), core.equal()) == ({"data": DUPLEX}, True)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_one_at_a_cut_is_doubted_whatever_its_mode_is_now(mode: str) -> None:
+    """Where no record is, a replay makes nothing good."""
+    disk = new_disk()
+    disk.unmarked = True
+    core = await Core.begin(disk, settings(ASYNC))
+    await core.controller.async_follower.stepping.acquire()
+    await core.write("data", 0, bytes(UNSAMPLED))
+    await core.write("data", UNSAMPLED + SAMPLE_BYTES, bytes(SIZE - UNSAMPLED - SAMPLE_BYTES))
+    timeline, cut_marker = core.controller.timeline, MakeCut("cut", "", [core.pair().id])
+    await timeline.at_rest(lambda: timeline.append(cut_marker))
+    await core.crash(power=False)
+    disk.take("/b/data.img")
+    disk.give("/b/data.img", Image.of(b"?" * SIZE))
+    async with running({"data": mode}, disk=disk) as core:
+        assert (core.pair().state, core.pair().usable) == (SUSPENDED, False)
 
 
 @pytest.mark.parametrize("first", [False, True])
