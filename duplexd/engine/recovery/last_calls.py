@@ -79,8 +79,9 @@ class EndOfStart:
         give_up(ledger, side, record.secondary_at, hung)
 
     async def written(self, work: Awaitable[T]) -> T:
-        """The result of `work`, which waits for nothing but the journal. Raises JournalHungError
-        when a write or a sync of it takes too long. One that waits for room is not one that hangs.
+        """The result of `work`, whose only waits without a time-out are those for the journal.
+        Raises JournalHungError when a write or a sync of that takes too long. One that waits for
+        room is not one that hangs.
         """
         running = asyncio.ensure_future(self._steps.do(work))
         seconds = self._settings.primary_timeout

@@ -6,6 +6,7 @@ With real threads, because only these can hang.
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -244,6 +245,22 @@ def test_a_state_directory_that_hangs_at_the_end_of_a_start_ends_it(
     async def scenario() -> None:
         with pytest.raises((JournalHungError, StagingHungError), match=says):
             async with started(disk):
+                pass
+
+    asyncio.run(scenario())
+    assert hanging.hung
+    hanging.release()
+
+
+def test_a_journal_that_hangs_in_the_last_checkpoint_ends_the_start() -> None:
+    """It is to say that an image failed."""
+    disk = killed()
+    disk.fail("/b/data.img", errno.EIO, after=1, operation="sync")  # not in the replay
+    hanging = HangingEnd(disk, "/state/journal/", "writev", skip=2)
+
+    async def scenario() -> None:
+        with pytest.raises(JournalHungError, match="the journal cannot be written"):
+            async with asyncio.timeout(30), started(disk):
                 pass
 
     asyncio.run(scenario())
