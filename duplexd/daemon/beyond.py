@@ -122,7 +122,7 @@ def _of_state(config: Config, look_s: float) -> Beyond:
         [
             *(Problem(line) for line in foreseen.refused),
             *(Problem(line, degrades=serves) for line in foreseen.degraded),
-            *(Problem(line, degrades=True) for line in (*foreseen.judged, *silent)),
+            *(Problem(line, degrades=True) for line in (*foreseen.exchanged, *silent)),
         ]
     )
 

@@ -38,13 +38,18 @@ class Judge(NamedTuple):
     look: Look
     may_swap: bool
 
-    def lines(self, name: str, volume: VolumeConfig, record: PairRecord | None) -> Iterator[str]:
-        """What is wrong with its images, each with what a start would do about it."""
+    def lines(
+        self, name: str, volume: VolumeConfig, record: PairRecord | None
+    ) -> Iterator[tuple[str, bool]]:
+        """What is wrong with its images, each with what a start would do about it; and whether that
+        costs the volume something.
+        """
         at, other = places(volume, record is not None and record.swapped)
         found = self._found(volume, record, at, other)
         ours, theirs = self._judged(volume, record, found)
         if ours is not None and ours.kind == "exchanged":
-            yield f"volumes.{name}: {ours.why.removeprefix(f'{name}: ')}: they would change roles"
+            why = ours.why.removeprefix(f"{name}: ")
+            yield f"volumes.{name}: {why}: they would change roles", False
             return
         good = theirs is not None and theirs.current and theirs.proven
         if ours is not None and not ours.current:
@@ -52,9 +57,9 @@ class Judge(NamedTuple):
             does = f"the volume would not be served; {_ADOPT}"
             if other is not None and leads:
                 does = f"clients would use {other.path} instead"
-            yield f"volumes.{name}.{at.key}: {ours.why}; {does}"
+            yield f"volumes.{name}.{at.key}: {ours.why}; {does}", True
         if other is not None and theirs is not None and not theirs.current:
-            yield f"volumes.{name}.{other.key}: {theirs.why}; {_of_secondary(record)}"
+            yield f"volumes.{name}.{other.key}: {theirs.why}; {_of_secondary(record)}", True
 
     def _found(
         self, volume: VolumeConfig, record: PairRecord | None, at: Place, other: Place | None

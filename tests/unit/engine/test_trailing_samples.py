@@ -127,7 +127,7 @@ def foreseen(disk: SimDisk) -> list[str]:
             return probe(file, offsets, last)
 
     seen = Seen(disk.exists, look)
-    return foresee(disk, settings(ASYNC), seen, disk.boot_id(), EngineLimits()).judged
+    return foresee(disk, settings(ASYNC), seen, disk.boot_id(), EngineLimits()).degraded
 
 
 async def test_check_says_that_nothing_is_known_of_one_at_a_cut() -> None:
