@@ -61,6 +61,11 @@ def check_can_be_cut(pairs: Sequence[Pair]) -> None:
     in the way, and what to do.
     """
     _check_all_duplex(pairs)
+    check_equal(pairs)
+
+
+def check_equal(pairs: Iterable[Pair]) -> None:
+    """Raises WrongStateError if the legs of some are known to differ."""
     differing = [pair.record for pair in pairs if pair.record.differs is not None]
     if differing:
         refuse_differing(differing)

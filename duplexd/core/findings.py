@@ -207,6 +207,8 @@ def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Fin
         yield Finding("scrub-error", name, f"the scrub found that {error}")
     if every_s is None or volume.get("secondary") is None:
         return
+    if volume["state"] == "PENDING" and not scrub.get("done_time"):
+        return  # its first copy, which counts as a pass
     # One that was never compared is late too; and none is on the day when scrubs are turned on.
     known = [scrub.get(key) or 0.0 for key in ("done_time", "wanted_time")]
     since = max(known) or scrub.get("began_time")

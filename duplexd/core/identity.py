@@ -22,10 +22,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from duplexd.core.pair_states import SUSPENDED
+
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from duplexd.core.image_record import Image
+    from duplexd.core.pair import PairRecord
     from duplexd.images.probe import Found, Mark, Piece
 
 ZERO_CRC = 0x98F94189  # CRC-32C of 4096 zero bytes
@@ -169,11 +172,12 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     return SAME._replace(proven=proven)
 
 
-def doubted(judgement: Judgement, path: str) -> Judgement:
-    """The same of a secondary at a cut, which cannot be compared with its primary: one that nothing
-    shows to be the right image is not called current.
+def doubted(judgement: Judgement, pair: PairRecord, path: str) -> Judgement:
+    """The same of the secondary of a pair. At a cut it cannot be compared with its primary, so one
+    that nothing shows to be the right image is not called current.
     """
-    if judgement.proven or not judgement.current:
+    at_cut = pair.state == SUSPENDED and pair.usable
+    if judgement.proven or not judgement.current or not at_cut:
         return judgement
     return Judgement(
         "changed",

@@ -60,7 +60,7 @@ def beyond_the_file(config: Config, limits: DaemonLimits = _LIMITS) -> Beyond:
     state_dir = str(config.controller.state_dir)
     owner = _owner(f"{state_dir}/lock")
     return (
-        _of_state(config)
+        _of_state(config, limits.look_seconds_max)
         if owner is None
         else _of_daemon(config, owner, limits.check_answer_seconds_max)
     )
@@ -86,8 +86,9 @@ def _owner(lock: str) -> str | None:
 # ------------------------------------------------------------------------------- none runs
 
 
-def _of_state(config: Config) -> Beyond:
-    patience = Patience(_LIMITS.look_seconds_max)
+def _of_state(config: Config, look_s: float) -> Beyond:
+    patience = Patience(look_s)
+    silent: list[str] = []
 
     def exists(path: str) -> bool:
         try:
@@ -98,6 +99,10 @@ def _of_state(config: Config) -> Beyond:
     def look(path: str, offsets: Sequence[int], last: Piece | None) -> Found | None:
         try:
             return patience.call(partial(_look, path, offsets, last))
+        except TimeoutError as error:
+            why = "whether it is the image of the journal is not known"
+            silent.append(f"{path}: {error.strerror}: {why}")
+            return None
         except OSError:
             return None  # as above
 
@@ -117,7 +122,7 @@ def _of_state(config: Config) -> Beyond:
         [
             *(Problem(line) for line in foreseen.refused),
             *(Problem(line, degrades=serves) for line in foreseen.degraded),
-            *(Problem(line, degrades=True) for line in foreseen.exchanged),
+            *(Problem(line, degrades=True) for line in (*foreseen.exchanged, *silent)),
         ]
     )
 

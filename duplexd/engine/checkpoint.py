@@ -213,6 +213,9 @@ class Checkpointer:
         self._distrusting = loop.create_task(self._distrust(), name="distrust journal")
 
     async def _distrust(self) -> None:
+        # One that hangs and was given up may still replace the file, and does not know of this.
+        while self._putting is not None and not self._putting.done():
+            await asyncio.wait((self._putting,))
         async with self._taking:
             with contextlib.suppress(OSError, DamageError):
                 await to_its_end(self._put(self._forget_mount))

@@ -339,7 +339,7 @@ class Controller:
         interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
-        await steps.do(self.checkpointer.checkpoint())
+        await end.written(self.checkpointer.checkpoint())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()

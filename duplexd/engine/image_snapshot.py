@@ -144,8 +144,9 @@ class ImageSnapshot(NamedTuple):
         if known is None or self.pair.touched is None:
             return False
         is_last = known.sampled_at == self.last and self.last >= self.plan.segment.first - 1
+        are_read = self.recent.sequence <= self.plan.number  # else `touched` says nothing
         return known.sampled_at == self.plan.number or (
-            is_last and offset not in self.recent.touched
+            is_last and are_read and offset not in self.recent.touched
         )
 
     @property

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.engine.sync_claim import SyncClaim
 from duplexd.errors import DuplexdError
+from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ class JournalSpace:
             tried_at = checkpointer.replay_floor
             try:
                 await checkpointer.checkpoint()
+            except JournalHungError:  # its disk may answer yet: changes wait for that
+                raise
             except OSError as error:  # this is also a reason for lack of room
                 self._grow_error = error
                 self._events.emit("checkpoint-failed", error=str(error))

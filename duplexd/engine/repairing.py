@@ -201,6 +201,8 @@ class Repairs:
         """False if a lease holds the volume, or began to before anything was written."""
         await self._leases.passed([pair])  # what the gate before this one kept waiting
         await self._own_writes.room(length)
+        if self._leases.holds(pair):
+            return False
         with self._leases.closed([pair]):
             return await self._write(pair, legs, offset, length)
 

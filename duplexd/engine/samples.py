@@ -138,7 +138,7 @@ class Samples:
         self._unsynced = []
         try:
             written, unknown = await self._recent(plan), UNWRITTEN
-        except OSError:  # then no secondary is known to be current
+        except OSError:  # then no secondary is known to be current, or where it trails
             written, unknown = {}, UNWRITTEN._replace(sequence=_NEVER)
         tasks = [
             ImageSnapshot(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.cut_states import CONSISTENT, VOID
-from duplexd.core.cuttable import Standing, check_can_be_cut, check_standing
+from duplexd.core.cuttable import Standing, check_can_be_cut, check_equal, check_standing
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
@@ -167,6 +167,7 @@ class Suspends:
         age_s = self._clock.wall() - cut.time_us / 1e6
         reasons = frozenset(pair.reason for pair in pairs)
         check_standing(Standing(cut.id, cut.tag, age_s, reasons), existing)
+        check_equal(pairs)
 
     def _cut(self, pairs: Sequence[Pair], tag: str, held: bool) -> Cut:
         participant = self._leases.participant

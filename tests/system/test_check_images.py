@@ -125,3 +125,18 @@ def test_images_that_were_exchanged(stopped: Daemon) -> None:
         "the images of the primary and the secondary lie at each other's path: they would" in line
     )
     assert started(stopped) == ("DUPLEX", True, True)
+
+
+@pytest.mark.parametrize("role", ["primary", "secondary"])
+def test_with_on_start_error_refuse_check_says_that_no_start_is_possible(
+    stopped: Daemon, role: str
+) -> None:
+    files = stopped.files
+    emptied(files.primary("data") if role == "primary" else files.secondary_of("data"))
+    text = files.config.read_text()
+    files.config.write_text(text.replace("[nbd]", 'on_start_error = "refuse"\n[nbd]'))
+    found = check(str(files.config))
+    (line,) = found.problems
+    assert f"volumes.data.{role}: " in line
+    stopped.start(ready=False)
+    assert found.exit_code == stopped.wait() == 6

@@ -55,8 +55,8 @@ class Judge(NamedTuple):
             why = ours.why.removeprefix(f"{name}: ")
             return Judged([], [f"volumes.{name}: {why}: they would change roles"])
         faults: list[str] = []
+        good = theirs is not None and theirs.current and theirs.proven
         if ours is not None and not ours.current:
-            good = theirs is not None and theirs.current
             leads = good and record is not None and self._may_lead(record)
             does = f"the volume would not be served; {_ADOPT}"
             if other is not None and leads:
@@ -95,16 +95,15 @@ class Judge(NamedTuple):
             new = [each and judge(self.known, None, each, Facts()) for each in found]
             return new[0], new[1]
         of_ours, of_theirs = self._facts(volume, record)
-        primary, secondary = judge_pair(
+        judged = judge_pair(
             record.name,
             self.known,
             Side(record.primary_image, ours, of_ours),
             Side(record.secondary_image, theirs, of_theirs),
         )
-        at_cut = record.state == pair_states.SUSPENDED and record.usable
-        if at_cut and volume.mode == "async" and secondary is not None and theirs is not None:
-            secondary = doubted(secondary, theirs.path)
-        return primary, secondary
+        if theirs is None or judged[1] is None:
+            return judged
+        return judged[0], doubted(judged[1], record, theirs.path)
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.patience import OfState
+from duplexd.core.patience import SYNC, OfState
 from duplexd.engine.opening import PRIMARY
 
 if TYPE_CHECKING:
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 class Side(NamedTuple):
-    """The image of one role of a pair: `PRIMARY` or `SECONDARY`."""
+    """The image of one role of a pair: `PRIMARY` or `SECONDARY`. `syncs`: noted for a sync."""
 
     pair: Pair
     role: str
+    syncs: bool = False
 
     @property
     def leg(self) -> Leg:
         """The image."""
         return self.pair.primary if self.role == PRIMARY else self.pair.copy_of
+
+    @property
+    def use(self) -> str:
+        """For its time-out."""
+        return SYNC if self.syncs else self.role
 
 
 Noted = Side | OfState  # what the worker of a replay waits for

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.identity import away, doubted
-from duplexd.core.pair_states import SUSPENDED
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absent
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.images.absent import AbsentLeg
@@ -85,8 +84,8 @@ class Judging:
             new = [found and self._evidence.judge_new(found) for found in (ours, theirs)]
             return await self._conclude(images, new[0], new[1])
         found = self._evidence.judge(record, mode, ours, theirs)
-        if mode == "async" and record.state == SUSPENDED and record.usable:
-            found = found[0], found[1] and doubted(found[1], known(theirs, "it was judged").path)
+        if theirs is not None and found[1] is not None:
+            found = found[0], doubted(found[1], record, theirs.path)
         judged = await self._conclude(images, *found)
         if not judged.exchanged:
             newer = any(each is not None and each.kind == "newer" for each in found)

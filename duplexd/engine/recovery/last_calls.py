@@ -13,8 +13,8 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from duplexd.engine.opening import SECONDARY
-from duplexd.engine.recovery.image_faults import Fault, Side
+from duplexd.core.patience import Patience
+from duplexd.engine.recovery.image_faults import Fault
 from duplexd.engine.recovery.recovered import give_up
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import ControllerConfig
     from duplexd.core.patience import OfState
     from duplexd.engine.checkpoint import CheckpointFile
-    from duplexd.engine.recovery.image_faults import Noted
+    from duplexd.engine.recovery.image_faults import Noted, Side
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer
     from duplexd.limits import EngineLimits
@@ -68,9 +68,9 @@ class EndOfStart:
                 return
 
     def _seconds(self, noted: Noted) -> float:
-        secondary = isinstance(noted, Side) and noted.role == SECONDARY
         settings = self._settings
-        return settings.secondary_timeout if secondary else settings.primary_timeout
+        patience = Patience(settings.secondary_timeout, settings.primary_timeout)
+        return patience.seconds(noted.use)
 
     def _give_up(self, side: Side, hung: HungError) -> None:
         text = f"{side.leg.path}: {hung.strerror}"
@@ -79,8 +79,9 @@ class EndOfStart:
         give_up(ledger, side, record.secondary_at, hung)
 
     async def written(self, work: Awaitable[T]) -> T:
-        """The result of `work`, which waits for nothing but the journal. Raises JournalHungError
-        when a write or a sync of it takes too long. One that waits for room is not one that hangs.
+        """The result of `work`, whose only waits without a time-out are those for the journal.
+        Raises JournalHungError when a write or a sync of that takes too long. One that waits for
+        room is not one that hangs.
         """
         running = asyncio.ensure_future(self._steps.do(work))
         seconds = self._settings.primary_timeout

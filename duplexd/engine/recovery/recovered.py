@@ -14,7 +14,7 @@ from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX
-from duplexd.core.patience import JournalRead, OfState
+from duplexd.core.patience import JournalRead, OfState, Patience
 from duplexd.engine.checkpoint import forget_mount
 from duplexd.engine.opening import (
     PRIMARY,
@@ -191,10 +191,7 @@ class _Work:
         settings = self._config.controller
         pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
         holds = {pair: pair.applied for pair in pairs}
-
-        def patience(noted: Noted) -> float:
-            secondary = isinstance(noted, Side) and noted.role == SECONDARY
-            return settings.secondary_timeout if secondary else settings.primary_timeout
+        patience = Patience(settings.secondary_timeout, settings.primary_timeout)
 
         while True:
             watch: Watch[Noted] = Watch()
@@ -202,7 +199,9 @@ class _Work:
                 journal, holds, self.faults, self._staging, self._limits, self._progress, watch
             )
             try:
-                await patiently(self._workers, watch, replay.run, patience)
+                await patiently(
+                    self._workers, watch, replay.run, lambda noted: patience.seconds(noted.use)
+                )
             except HungError as error:
                 raise_if_of_state(error)
                 side = cast("Side", error.what)

@@ -153,7 +153,7 @@ class Replay:
     def _sync(self, pairs: Iterable[Pair], role: str) -> None:
         for pair in pairs:
             if self._good(pair, role):
-                side = Side(pair, role)
+                side = Side(pair, role, syncs=True)
                 try:
                     with self._watch.at(side):
                         side.leg.sync()

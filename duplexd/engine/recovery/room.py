@@ -106,7 +106,7 @@ class _Room:
         if side in faults or why_absent(leg):
             return
         try:
-            with self._watch.at(side):
+            with self._watch.at(side._replace(syncs=True)):
                 leg.sync()
         except OSError as error:
             why = f"{leg.path}: {error.strerror or error}"

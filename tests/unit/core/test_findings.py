@@ -154,6 +154,14 @@ def test_a_pair_that_was_never_scrubbed_becomes_overdue() -> None:
     assert kinds(status) == ["scrub-overdue"]
 
 
+def test_a_pair_that_is_being_copied_for_the_first_time_is_not_overdue() -> None:
+    """Scrubs were wanted long before it was added."""
+    status = copy.deepcopy(WELL)
+    copying(status, usable=False)
+    data(status)["scrub"] = {"done_time": None, "began_time": None, "wanted_time": NOW - 9999}
+    assert kinds(status) == ["secondary-unusable"]
+
+
 def test_changes_that_wait_for_journal_room_name_the_volumes_that_need_it() -> None:
     status = copy.deepcopy(WELL)
     status["controller"]["journal"].update(no_room_s=7.2, needed_by=["data"])

@@ -64,6 +64,15 @@ async def test_a_suspended_secondary_that_differs_is_not_said_to_be_rebuildable(
         assert not after["rebuild"]["possible"]
 
 
+async def test_a_cut_of_a_secondary_that_differs_is_no_answer_to_a_suspend() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        assert (await core.controller.suspend(["data"], existing=True))["already"]
+        await differing(core)
+        with pytest.raises(WrongStateError, match="the legs differ in 1 place"):
+            await core.controller.suspend(["data"], existing=True)
+
+
 async def test_a_resync_that_is_waited_for_says_where_the_legs_still_differ() -> None:
     async with running() as core:
         await core.controller.suspend(["data"])

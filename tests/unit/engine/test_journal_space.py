@@ -14,6 +14,7 @@ from duplexd.core.markers import Close
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.limits import EngineLimits
+from duplexd.replication.leg_calls import JournalHungError
 from duplexd.units import KIB
 from tests.unit.engine.cores import MIB, running
 from tests.unit.engine.parts import SMALL, Parts
@@ -391,6 +392,23 @@ async def test_changes_are_refused_if_nothing_frees_any_until_there_is_room() ->
     assert len(made.parts.named("journal-full")) == len(made.parts.named("journal-has-room")) == 1
     taken = made.parts.send("data", 0, b"x" * 512)
     assert (made.parts.answered(taken), taken.error) == (True, 0)
+    await made.space.stop()
+
+
+async def test_changes_wait_for_a_checkpoint_whose_disk_does_not_answer() -> None:
+    made, waiting = full()
+    made.checkpointer.frees = made.parts.timeline.written
+    made.checkpointer.error = JournalHungError(errno.ETIMEDOUT, "the checkpoint cannot be written")
+    made.space.want()
+    made.space.start()
+    await until(lambda: bool(made.parts.named("checkpoint-failed")))
+    await asyncio.sleep(LIMITS.sync_interval_s * 2.5)
+    assert not made.parts.answered(waiting)
+    assert made.parts.named("journal-full") == []
+    made.checkpointer.error = None
+    await asyncio.sleep(LIMITS.sync_interval_s * 2.5)
+    await until(lambda: made.parts.answered(waiting))
+    assert waiting.error == 0
     await made.space.stop()
 
 

@@ -6,6 +6,7 @@ With real threads, because only these can hang.
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -62,8 +63,8 @@ class Hanging:
         self._answers.set()
 
 
-def impatient(config: Config) -> Config:
-    update = {"secondary_timeout": 0.2, "primary_timeout": 0.2}
+def impatient(config: Config, primary_s: float = 0.2) -> Config:
+    update = {"secondary_timeout": 0.2, "primary_timeout": primary_s}
     controller = config.controller.model_copy(update=update)
     return config.model_copy(update={"controller": controller})
 
@@ -84,13 +85,15 @@ def killed() -> SimDisk:
 
 
 @asynccontextmanager
-async def started(disk: SimDisk, volumes: Mapping[str, str] = BOTH) -> AsyncIterator[Controller]:
+async def started(
+    disk: SimDisk, volumes: Mapping[str, str] = BOTH, primary_s: float = 0.2
+) -> AsyncIterator[Controller]:
     loop = asyncio.get_running_loop()
     disks, journal, writer = (ThreadWorkers(loop, name, 2) for name in ("disk", "sync", "writer"))
     clock = PassingClock(disk)
     machine = Machine(disk, clock, disks, journal, writer)
     try:
-        controller = await start(impatient(settings(volumes)), machine, Events(clock))
+        controller = await start(impatient(settings(volumes), primary_s), machine, Events(clock))
         try:
             yield controller
         finally:
@@ -113,6 +116,21 @@ def test_a_secondary_that_hangs_is_given_up_and_all_is_served(operations: tuple[
             assert states["apart"] != SUSPENDED
             assert not any(pair.failed for pair in controller.volumes.all())
             hanging.release()
+
+    asyncio.run(scenario())
+
+
+def test_a_secondary_whose_sync_takes_longer_than_a_write_may_is_not_given_up() -> None:
+    """It has all of the replay to write."""
+    disk = killed()
+    hanging = Hanging(disk, "/b/data.img", "sync")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().call_later(1.2, hanging.release)
+        async with started(disk, primary_s=30) as controller:
+            assert hanging.hung
+            await controller.resync_wait(list(BOTH))
+            assert {pair.state for pair in controller.volumes.all()} == {DUPLEX}
 
     asyncio.run(scenario())
 
@@ -227,6 +245,22 @@ def test_a_state_directory_that_hangs_at_the_end_of_a_start_ends_it(
     async def scenario() -> None:
         with pytest.raises((JournalHungError, StagingHungError), match=says):
             async with started(disk):
+                pass
+
+    asyncio.run(scenario())
+    assert hanging.hung
+    hanging.release()
+
+
+def test_a_journal_that_hangs_in_the_last_checkpoint_ends_the_start() -> None:
+    """It is to say that an image failed."""
+    disk = killed()
+    disk.fail("/b/data.img", errno.EIO, after=1, operation="sync")  # not in the replay
+    hanging = HangingEnd(disk, "/state/journal/", "writev", skip=2)
+
+    async def scenario() -> None:
+        with pytest.raises(JournalHungError, match="the journal cannot be written"):
+            async with asyncio.timeout(30), started(disk):
                 pass
 
     asyncio.run(scenario())

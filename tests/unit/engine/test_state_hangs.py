@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.errors import WrongStateError
+from duplexd.replication.leg_calls import JournalHungError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, settings
 from tests.unit.engine.test_recovery_hangs import Hanging, started
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from tests.sim.disk import SimDisk
 
 ONE = {"data": "sync"}
-JOURNAL, STAGING = "/state/journal/", "/state/staging"
+JOURNAL, STAGING, CHECKPOINT = "/state/journal/", "/state/staging", "/state/checkpoint"
+CHECKPOINT_SECONDS = 0.2  # until one is given up
 AFTER_CUT = b"\x77" * SIZE
 
 
@@ -110,5 +113,23 @@ def test_a_committed_log_that_hangs_costs_its_secondary() -> None:
             await controller.resync(["data"])
             await controller.resync_wait(["data"])
             assert pair.state == DUPLEX
+
+    asyncio.run(scenario())
+
+
+def test_a_checkpoint_that_ends_late_does_not_say_that_a_failed_journal_is_whole() -> None:
+    disk = suspended(1)
+
+    async def scenario() -> None:
+        async with started(disk, ONE) as controller:
+            hanging = Hanging(disk, CHECKPOINT, "replace_file")
+            with pytest.raises(JournalHungError, match="the checkpoint cannot be written"):
+                await controller.checkpointer.checkpoint()
+            controller.timeline.fail("the journal could not be synced")
+            await asyncio.sleep(3 * CHECKPOINT_SECONDS)
+            hanging.release()
+            async with asyncio.timeout(10):
+                while CheckpointFile(disk, "/state").read()["mount"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     asyncio.run(scenario())

@@ -5,24 +5,29 @@ image is which, and a checkpoint takes them wherever the secondary is.
 from __future__ import annotations
 
 import errno
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.markers import MakeCut
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED, UNCLEAN_STOP
-from duplexd.images.probe import SAMPLE_BYTES
+from duplexd.engine.recovery.foresee import Seen, foresee
+from duplexd.images.probe import SAMPLE_BYTES, probe
 from duplexd.journal.format import crc32c
+from duplexd.limits import EngineLimits
 from tests.sim.image import Image
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from duplexd.images.probe import Found, Piece
     from tests.sim.disk import SimDisk
 
 ASYNC = {"data": "async"}
 FIRST, THEN = 1 * MIB, 2 * MIB  # written before the secondary falls behind, and after
+UNSAMPLED = 3 * MIB + SAMPLE_BYTES  # neither always nor as one of those written last
 OLD, NEW = b"o" * SAMPLE_BYTES, b"n" * SAMPLE_BYTES
 
 
@@ -127,6 +132,36 @@ async def test_after_a_clean_stop_it_is_compared_as_well() -> None:
         assert core.equal()
 
 
+def foreseen(disk: SimDisk) -> list[str]:
+    """What `duplexd check` says of the images."""
+
+    def look(path: str, offsets: Sequence[int], last: Piece | None) -> Found | None:
+        if not disk.exists(path):
+            return None
+        with closing(disk.open(path)) as file:
+            return probe(file, offsets, last)
+
+    seen = Seen(disk.exists, look)
+    return foresee(disk, settings(ASYNC), seen, disk.boot_id(), EngineLimits()).degraded
+
+
+async def test_check_says_that_nothing_is_known_of_one_at_a_cut() -> None:
+    disk = new_disk()
+    await (await trailing(disk, cut=True, everything=True)).crash(power=False)
+    (line,) = foreseen(disk)
+    assert "volumes.data.secondary: /b/data.img: nothing shows that this is the image" in line
+    assert "its cut would be lost" in line
+
+
+async def test_check_does_not_say_that_it_takes_the_place_of_a_primary() -> None:
+    disk = new_disk()
+    await (await trailing(disk, everything=True)).crash(power=False)
+    disk.take("/a/data.img")
+    disk.give("/a/data.img", Image.of(b"?" * SIZE))
+    (line,) = foreseen(disk)
+    assert "the volume would not be served" in line
+
+
 async def test_it_does_not_take_the_place_of_a_primary_that_is_gone() -> None:
     disk = new_disk()
     await (await trailing(disk, everything=True)).crash(power=False)
@@ -149,6 +184,24 @@ async def test_one_at_a_cut_that_nothing_is_known_of_is_not_usable(
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
         assert (core.states(), core.equal()) == ({"data": DUPLEX}, True)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_one_at_a_cut_is_doubted_whatever_its_mode_is_now(mode: str) -> None:
+    """Where no record is, a replay makes nothing good."""
+    disk = new_disk()
+    disk.unmarked = True
+    core = await Core.begin(disk, settings(ASYNC))
+    await core.controller.async_follower.stepping.acquire()
+    await core.write("data", 0, bytes(UNSAMPLED))
+    await core.write("data", UNSAMPLED + SAMPLE_BYTES, bytes(SIZE - UNSAMPLED - SAMPLE_BYTES))
+    timeline, cut_marker = core.controller.timeline, MakeCut("cut", "", [core.pair().id])
+    await timeline.at_rest(lambda: timeline.append(cut_marker))
+    await core.crash(power=False)
+    disk.take("/b/data.img")
+    disk.give("/b/data.img", Image.of(b"?" * SIZE))
+    async with running({"data": mode}, disk=disk) as core:
+        assert (core.pair().state, core.pair().usable) == (SUSPENDED, False)
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -194,3 +247,28 @@ async def test_what_a_run_before_wrote_last_is_sampled_by_the_next(mode: str) ->
     async with running(volumes, disk=disk) as core:
         assert (core.pair().state, core.pair().usable) == (SUSPENDED, False)
         assert core.named("image-changed")[0]["path"] == "/b/data.img"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_the_right_one_costs_no_copy_after_a_checkpoint_could_not_read_the_journal(
+    mode: str,
+) -> None:
+    disk, volumes = new_disk(), {"data": mode}
+    disk.unmarked = True
+    async with running(volumes, disk=disk) as core:
+        await core.write("data", FIRST, OLD)
+    core = await Core.begin(disk, settings(volumes))
+    await core.write("data", FIRST, OLD)
+    await arrived(core)
+    await core.controller.checkpointer.checkpoint()
+    await core.write("data", FIRST, NEW)
+    await arrived(core)
+    segment = core.controller.timeline.writer.segment.file.path
+    disk.fail(segment, errno.EIO, operation="read")
+    await core.controller.checkpointer.checkpoint()
+    disk.heal(segment)
+    await core.crash(power=False)
+    async with running(volumes, disk=disk) as core:
+        assert not core.named("image-changed")
+        await core.controller.resync_wait(["data"])
+        assert (core.pair().state, core.pair().usable) == (DUPLEX, True)
