@@ -281,12 +281,18 @@ def would_be_lost(volumes: Sequence[Json]) -> str:
 
 
 def would_be_adopted(volumes: Sequence[Json]) -> str:
-    """The images that an adopt would take, and why they are refused."""
-    return joined(
-        f"{volume['name']}: {volume.get('error') or 'not served'}"
-        for volume in volumes
-        if volume.get("served") is False
-    )
+    """The images that an adopt would take, why they are refused, and what loses nothing instead."""
+    lines: list[str] = []
+    for volume in volumes:
+        if volume.get("served") is False:
+            name = volume["name"]
+            lines.append(f"{name}: {volume.get('error') or 'not served'}")
+            if (volume.get("rebuild") or {}).get("possible"):
+                lines.append(
+                    "  changes that only the journal and the secondary have would be lost: "
+                    f"`duplexctl swap {name} --roll-forward` keeps them"
+                )
+    return joined(lines)
 
 
 def adopted_text(rows: Sequence[Json]) -> str:
