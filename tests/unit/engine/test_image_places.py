@@ -83,3 +83,5 @@ async def test_a_suspended_secondary_that_was_moved_stays_at_its_cut() -> None:
         pair = core.pair()
         assert (pair.state, pair.usable) == (SUSPENDED, True)
         assert [event["role"] for event in core.named("image-misplaced")] == ["secondary"]
+        (volume,) = core.controller.status()["volumes"]
+        assert not volume["rebuild"]["possible"], "a swap that rolls it forward is refused"
