@@ -149,7 +149,7 @@ cover: $(VENV)/.interop apt ## which lines and branches the tests reach
 PINS := configs/requirements
 PREFIX := /usr/local
 DESTDIR :=
-# Where systemd looks: units, sysusers.d and tmpfiles.d are below it.
+# Units go to systemd/system below it; Debian 12 wants them in /lib.
 SYSTEMD := $(PREFIX)/lib
 LIBDIR := $(PREFIX)/lib/duplexd
 # pip of a virtual environment of its own builds the wheel and fills that of the installation, which
@@ -177,10 +177,12 @@ $(TOOLS)/.made: $(PINS)/build.txt
 	@touch $@
 
 wheel: $(TOOLS)/.made ## dist/duplexd-VERSION-py3-none-any.whl, with units, man pages and examples
+	rm -f dist/duplexd-*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# What moves out of the virtual environment is found elsewhere; the activation of a shell, programs
-# of libraries, and paths of the building machine go.
+# The share/ of the wheel moves to PREFIX. Removed from the virtual environment: scripts that activate
+# it, programs of libraries, and every path of the building machine. Compiled here if it is in place;
+# a package does that where it is installed.
 install: wheel ## duplexd below PREFIX (/usr/local), with pinned libraries, below DESTDIR if given
 	"$(PYTHON)" -m venv --clear --without-pip $(DESTDIR)$(LIBDIR)
 	$(INTO) --require-hashes --requirement $(PINS)/runtime.txt
@@ -200,6 +202,7 @@ install: wheel ## duplexd below PREFIX (/usr/local), with pinned libraries, belo
 	rm -rf $(DESTDIR)$(LIBDIR)/share/duplexd
 	cp -r --no-preserve=ownership $(DESTDIR)$(LIBDIR)/share/. $(DESTDIR)$(PREFIX)/share/
 	rm -rf $(DESTDIR)$(LIBDIR)/share $(DESTDIR)$(LIBDIR)/include
+	$(if $(DESTDIR),,$(LIBDIR)/bin/python -m compileall -q $(LIBDIR)/lib)
 
 # A native package of this tree, for the Debian that builds it. Nothing is compiled, hence -d: it
 # needs no build-essential.
@@ -208,7 +211,7 @@ DEB_VERSION := $(VERSION)
 DEB_SOURCE := build/deb/duplexd
 deb: ## dist/duplexd_VERSION_ARCHITECTURE.deb
 	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES)"
-	rm -rf build/deb && mkdir -p $(DEB_SOURCE) dist
+	rm -rf build/deb dist/duplexd_*.deb && mkdir -p $(DEB_SOURCE) dist
 	tar -c --exclude=__pycache__ Makefile pyproject.toml README.md CHANGELOG.md LICENSE configs docs \
 		duplexd systemd | tar -x -C $(DEB_SOURCE)
 	cp -r configs/debian $(DEB_SOURCE)/debian

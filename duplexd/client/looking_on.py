@@ -1,9 +1,10 @@
-"""One look at a daemon after the other, for who watches it: `duplexctl top`.
+"""One look at controllers after the other, for who watches them: `duplexctl top`.
 
-A look is what four routes say, asked on one connection, one after the other, because who watches
-has time and the daemon has not. Without a status there is no look. What else is refused or cannot
-be understood is left out, with the reason: a watcher must go on when one route fails, and must not
-take what it did not get for good.
+A look is what four routes say, asked on one connection to each controller, one after the other,
+because who watches has time and the daemon has not. Without a status there is no look. What else is
+refused or cannot be understood is left out, with the reason: a watcher must go on when one route
+fails, and must not take what it did not get for good. So a controller of several that does not
+answer is one more finding.
 
 Cuts are asked for again only when the status shows that there may be others, and now and then: five
 hundred cuts of a thousand volumes are megabytes.
@@ -14,12 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
-from duplexd.errors import DuplexdError
+from duplexd.client import survey
+from duplexd.errors import DuplexdError, error_of
 
 if TYPE_CHECKING:
     from duplexd.client.api import Client
+    from duplexd.client.results import Cut
     from duplexd.json_object import Json
 
 CUTS_SECONDS_MAX = 30.0  # verdicts of cuts that no secondary is at any more may change unseen
@@ -27,54 +29,61 @@ CUTS_SECONDS_MAX = 30.0  # verdicts of cuts that no secondary is at any more may
 
 @dataclass(frozen=True)
 class Look:
-    """`findings` is None if health is not known. `cuts` are those that were made of `cuts_of`, a
-    volume or a group, or all. `missing`: what could not be had, and why.
+    """`status` as of the command. `findings` is None if health is not known. `cuts`, newest first,
+    are those that were made of `cuts_of`, a volume or a group, or all. `metrics` by what the names
+    of volumes begin with: nothing for one daemon, `alpha:` for a controller of the groups file.
+    `missing`: what could not be had, and why.
     """
 
     status: Json
     findings: list[Json] | None
     cuts: list[Json]
-    metrics: str
+    metrics: dict[str, str]
     cuts_of: str = ""
     missing: list[str] = field(default_factory=list)
 
 
 class LookingOn:
-    """Looks at the one daemon of a client."""
+    """Looks at all controllers of a client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        (self._link,) = client.links_to(client.groups.controllers).values()
-        self._seconds_max = self._link.limits.answer_seconds_max
+        self._all = client.groups.everything()
+        self._links = client.links_to(self._all.members)
         self._cuts: list[Json] = []
         self._cuts_of: object = None  # what the status said when they were asked for
         self._cuts_at = 0.0
 
     async def look(self, cuts_of: str = "") -> Look:
-        """Raises what `Client.status` raises."""
+        """Raises what `Client.status` raises, and if no controller answers."""
         status = (await self._client.status()).json()
+        if not status["controllers"]:
+            code = next(iter(status["exit_codes"].values()))
+            raise error_of({"exit_code": code, "detail": "; ".join(status["unreachable"].values())})
         missing: list[str] = []
-        health = await self._ask("health", "/v1/health", missing)
+        findings = await self._findings(status["unreachable"], missing)
         await self._look_at_cuts(status, cuts_of, missing)
-        return Look(
-            status,
-            None if health is None else health["findings"],
-            self._cuts,
-            await self._metrics(missing),
-            cuts_of,
-            missing,
-        )
+        metrics = await self._metrics(missing)
+        return Look(status, findings, self._cuts, metrics, cuts_of, missing)
 
     async def sign_of_life(self) -> None:
-        """Raises a DuplexdError if the daemon does not answer."""
-        await self._link.call("GET", "/healthz", timeout_s=self._seconds_max)
+        """Raises a DuplexdError if no controller answers."""
+        asked = {
+            name: link.call("GET", "/healthz", timeout_s=link.limits.answer_seconds_max)
+            for name, link in self._links.items()
+        }
+        answers, errors = await survey.gather(asked)
+        if not answers:
+            survey.raise_all(errors)
 
-    async def _ask(self, what: str, path: str, missing: list[str]) -> Json | None:
+    async def _findings(self, unreachable: dict[str, str], missing: list[str]) -> list[Json] | None:
         try:
-            return await self._link.call("GET", path, timeout_s=self._seconds_max)
+            found = await self._client.health()
         except DuplexdError as error:
-            missing.append(f"{what} is not known: {error}")
+            missing.append(f"health is not known: {error}")
             return None
+        silent = {**found.unreachable, **unreachable}
+        return [*(_silent(name, why) for name, why in silent.items()), *found.findings]
 
     async def _look_at_cuts(self, status: Json, target: str, missing: list[str]) -> None:
         rows = status["volumes"]
@@ -82,15 +91,39 @@ class LookingOn:
         key = (target, shown, [row.get("consistent_cut_time") for row in rows], status["cuts"])
         if key == self._cuts_of and monotonic() - self._cuts_at < CUTS_SECONDS_MAX:
             return
-        query = "?" + urlencode([("target", target)]) if target else ""
-        answer = await self._ask("the list of cuts", "/v1/cuts" + query, missing)
-        self._cuts = [] if answer is None else answer["cuts"]
-        self._cuts_of, self._cuts_at = None if answer is None else key, monotonic()
-
-    async def _metrics(self, missing: list[str]) -> str:
+        self._cuts, self._cuts_of, self._cuts_at = [], None, monotonic()
         try:
-            body = await self._link.call_bytes("GET", "/metrics", timeout_s=self._seconds_max)
+            found = await self._client.cuts(*([target] if target else []))
         except DuplexdError as error:
-            missing.append(f"rates are not known: {error}")
-            return ""
-        return body.decode(errors="replace")
+            missing.append(f"the list of cuts is not known: {error}")
+            return
+        self._cuts = [_cut(each) for each in reversed(found.cuts)]
+        self._cuts_of = None if found.unreachable else key
+
+    async def _metrics(self, missing: list[str]) -> dict[str, str]:
+        asked = {
+            name: link.call_bytes("GET", "/metrics", link.limits.answer_seconds_max)
+            for name, link in self._links.items()
+        }
+        bodies, errors = await survey.gather(asked)
+        missing += [f"rates are not known: {error}" for error in errors.values()]
+        return {
+            self._all.title(name, ""): body.decode(errors="replace")
+            for name, body in bodies.items()
+        }
+
+
+def _silent(controller: str, why: str) -> Json:
+    """As a finding."""
+    text = f"does not answer: {why.removeprefix(f'{controller}: ')}"
+    return {"controller": controller, "severity": "error", "volume": "", "text": text}
+
+
+def _cut(cut: Cut) -> Json:
+    return {
+        "id": cut.cut,
+        "verdict": cut.verdict,
+        "tag": cut.tag,
+        "group": cut.group,
+        "time": cut.time,
+    }

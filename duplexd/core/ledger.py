@@ -431,7 +431,7 @@ class Ledger:
             "closed": self.closed,
             "starts": self.starts,
             "ahead": self.ahead,
-            "scrub": self.scrub_us,
+            **({"scrub": self.scrub_us} if self.scrub_us else {}),
             "cuts": [cut.pack() for cut in self.cuts.values()],
             "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
         }

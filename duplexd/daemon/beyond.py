@@ -117,7 +117,7 @@ def _of_state(config: Config) -> Beyond:
         [
             *(Problem(line) for line in foreseen.refused),
             *(Problem(line, degrades=serves) for line in foreseen.degraded),
-            *(Problem(line, degrades=True) for line in foreseen.judged),
+            *(Problem(line, degrades=True) for line in foreseen.exchanged),
         ]
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
@@ -331,20 +332,11 @@ class Controller:
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
         end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
         await end.make_room(writer, self._file, limits)
-        markers = timeline.at_rest(
-            lambda: reconcile(
-                recovered,
-                self.config,
-                boot_id,
-                timeline,
-                self.volumes,
-                self.failures,
-                self.leases.participant,
-                self.events.emit,
-                limits,
-            )
-        )
-        interrupted = await end.written(markers)
+        markers = partial(
+            reconcile, recovered, self.config, boot_id, timeline, self.volumes, self.failures,
+            self.leases.participant, self.events.emit, limits,
+        )  # fmt: skip
+        interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
         await steps.do(self.checkpointer.checkpoint())
@@ -426,10 +418,9 @@ class Controller:
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        own, listen = self.config.controller, self.config.nbd.addresses
-        nbd = [str(address) for address in listen]
-        waits = self.journal_waits_s(), self.space.waits_s(), self.followers.needing()
-        pinned_bytes = self.space.pinned_bytes
+        own, nbd = self.config.controller, [str(each) for each in self.config.nbd.addresses]
+        pinned_bytes, short_s = self.space.pinned_bytes, self.space.waits_s()
+        waits = self.journal_waits_s(), short_s, self.followers.needing() if short_s else ()
         return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))
 
     def journal_waits_s(self) -> float:

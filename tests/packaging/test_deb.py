@@ -48,7 +48,7 @@ def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     control = unpacked / "DEBIAN" / "control"
     control.write_text(re.sub(r"(?m)^(Version: .*)", r"\1+next", control.read_text()))
     path = directory / "newer.deb"
-    subprocess.run(["dpkg-deb", "--build", unpacked, path], timeout=300, check=True)
+    subprocess.run(["dpkg-deb", "-Zgzip", "--build", unpacked, path], timeout=300, check=True)
     return path
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.daemon.checking import check
+from tests.support.daemon import run_duplexd
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -81,6 +82,16 @@ def test_a_secondary_that_is_not_the_one_of_the_journal(
     assert why in line
     assert "; the pair would be SUSPENDED; a resync copies all of it; the start goes on" in line
     assert started(stopped) == ("SUSPENDED", True, False)
+
+
+def test_where_a_start_would_refuse_it_check_does(stopped: Daemon) -> None:
+    emptied(stopped.files.secondary_of("data"))
+    text = stopped.files.config.read_text()
+    stopped.files.config.write_text(text.replace("[nbd]", 'on_start_error = "refuse"\n[nbd]', 1))
+    found = check(str(stopped.files.config))
+    assert found.exit_code == 6
+    assert any("the image was emptied" in line for line in found.problems), found.problems
+    assert run_duplexd("run", "--config", str(stopped.files.config)).returncode == 6
 
 
 def test_an_emptied_primary(stopped: Daemon) -> None:

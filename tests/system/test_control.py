@@ -82,9 +82,10 @@ def test_suspend_resync_verify(pair_daemon: Daemon) -> None:
         False,
         ["test"],
     )
-    again = Suspended.model_validate(
-        pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[1]
-    )
+    code, body = pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})
+    assert (code, body["exit_code"]) == (409, 5), "it is not the cut that was asked for"
+    body = {"targets": ["db"], "allow_existing": True}
+    again = Suspended.model_validate(pair_daemon.request("POST", "/v1/suspend", body)[1])
     assert (again.already, again.cut) == (True, cut.cut)
     lines = pair_daemon.request("POST", "/v1/resync", {"targets": ["db"], "wait": True})[
         1

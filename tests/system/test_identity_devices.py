@@ -49,10 +49,11 @@ def loops() -> Iterator[Loops]:
     made.close()
 
 
-def files(directory: Path, devices: list[str]) -> DaemonFiles:
+def files(directory: Path, devices: list[str], mode: str = "sync") -> DaemonFiles:
     made = DaemonFiles(directory, {})
     made.extra = (
         f'[volumes.data]\nsize = {SIZE}\nprimary = "{devices[0]}"\nsecondary = "{devices[1]}"\n'
+        f'mode = "{mode}"\n'
     )
     return made.write()
 
@@ -150,3 +151,39 @@ def test_at_a_start(name: str, elsewhere: bool, sets: Sets, tmp_path: Path, loop
     found = judged(load.load(made.config))
     kinds = [found["data", role].kind for role in ("primary", "secondary")]
     assert [{"moved": "same"}.get(kind, kind) for kind in kinds] == expected, found
+
+
+def test_an_older_secondary_of_an_async_pair_is_not_called_current_after_a_kill(
+    tmp_path: Path, loops: Loops, start_daemon: Callable[..., Daemon]
+) -> None:
+    for name in BACKING:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(SIZE)
+    one, two = (tmp_path / name for name in BACKING)
+
+    def attached() -> DaemonFiles:
+        loops.close()
+        return files(tmp_path, [loops.attach(one), loops.attach(two)], "async")
+
+    daemon = start_daemon(attached())
+    write(daemon.files, f"write -P 0x61 0 {SIZE}")
+    assert daemon.stop() == 0
+    daemon.files = attached()
+    old = copy_set(two, tmp_path / "old")
+    daemon.start()
+    write(daemon.files, f"write -P 0x62 {LAST} 64k", "write -P 0x63 1M 4k")
+    daemon.kill()
+    loops.close()
+    overwrite(old, two)
+    daemon.files = attached()
+    daemon.start()
+    row = daemon.request("GET", "/v1/status")[1]["volumes"][0]
+    if row["state"] == "SUSPENDED":
+        assert not row["secondary"]["usable"]
+        assert "image-changed" in daemon.log()
+        assert daemon.request("POST", "/v1/resync", {"targets": ["data"], "wait": True})[0] == 200
+    else:  # it is compared, or was by now
+        assert row["state"] in {"PENDING", "DUPLEX"}
+    daemon.wait_log('"event": "duplex"')
+    assert daemon.stop() == 0
+    assert one.read_bytes() == two.read_bytes()

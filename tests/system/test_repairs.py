@@ -81,7 +81,8 @@ def test_a_difference_is_remembered_until_it_is_repaired_from_the_primary(daemon
     assert (unwell.returncode, "ERROR: wal: the legs differ" in unwell.stdout) == (1, True), unwell
     _refused(daemon, "suspend", "db")
     _refused(daemon, "swap", "wal")
-    assert run_duplexctl(files, "resync", "db", "--wait").returncode == 0
+    resynced = run_duplexctl(files, "resync", "db", "--wait")
+    assert (resynced.returncode, "`duplexctl repair wal`" in resynced.stderr) == (1, True), resynced
     shown = run_duplexctl(files, "repair", "wal", "--from", "primary", "--dry-run")
     place = f"at byte {UNSAMPLED // 4096 * 4096}"
     assert (shown.returncode, place in shown.stdout) == (0, True), shown

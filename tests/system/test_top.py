@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
+from tests.support.certificates import Certificates
+from tests.support.daemon import free_port
 from tests.support.fuse import faulty_disk
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.daemon import Daemon, DaemonFiles
 
@@ -130,3 +133,23 @@ def test_without_colour_and_in_latin_1_it_says_the_same(busy: Daemon) -> None:
         assert terminal.end() == 0
     assert b"\x1b" not in terminal.written
     assert b"  wal " in terminal.written
+
+
+def test_an_observer_of_another_machine_may_look(
+    tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    certificates, port = Certificates(tmp_path), free_port()
+    start_daemon(make_files(extra=certificates.toml(port, ("backup",), ("monitor",))))
+    groups = tmp_path / "groups.toml"
+    groups.write_text(
+        f'[controllers.test]\nurl = "https://localhost:{port}"\n'
+        f'certificate = "{certificates.client("monitor")}"\nca = "{certificates.client_ca}"\n'
+        '[groups.all]\nmembers = ["test:data"]\n'
+    )
+    command = [*MAIN, "--groups", str(groups), "top", "--interval", "0.2"]
+    with Terminal(command) as terminal:
+        terminal.wait("> test:data", "DUPLEX", "current")
+        terminal.press(DOWN + ENTER)
+        terminal.wait("> group all", "> test:data")
+        terminal.press(b"q")
+        assert terminal.end() == 0

@@ -18,7 +18,7 @@ from duplexd.limits import ProofLimits
 from duplexd.units import MIB
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
-from duplexd.verify_cut.report import CONFIRMED, DROPPED, FOUND, REFUTED, UNCHECKED
+from duplexd.verify_cut.report import CONFIRMED, DROPPED, FOUND, RECORDED, REFUTED, UNCHECKED
 from tests.support.daemon import ROOT, environment, run_duplexctl
 from tests.support.granted_writers import Writers
 
@@ -190,7 +190,10 @@ class Checking:
                 and not report.is_void
                 and all(certified.spoilt in text for text in member.contradictions)
             )
-        elif report.outcome == CONFIRMED:  # of a copy that is spoilt only if no witness was left
+        elif report.outcome in {
+            CONFIRMED,
+            RECORDED,
+        }:  # of a copy that is spoilt only if no witness was left
             right = member.record == FOUND and (
                 not spoilt or member.volumes[0].unchecked_bytes >= BLOCK
             )

@@ -26,7 +26,7 @@ class Journal(Answer):
     )
     no_room_s: float = Field(0.0, description="how long changes have waited for room in it")
     needed_by: list[str] = Field(
-        default_factory=list, description="volumes whose secondaries need its oldest records"
+        default_factory=list, description="then: volumes whose secondaries need its oldest records"
     )
 
 

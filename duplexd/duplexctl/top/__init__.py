@@ -1,4 +1,4 @@
-"""`duplexctl top`: one daemon on a terminal, again and again.
+"""`duplexctl top`: a daemon, or several, on a terminal, again and again.
 
     look (client/looking_on.py) -> moment -> overview -> frame -> terminal
                                                 ^ position <- key

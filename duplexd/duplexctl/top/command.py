@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 @common()
 @click.pass_obj
 def top(settings: Settings, interval: float, once: bool) -> None:
-    """Rates, latencies, lag, copies and cuts of one daemon as they change, with keys.
+    """Rates, latencies, lag, copies and cuts as they change, with keys.
 
-    Without a terminal, and with --json, one frame is printed, as with --once. `?` lists the keys.
+    Of one daemon, or of all controllers of the groups file, as `status` has them. Without a
+    terminal, and with --json, one frame is printed, as with --once. `?` lists the keys.
     """
     live = views.on_terminal() and not (once or settings.json or settings.quiet)
 
@@ -55,7 +56,7 @@ def top(settings: Settings, interval: float, once: bool) -> None:
         await Screen(views.console(), feed).show()
         return None
 
-    seen = run(settings, work, of_groups=False)
+    seen = run(settings, work, settings.of_groups(()))
     if seen is not None:
         _print(settings, seen)
 

@@ -58,8 +58,10 @@ class _Sums:
         )
 
 
-def parse(text: str, shown: Shown = str) -> Figures:
-    """Never raises. `shown`: what the names of volumes look like elsewhere on the screen."""
+def parse(text: str, shown: Shown = str, prefix: str = "") -> Figures:
+    """Never raises. `shown`: what names look like elsewhere on the screen, those of volumes with
+    this `prefix`.
+    """
     found: dict[str, dict[str, _Sums]] = {}
     started, lag_seconds, errors = 0.0, dict[str, float](), dict[str, float]()
     for line in text.splitlines():
@@ -67,7 +69,7 @@ def parse(text: str, shown: Shown = str) -> Figures:
             continue
         name, value = match[1], _number(match[3])
         labels = dict(_LABEL.findall(match[2] or ""))
-        volume = shown(_ESCAPE.sub(_unescaped, labels.get("volume", "")))
+        volume = shown(prefix + _ESCAPE.sub(_unescaped, labels.get("volume", "")))
         if name == "process_start_time_seconds":
             started = value
         elif name == "duplexd_secondary_lag_seconds":

@@ -85,11 +85,12 @@ def plain(seen: Overview, position: Position, width: int = WHOLE) -> list[str]:
 
 
 def _title(seen: Overview, title: str, width: int) -> Line:
-    pinned = seen.journal_pinned_bytes
-    used = "" if pinned is None else f"{format_size(pinned)} of "
     name = f"duplexd {seen.controller}" + (f" > {title}" if title else "")
-    journal = f"journal {used}{format_size(seen.journal_bytes)}"
-    right = f"number {seen.sequence}  {journal}  {_clock(seen.time)}"
+    right = _clock(seen.time)
+    if seen.journal_bytes is not None:
+        pinned = seen.journal_pinned_bytes
+        used = "" if pinned is None else f"{format_size(pinned)} of "
+        right = f"number {seen.sequence}  journal {used}{format_size(seen.journal_bytes)}  {right}"
     if len(name) + len(right) + 2 > width:
         right = _clock(seen.time)
     gap = max(2, (80 if width == WHOLE else width) - len(name) - len(right))

@@ -33,7 +33,7 @@ class Moment(NamedTuple):
     findings: list[Json] | None
     cuts: list[Json]
     cuts_of: str  # the volume or group that they were made of; empty: all
-    figures: Figures
+    figures: dict[str, Figures]  # by what the names of their volumes begin with
     missing: list[str]
 
 
@@ -46,7 +46,7 @@ def moment(look: Look, at: float, time: float, shown: Shown) -> Moment:
         None if look.findings is None else [_object(each, shown) for each in look.findings],
         [_object(each, shown) for each in look.cuts],
         look.cuts_of,
-        parse(look.metrics, shown),
+        {shown(prefix): parse(text, shown, prefix) for prefix, text in look.metrics.items()},
         [shown(each) for each in look.missing],
     )
 

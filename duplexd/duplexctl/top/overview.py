@@ -11,15 +11,17 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.duplexctl import faults
-from duplexd.duplexctl.top.rates import rates
+from duplexd.duplexctl.top.figures import Figures
+from duplexd.duplexctl.top.rates import NO_RATES, rates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from duplexd.duplexctl.top.moment import Moment
     from duplexd.duplexctl.top.rates import Rate, Rates
     from duplexd.json_object import Json
 
+_NO_FIGURES = Figures()
 ERROR, WARNING = "error", "warning"
 _RANK = {ERROR: 0, WARNING: 1, "": 2}
 
@@ -91,13 +93,13 @@ class GroupRow(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """All of it. `silent`: why the daemon does not answer, and since when in seconds; the figures
-    are then the last ones. `well` is None if that is not known.
+    """All of it. `sequence` and the journal are those of the controller if it is one. `silent`: why
+    the daemon does not answer, and since when in seconds; the figures are then the last ones.
     """
 
-    controller: str
-    sequence: int
-    journal_bytes: int
+    controller: str  # the name; of several with commas
+    sequence: int | None
+    journal_bytes: int | None
     journal_pinned_bytes: int | None
     time: float
     alerts: tuple[Alert, ...]
@@ -130,24 +132,24 @@ class Overview(NamedTuple):
 def overview(before: Moment | None, now: Moment, silent: str, time: float) -> Overview:
     """`time`: seconds since 1970, now; that of the moment may lie back."""
     status = now.status
-    controller = status["controller"]
-    alerts = tuple(
-        Alert(each["severity"], each["volume"], each["text"]) for each in now.findings or ()
-    )
+    several = len(status["controllers"]) + len(status["unreachable"]) > 1
+    alerts = tuple(_alert(each, several) for each in now.findings or ())
     wholly = any(not alert.volume for alert in alerts)
-    known = rates(before.figures if before else None, now.figures, _seconds(before, now))
     worst = _worst(alerts)
+    known, at_it = _Known(before, now), _at_it(status["volumes"])
+    controller = status["controller"] or {}
+    journal = controller.get("journal") or {}
     groups = tuple(_group(row, worst) for row in status["groups"])
     return Overview(
-        controller=controller["name"],
-        sequence=controller["sequence"],
-        journal_bytes=controller["journal"]["size_bytes"],
-        journal_pinned_bytes=controller["journal"].get("pinned_bytes"),
+        controller=", ".join(each["controller"]["name"] for each in status["controllers"].values()),
+        sequence=controller.get("sequence"),
+        journal_bytes=journal.get("size_bytes"),
+        journal_pinned_bytes=journal.get("pinned_bytes"),
         time=now.time,
         alerts=alerts,
-        volumes=tuple(_volume(row, worst, known, now, time) for row in status["volumes"]),
+        volumes=tuple(_volume(row, worst, known, time) for row in status["volumes"]),
         groups=groups,
-        cuts=tuple(_cut(cut, time) for cut in sorted(now.cuts, key=_made, reverse=True)),
+        cuts=tuple(_cut(cut, time, at_it.get(cut["id"], ())) for cut in now.cuts),
         cuts_of=now.cuts_of,
         missing=tuple(now.missing),
         silent=silent,
@@ -155,12 +157,38 @@ def overview(before: Moment | None, now: Moment, silent: str, time: float) -> Ov
     )
 
 
-def _seconds(before: Moment | None, now: Moment) -> float:
-    return now.at - before.at if before else 0.0
+class _Known:
+    """The figures of all controllers, by volume."""
+
+    def __init__(self, before: Moment | None, now: Moment) -> None:
+        seconds = now.at - before.at if before else 0.0
+        old = before.figures if before else {}
+        self._figures = now.figures
+        self._rates = {
+            prefix: rates(old.get(prefix), figures, seconds)
+            for prefix, figures in now.figures.items()
+        }
+
+    def of(self, row: Json) -> tuple[Rates, Figures]:
+        """Those of the controller of a volume."""
+        prefix = "" if "" in self._rates else f"{row['controller']}:"
+        return self._rates.get(prefix, NO_RATES), self._figures.get(prefix, _NO_FIGURES)
 
 
-def _made(cut: Json) -> tuple[int, float]:
-    return cut["sequence"], cut["time"]
+def _alert(finding: Json, several: bool) -> Alert:
+    """Of several controllers, one that is meant as a whole is named."""
+    whose = f"{finding['controller']}: " if several and not finding["volume"] else ""
+    return Alert(finding["severity"], finding["volume"], whose + finding["text"])
+
+
+def _at_it(volumes: Sequence[Json]) -> dict[str, tuple[str, ...]]:
+    """By cut, whose secondaries are at it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for row in volumes:
+        cut = (row.get("secondary") or {}).get("cut")
+        if cut and row["state"] == "SUSPENDED":
+            found[cut["id"]] = (*found.get(cut["id"], ()), row["name"])
+    return found
 
 
 def _worst(alerts: tuple[Alert, ...]) -> dict[str, str]:
@@ -176,11 +204,9 @@ def rank(severity: str) -> int:
     return _RANK[severity]
 
 
-def _volume(
-    row: Json, worst: Mapping[str, str], known: Rates, now: Moment, time: float
-) -> VolumeRow:
+def _volume(row: Json, worst: Mapping[str, str], known: _Known, time: float) -> VolumeRow:
     name, secondary = row["name"], row.get("secondary") or {}
-    lag_s = _number(now.figures.lag_seconds.get(name))
+    done, figures = known.of(row)
     cut_time = _number(row.get("consistent_cut_time"))
     cut = secondary.get("cut") if row["state"] == "SUSPENDED" else None
     return VolumeRow(
@@ -194,14 +220,14 @@ def _volume(
         clients=row.get("connections") or 0,
         usable=bool(secondary.get("usable")),
         lag_bytes=secondary.get("lag_bytes") or 0,
-        lag_s=lag_s,
+        lag_s=_number(figures.lag_seconds.get(name)),
         changed_bytes=row.get("changed_bytes") or 0,
         cut=_cut(cut, time) if cut else None,
         cut_age_s=None if cut_time is None else time - cut_time,
         copy=_copy(row.get("copy")),
-        operations=known.of.get(name, {}),
-        other=known.other,
-        errors=_number(now.figures.errors.get(name)),
+        operations=done.of.get(name, {}),
+        other=done.other,
+        errors=_number(figures.errors.get(name)),
         details=row,
     )
 
@@ -218,14 +244,14 @@ def _group(row: Json, worst: Mapping[str, str]) -> GroupRow:
     )
 
 
-def _cut(cut: Json, time: float) -> Cut:
+def _cut(cut: Json, time: float, at_it: tuple[str, ...] = ()) -> Cut:
     return Cut(
         cut["id"],
         cut.get("verdict"),
         cut.get("tag") or "",
         time - cut["time"],
         cut.get("group") or "",
-        tuple(cut.get("volumes") or ()),
+        at_it,
     )
 
 

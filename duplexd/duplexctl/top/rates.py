@@ -39,10 +39,13 @@ class Rates(NamedTuple):
     of: Mapping[str, Mapping[str, Rate]]  # by volume and operation
 
 
+NO_RATES = Rates(Rate(), {})  # not known
+
+
 def rates(before: Figures | None, now: Figures, seconds: float) -> Rates:
     """Of what was done between two scrapes, so many seconds apart."""
     if before is None or before.started != now.started or not now.started or seconds <= 0:
-        return Rates(Rate(), {})
+        return NO_RATES
     return Rates(
         Rate(0.0, 0.0),
         {

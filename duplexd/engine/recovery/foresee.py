@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 class Foreseen(NamedTuple):
     """`refused`: why no start is possible with this configuration. `degraded`: what costs a volume
-    something; with `on_start_error = "refuse"` no start is possible then either. `judged`: images
-    that are not those of the journal, which cost a volume something in any case.
+    something; with `on_start_error = "refuse"` no start is possible then either. `exchanged`:
+    pairs whose roles a start exchanges, as their images lie; that keeps none from starting.
     """
 
     refused: list[str]
     degraded: list[str]
-    judged: list[str]
+    exchanged: list[str]
 
 
 class Seen(NamedTuple):
@@ -86,13 +86,13 @@ def foresee(disk: Disk, config: Config, seen: Seen, boot_id: str, limits: Engine
         seen.look,
         config.controller.on_primary_error == "swap",
     )
-    judged = [
-        line
-        for name, volume in config.volumes.items()
-        if not why_refused(name, volume, known.get(name))
-        for line in judge.lines(name, volume, known.get(name))
-    ]
-    return Foreseen(refused, degraded, judged)
+    exchanged: list[str] = []
+    for name, volume in config.volumes.items():
+        if not why_refused(name, volume, known.get(name)):
+            found = judge.of(name, volume, known.get(name))
+            degraded += found.faults
+            exchanged += found.exchanged
+    return Foreseen(refused, degraded, exchanged)
 
 
 def _read(disk: Disk, state_dir: str, boot_id: str, limits: EngineLimits) -> _Journal:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, Side, judge, judge_pair
+from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
 from duplexd.engine.opening import places
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.config.daemon_file import VolumeConfig
     from duplexd.core.identity import Judgement, Known
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 _ADOPT = "put its image back, or see `duplexctl adopt`"
 
 
+class Judged(NamedTuple):
+    """`faults`: each with what a start would do about it. `exchanged`: images that lie at each
+    other's path, which costs nothing.
+    """
+
+    faults: list[str]
+    exchanged: list[str]
+
+
 class Judge(NamedTuple):
     """`may_swap`: the configuration lets a current secondary replace a failed primary."""
 
@@ -38,23 +47,24 @@ class Judge(NamedTuple):
     look: Look
     may_swap: bool
 
-    def lines(self, name: str, volume: VolumeConfig, record: PairRecord | None) -> Iterator[str]:
-        """What is wrong with its images, each with what a start would do about it."""
+    def of(self, name: str, volume: VolumeConfig, record: PairRecord | None) -> Judged:
+        """What a start would find out about the images of a volume."""
         at, other = places(volume, record is not None and record.swapped)
-        found = self._found(volume, record, at, other)
-        ours, theirs = self._judged(volume, record, found)
+        ours, theirs = self._judged(volume, record, self._found(volume, record, at, other))
         if ours is not None and ours.kind == "exchanged":
-            yield f"volumes.{name}: {ours.why.removeprefix(f'{name}: ')}: they would change roles"
-            return
-        good = theirs is not None and theirs.current
+            why = ours.why.removeprefix(f"{name}: ")
+            return Judged([], [f"volumes.{name}: {why}: they would change roles"])
+        faults: list[str] = []
         if ours is not None and not ours.current:
+            good = theirs is not None and theirs.current
             leads = good and record is not None and self._may_lead(record)
             does = f"the volume would not be served; {_ADOPT}"
             if other is not None and leads:
                 does = f"clients would use {other.path} instead"
-            yield f"volumes.{name}.{at.key}: {ours.why}; {does}"
+            faults.append(f"volumes.{name}.{at.key}: {ours.why}; {does}")
         if other is not None and theirs is not None and not theirs.current:
-            yield f"volumes.{name}.{other.key}: {theirs.why}; {_of_secondary(record)}"
+            faults.append(f"volumes.{name}.{other.key}: {theirs.why}; {_of_secondary(record)}")
+        return Judged(faults, [])
 
     def _found(
         self, volume: VolumeConfig, record: PairRecord | None, at: Place, other: Place | None
@@ -85,19 +95,26 @@ class Judge(NamedTuple):
             new = [each and judge(self.known, None, each, Facts()) for each in found]
             return new[0], new[1]
         of_ours, of_theirs = self._facts(volume, record)
-        return judge_pair(
+        primary, secondary = judge_pair(
             record.name,
             self.known,
             Side(record.primary_image, ours, of_ours),
             Side(record.secondary_image, theirs, of_theirs),
         )
+        at_cut = record.state == pair_states.SUSPENDED and record.usable
+        if at_cut and volume.mode == "async" and secondary is not None and theirs is not None:
+            secondary = doubted(secondary, theirs.path)
+        return primary, secondary
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")
 
     def _may_lead(self, record: PairRecord) -> bool:
-        """Whether its secondary, which is what it should be, takes the place of the primary."""
-        return self.may_swap and record.state == pair_states.DUPLEX and record.differs is None
+        """Whether its secondary, which is what it should be, takes the place of the primary. One
+        that no checkpoint has recorded may be any image.
+        """
+        known = record.secondary_image is not None and record.differs is None
+        return self.may_swap and known and record.state == pair_states.DUPLEX
 
 
 def _of_secondary(record: PairRecord | None) -> str:

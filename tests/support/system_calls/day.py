@@ -134,7 +134,6 @@ async def copy(world: World) -> None:
 
 async def roll_forward(world: World) -> None:
     """The suspended secondary becomes the primary, with all that came after its cut."""
-    await world.suspend("late")
     await world.write("late", 31)
     world.leave("late")
     kept = str(world.files.directory / "b" / "kept.img")

@@ -334,3 +334,22 @@ def test_an_image_that_is_away_may_have_what_was_written_until_then() -> None:
 
 def test_an_image_that_is_away_was_written_at_any_time_if_that_is_not_known() -> None:
     assert away(IMAGE, Facts("anything")).loose
+
+
+def test_a_device_of_which_no_sample_is_known_is_not_proven() -> None:
+    device = IMAGE._replace(marked=False, mtime_ns=0)
+    seen = found(mark=None, mtime_ns=0)
+    assert judge(KNOWN, device, seen, Facts()).proven
+    assert not judge(KNOWN, device._replace(samples=()), seen, Facts()).proven
+    assert not judge(KNOWN, device, seen, Facts("records", touched=dict(SAMPLES))).proven
+
+
+def test_a_device_that_nothing_is_known_of_changes_no_roles() -> None:
+    """Else whatever lies at the path of the primary would become the secondary."""
+    ours = IMAGE._replace(marked=False, mtime_ns=0)
+    theirs = SECONDARY._replace(marked=False, mtime_ns=0, samples=())
+    other = Found("/a", "device 7:9", 1 << 20, 0, None, {0: 99})
+    primary = Found("/b", "device 7:1", 1 << 20, 0, None, dict(SAMPLES))
+    judged = judge_pair("data", KNOWN, Side(ours, other), Side(theirs, primary))
+    assert judged[0] is not None
+    assert judged[0].kind == "changed"

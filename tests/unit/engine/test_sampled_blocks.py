@@ -59,6 +59,20 @@ def test_what_was_written_after_the_checkpoint_is_not_taken() -> None:
     assert recent(writer.segment, end, ALL, KEPT_WHOLE)[1].sequence == 300
 
 
+def test_blocks_that_a_trailing_secondary_has_are_those_up_to_its_number() -> None:
+    writer = written(blocks(3))
+    found = recent(writer.segment, writer.segment.end, ALL, {1: Bounds(0, applied=2)})[1]
+    assert list(found.behind) == [0, SAMPLE_BYTES]
+
+
+def test_what_was_written_since_the_last_checkpoint_is_touched() -> None:
+    writer = written(blocks(4))
+    sampled = [0, 2 * SAMPLE_BYTES, 3 * SAMPLE_BYTES - 1, 9 * SAMPLE_BYTES]
+    bounds = {1: Bounds(0, last=2, offsets=sampled)}
+    found = recent(writer.segment, writer.segment.end, ALL, bounds)[1]
+    assert found.touched == {2 * SAMPLE_BYTES, 3 * SAMPLE_BYTES - 1}
+
+
 def test_a_large_segment_takes_little_memory() -> None:
     writer = written([bytes(MIB - 64 * KIB)] * 7)
     tracemalloc.start()

@@ -4,6 +4,7 @@ image is which, and a checkpoint takes them wherever the secondary is.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,6 +110,21 @@ async def test_one_that_nothing_is_known_of_is_compared_before_it_is_called_curr
         assert pair.changed == pair.record.full_map()
         await core.controller.resync_wait(["data"])
         assert (core.states(), core.equal()) == ({"data": DUPLEX}, True)
+
+
+async def test_after_a_clean_stop_it_is_compared_as_well() -> None:
+    disk = new_disk()
+    disk.unmarked = True
+    disk.fail("/b/data.img", errno.EIO, operation="read")
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": DUPLEX}
+    disk.heal("/b/data.img")
+    disk.take("/b/data.img")
+    disk.give("/b/data.img", Image.of(b"\x33" * SIZE))
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": PENDING}
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
 
 
 async def test_it_does_not_take_the_place_of_a_primary_that_is_gone() -> None:

@@ -58,7 +58,9 @@ def look(
     """These volumes, in the group db; `first` is changed in the status of the first one."""
     status = FakeController(list(names), {"db": list(names)}).status()
     status["volumes"][0].update(first)
-    return Look(status, [] if findings is None else findings, list(cuts), text, cuts_of)
+    controllers = {"fake": {"controller": status["controller"]}}
+    status |= {"controllers": controllers, "unreachable": {}}
+    return Look(status, [] if findings is None else findings, list(cuts), {"": text}, cuts_of)
 
 
 def seen(

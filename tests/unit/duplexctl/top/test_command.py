@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client.api import Client
+from duplexd.client.connection import Connection
 from duplexd.client.looking_on import LookingOn
 from duplexd.duplexctl.cli import run
 from duplexd.errors import DuplexdError
@@ -74,51 +75,78 @@ def test_json_has_the_documented_fields(top: Callable[..., tuple[int, str]]) -> 
     assert answer["groups"][0]["name"] == "db"
 
 
+def test_the_controllers_of_a_groups_file_are_one_screen(
+    plane: ControlPlane, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f'[controllers.fake]\nsocket = "{plane.path}"\n[controllers.gone]\nsocket = "x.sock"\n'
+    members = '[groups.all]\nmembers = ["fake:data", "gone:data"]\n'
+    (tmp_path / "groups.toml").write_text(text + members)
+    assert run(["--groups", str(tmp_path / "groups.toml"), "top", *FAST]) == 0
+    shown = capfd.readouterr().out
+    assert "ERROR: gone: does not answer: no daemon answers at" in shown
+    assert re.search(r"^  fake:data +DUPLEX ", shown, re.MULTILINE)
+    assert re.search(r"^  all +UNKNOWN ", shown, re.MULTILINE)
+    plane.stop()
+    assert run(["--groups", str(tmp_path / "groups.toml"), "top", *FAST]) == 7
+
+
 # ----------------------------------------------------------------------------------- the looks
 
 
 async def test_what_cannot_be_had_is_missing_and_the_rest_is_there(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def refused(_client: Client, *_targets: str) -> object:
+        raise DuplexdError("not for you")
+
+    monkeypatch.setattr(Client, "health", refused)
+    monkeypatch.setattr(Client, "cuts", refused)
     async with Client.local(plane.path) as client:
-        looking = LookingOn(client)
-        (link,) = client.links_to(client.groups.controllers).values()
-        call = link.call
-
-        async def refusing(method: str, path: str, *more: object, **named: object) -> Json:
-            if path in {"/v1/health", "/v1/cuts"}:
-                raise DuplexdError("not for you")
-            return await call(method, path, *more, **named)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(link, "call", refusing)
-        look = await looking.look()
+        look = await LookingOn(client).look()
     assert look.findings is None
     assert look.missing == [
         "health is not known: not for you",
         "the list of cuts is not known: not for you",
     ]
     assert look.status["volumes"]
-    assert "duplexd_info" in look.metrics
+    assert "duplexd_info" in look.metrics[""]
 
 
-async def test_cuts_are_asked_for_again_only_when_there_may_be_others(plane: ControlPlane) -> None:
+async def test_cuts_are_asked_for_again_only_when_there_may_be_others(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    cuts = Client.cuts
+
+    async def noted(client: Client, *targets: str) -> object:
+        asked.append(targets)
+        return await cuts(client, *targets)
+
+    monkeypatch.setattr(Client, "cuts", noted)
     async with Client.local(plane.path) as client:
         looking = LookingOn(client)
-        (link,) = client.links_to(client.groups.controllers).values()
-        asked: list[str] = []
-        call = link.call
-
-        async def noting(method: str, path: str, *more: object, **named: object) -> Json:
-            asked.append(path)
-            return await call(method, path, *more, **named)  # type: ignore[arg-type]
-
-        link.call = noting  # type: ignore[method-assign]
         await looking.look()
         await looking.look()
-        assert asked.count("/v1/cuts") == 1
+        assert asked == [()]
         assert plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 200
         await looking.look()
-        assert asked.count("/v1/cuts") == 2
+        assert asked == [(), ()]
         look = await looking.look("wal")
-        assert asked[-1] == "/v1/cuts?target=wal"
+        assert asked == [(), (), ("wal",)]
         assert look.cuts_of == "wal"
+
+
+async def test_it_only_looks(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the role `observe` is enough."""
+    methods: list[str] = []
+    send = Connection.send
+
+    async def noted(connection: Connection, method: str, path: str, body: Json | None) -> int:
+        methods.append(method)
+        return await send(connection, method, path, body)
+
+    monkeypatch.setattr(Connection, "send", noted)
+    async with Client.local(plane.path) as client:
+        await LookingOn(client).look()
+        await LookingOn(client).sign_of_life()
+    assert set(methods) == {"GET"}

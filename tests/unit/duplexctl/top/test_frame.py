@@ -152,6 +152,11 @@ def test_the_cuts_of_what_is_open_are_those_that_were_made_of_it() -> None:
         assert "nightly" not in shown(seen(look(cuts=[left])), inside), "these are of all volumes"
 
 
+def test_a_cut_names_the_volumes_whose_secondaries_are_at_it() -> None:
+    now = look(["data", "wal"], cuts=[CUT, {**CUT, "id": "d" * 16}], **SUSPENDED)
+    assert [cut.volumes for cut in seen(now).cuts] == [("data",), ()]
+
+
 def test_errors_come_first_and_are_counted() -> None:
     found = [finding("data", "error", "it is not served"), finding("wal", "warning", "it is slow")]
     text = shown(seen(look(findings=found)))
@@ -215,7 +220,7 @@ def test_no_control_character_reaches_the_terminal(encoding: str) -> None:
         reason=HOSTILE,
         secondary=secondary,
     )
-    found.status["controller"]["name"] = HOSTILE
+    found.status["controllers"] = {HOSTILE: {"controller": {"name": HOSTILE}}}
     found = replace(found, missing=[HOSTILE])
     overview = seen(found, silent="", encoding=encoding)
     trails = [(), *((item,) for item in items(overview, Position()))]
@@ -225,6 +230,13 @@ def test_no_control_character_reaches_the_terminal(encoding: str) -> None:
             assert text_of(each).isprintable()
             text_of(each).encode(encoding)
     assert "\\x1b]0;title\\x07" in shown(overview)
+
+
+def test_what_the_terminal_has_no_character_for_is_an_escape() -> None:
+    found = look(findings=[finding(text="日 café")])
+    assert "\\u65e5 café" in shown(seen(found, encoding="latin-1"))
+    assert "\\u65e5 caf\\xe9" in shown(seen(found, encoding="ascii"))
+    assert "日 café" in shown(seen(found))
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 20, 40, 79, 80, 133])
