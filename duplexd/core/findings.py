@@ -264,11 +264,15 @@ def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
         missing = sum(images[path].missing_bytes for path in paths)
         free = min(images[path].free_bytes for path in paths)
         if missing > free:
-            others = f" and {len(paths) - 1} more images" if len(paths) > 1 else ""
+            more = len(paths) - 1
+            others = (
+                f" and {'1 more image' if more == 1 else f'{more} more images'}" if more else ""
+            )
+            whose = "their" if more else "its"
             yield Finding(
                 "no-room",
                 "",
                 f"{min(paths)}{others} may grow by {format_size(missing)},"
-                f" but their file system has {format_size(free)} free",
+                f" but {whose} file system has {format_size(free)} free",
                 about=min(paths),
             )

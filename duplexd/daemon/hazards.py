@@ -154,8 +154,13 @@ def _no_room(images: dict[Path, _Place]) -> Iterator[str]:
     for places in by_device.values():
         missing, free = sum(each.missing_bytes for each in places), places[0].free_bytes
         if missing > free:
-            more = f" and {len(places) - 1} more images" if len(places) > 1 else ""
+            count = len(places) - 1
+            more = (
+                f" and {'1 more image' if count == 1 else f'{count} more images'}" if count else ""
+            )
+            whose = "their" if count else "its"
             yield (
-                f"{places[0].path}{more} may grow by {format_size(missing)}, but their file system"
-                f" has {format_size(free)} free; make room, or clients will get errors"
+                f"{places[0].path}{more} may grow by {format_size(missing)},"
+                f" but {whose} file system has {format_size(free)} free;"
+                " make room, or clients will get errors"
             )

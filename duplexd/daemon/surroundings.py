@@ -58,7 +58,9 @@ class Surroundings:
             await asyncio.sleep(self._limits.room_look_seconds)
 
     async def look(self) -> None:
-        """Once, at all of them at the same time."""
+        """Once, at all of them at the same time. A missing image does not count as a silent disk:
+        the engine looks for it more often, and knows when another one has taken its place.
+        """
         looking: dict[str, asyncio.Task[ImageRoom]] = {}
         for path in (*image_paths(self._status()), self._state_dir):
             looking[path] = self._look_at(path)
@@ -70,10 +72,10 @@ class Surroundings:
             if not task.done():
                 seconds = self._limits.room_answer_seconds_max
                 silent[path] = f"the disk has not answered for {seconds:g} s"
-            elif error := task.exception():
-                silent[path] = getattr(error, "strerror", None) or str(error)
-            else:
+            elif (error := task.exception()) is None:
                 images[path] = task.result()
+            elif path == self._state_dir or not isinstance(error, FileNotFoundError):
+                silent[path] = getattr(error, "strerror", None) or str(error)
         self._warn_of_memory(images)
         state = images.pop(self._state_dir, None)
         state_silent = silent.pop(self._state_dir, "")

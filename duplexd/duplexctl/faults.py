@@ -101,7 +101,7 @@ def _rebuilt(volume: Json) -> str:
         return "no, its legs differ (`duplexctl repair`)"
     if leg_error(volume, "secondary") or not (volume["secondary"] or {}).get("usable"):
         return "no, the secondary is not usable"
-    return "no, the journal does not reach back"
+    return "no, the journal does not reach back, or the primary was adopted since"
 
 
 def served(volume: Json) -> bool:

@@ -81,7 +81,8 @@ def _show_line(settings: Settings, controller: str, line: Json, bars: Show) -> N
             bars(row["name"], row["done_bytes"], row["total_bytes"])
         if running and not sys.stderr.isatty():
             sums = {key: sum(row[key] for row in running) for key in ("done_bytes", "total_bytes")}
-            put(f"copying {len(running)} volumes: {texts.copy_text(sums)}")
+            count = texts.volumes_text(len(running))
+            put(f"copying {count}: {texts.copy_text(sums)}")
 
 
 def _check(result: Resynced) -> None:

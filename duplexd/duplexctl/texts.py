@@ -177,7 +177,8 @@ def copy_text(copy: Json | None) -> str:
     return text if eta is None else f"{text}, {eta:.0f} s left"
 
 
-def _volumes(count: int) -> str:
+def volumes_text(count: int) -> str:
+    """A number of volumes."""
     return "1 volume" if count == 1 else f"{count} volumes"
 
 
@@ -186,7 +187,7 @@ def resync_text(rows: Sequence[Json]) -> str:
     if len(rows) <= LISTED_MAX:
         return joined(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in rows)
     counts = Counter(row["how"] for row in rows)
-    return joined(f"{_volumes(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
+    return joined(f"{volumes_text(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
 
 
 def resynced_text(rows: Sequence[Json]) -> str:
@@ -195,7 +196,7 @@ def resynced_text(rows: Sequence[Json]) -> str:
         return joined(map(_resynced_line, rows))
     failed = [row for row in rows if row["state"] != "DUPLEX" or row.get("differs")]
     copied = sum(row.get("copied_bytes") or 0 for row in rows if row["state"] == "DUPLEX")
-    count = _volumes(len(rows) - len(failed))
+    count = volumes_text(len(rows) - len(failed))
     last = f"{count}: DUPLEX, {format_size(copied)} copied"
     return joined([*map(_resynced_line, failed), last])
 
@@ -213,7 +214,7 @@ def verified_text(rows: Sequence[Json]) -> str:
         return joined(map(_verified_line, rows))
     equal = [row for row in rows if row["equal"]]
     compared = format_size(sum(row.get("compared_bytes") or 0 for row in equal))
-    last = f"{_volumes(len(equal))}: the legs are equal ({compared} compared)"
+    last = f"{volumes_text(len(equal))}: the legs are equal ({compared} compared)"
     return joined([*(_verified_line(row) for row in rows if not row["equal"]), last])
 
 
@@ -281,12 +282,18 @@ def would_be_lost(volumes: Sequence[Json]) -> str:
 
 
 def would_be_adopted(volumes: Sequence[Json]) -> str:
-    """The images that an adopt would take, and why they are refused."""
-    return joined(
-        f"{volume['name']}: {volume.get('error') or 'not served'}"
-        for volume in volumes
-        if volume.get("served") is False
-    )
+    """The images that an adopt would take, why they are refused, and what loses nothing instead."""
+    lines: list[str] = []
+    for volume in volumes:
+        if volume.get("served") is False:
+            name = volume["name"]
+            lines.append(f"{name}: {volume.get('error') or 'not served'}")
+            if (volume.get("rebuild") or {}).get("possible"):
+                lines.append(
+                    "  changes that only the journal and the secondary have would be lost: "
+                    f"`duplexctl swap {name} --roll-forward` keeps them"
+                )
+    return joined(lines)
 
 
 def adopted_text(rows: Sequence[Json]) -> str:

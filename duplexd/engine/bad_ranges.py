@@ -8,8 +8,9 @@ overwritten by older content. Other volumes do not wait.
 
 If the write fails as well, the primary has failed, as by any other write. So it has if its disk
 does not take the range, or cannot read it afterwards; the page cache would take and return
-anything. If there is no room in the journal, the range is left as it is: the next read of it asks
-again.
+anything. And so it has if it was truncated: what is written behind its end makes it long again, and
+what was lost before that would read as zeroes. If there is no room in the journal, the range is
+left as it is: the next read of it asks again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core.patience import SECONDARY
+from duplexd.images.place import shortened
 from duplexd.images.unreadable import BLOCK_BYTES, read
 from duplexd.replication.watched import WatchedLegs
 from duplexd.runtime.tasks import to_its_end
@@ -94,6 +96,10 @@ class BadRanges:
             del self._waiting[pair]
 
     async def _rewrite(self, pair: Pair, offset: int, length: int) -> None:
+        primary = pair.primary
+        if why := await self._shortened(pair, primary):
+            self.on_primary_failed(pair, primary, OSError(errno.EIO, why))
+            return
         start = offset // BLOCK_BYTES * BLOCK_BYTES
         for at in range(start, offset + length, _PIECE_BYTES):
             end = min(at + _PIECE_BYTES, pair.size)
@@ -101,6 +107,11 @@ class BadRanges:
                 primary = pair.primary
                 if await self._rewrite_one(pair, primary, *bad):
                     await self._check(pair, primary, *bad)
+
+    async def _shortened(self, pair: Pair, primary: Leg) -> str:
+        legs = WatchedLegs()
+        look = partial(shortened, legs.primary(pair))
+        return await self._legs.walk(primary, legs.watch, look)
 
     async def _unreadable(self, pair: Pair, primary: Leg, offset: int, end: int) -> list[Range]:
         legs = WatchedLegs()

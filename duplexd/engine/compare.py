@@ -3,10 +3,14 @@
 What is a hole on both is equal unread. Of a SUSPENDED pair, grains that changed since the cut are
 left out, because the secondary has to lack them. A difference is reported in blocks: what a disk
 loses, it loses in blocks, and a list of single bytes would have as many entries as the image.
+
+The disks are compared, not what memory holds of them: a block that rots under a cached page would
+be found by the first reader after the page is gone, which may be the restore.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -89,7 +93,7 @@ def compare(pair: Pair, offset: int, end: int, legs: Legs) -> Compared:
     if hole:
         return Compared(hole, None, hole)
     length = min(PIECE_BYTES, end - offset)
-    ours, theirs = read(legs.primary, offset, length), read(legs.secondary, offset, length)
+    ours, theirs = (_read_disk(leg, offset, length) for leg in legs)
     changed = pair.changed if pair.state == pair_states.SUSPENDED else None
     if changed is not None and changed.overlaps(offset, length):
         return _compare_unchanged(changed, offset, ours, theirs)
@@ -98,6 +102,12 @@ def compare(pair: Pair, offset: int, end: int, legs: Legs) -> Compared:
     first = offset + _first_difference(ours, theirs)
     runs = joined(_blocks(offset, ours, theirs), _BLOCKS)
     return Compared(length, first, length, runs, length)
+
+
+def _read_disk(leg: Leg, offset: int, length: int) -> bytearray:
+    with suppress(OSError):  # what the disk did not take, the read that follows knows
+        leg.write_back(offset, length)
+    return read(leg, offset, length)
 
 
 def _hole(legs: Legs, offset: int, end: int) -> int:

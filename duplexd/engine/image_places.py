@@ -5,6 +5,7 @@ before, until a backup or the next start finds something else at the path. Suspe
 and checkpoints look there themselves; this is for the hours between, when nothing is written.
 
     the secondary of a DUPLEX pair   is suspended, as a checkpoint would do it
+    a primary that was truncated     has failed, see `shortened`
     any other image                  an event and status say it. Clients go on with the primary that
                                      is open, and a secondary is at its cut wherever it lies
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.pair_states import DUPLEX
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.place import REMEDY, misplaced
+from duplexd.images.place import REMEDY, misplaced, shortened
 from duplexd.runtime.tasks import several_at_once
 from duplexd.runtime.watch import HungError, Watch, patiently
 
@@ -115,24 +116,26 @@ class ImagePlaces:
     async def _look_at(self, look: _Look) -> None:
         leg, watch = look.leg, Watch["Leg"]()
 
-        def call() -> str:
+        def call() -> tuple[str, str]:
             with watch.at(leg):
-                return misplaced(leg)
+                return misplaced(leg), shortened(leg)
 
         workers, patience = self._legs.workers.of(leg), self._legs.patience
         try:
-            why = await patiently(workers, watch, call, lambda _leg: patience.secondary_s)
+            why, short = await patiently(workers, watch, call, lambda _leg: patience.secondary_s)
         except HungError:
             self._hung.add(leg)
         except OSError:
             return  # it was closed meanwhile, or its disk fails: its next use finds that out
         else:
-            self._note(look, why)
+            self._note(look, why, short)
 
-    def _note(self, look: _Look, why: str) -> None:
+    def _note(self, look: _Look, why: str, short: str) -> None:
         pair, leg = look
         if not why:
             self._found.pop(leg, None)
+        elif short and leg is pair.primary:
+            self._failed_legs.found(pair, leg, OSError(errno.EIO, short))
         elif leg is pair.secondary and pair.state == DUPLEX:
             self._failed_legs.misplaced(pair, leg, OSError(errno.ESTALE, f"{why}; {REMEDY}"))
         elif leg in (pair.primary, pair.secondary):

@@ -305,7 +305,8 @@ class Reopening:
             found = await self._opener.look(leg, role, lambda: probe(leg, offsets))
         except OSError as error:
             await self._opener.close(leg)
-            raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error
+            text = f"{pair.name}: {leg.path}: {_text(error)}"
+            raise WrongStateError(text + (_instead(pair) if adopt else "")) from error
         ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
         judgement = judge(ours, recorded, found, facts)
         if is_of_others(ours, pair.name, found) and not adopt:
@@ -322,6 +323,14 @@ def facts_of(pair: Pair, before: Leg) -> Facts:
         return Facts()
     where = uncertain(pair.record, pair.state)
     return Facts(writing="anything", uncertain=where, complete=False)
+
+
+def _instead(pair: Pair) -> str:
+    """What to do about a primary that is not adopted."""
+    nothing = "; nothing was changed"
+    if pair.secondary is None or isinstance(pair.secondary, AbsentLeg):
+        return nothing
+    return f"{nothing}; `duplexctl swap {pair.name}` says what its secondary has"
 
 
 def _text(error: Exception) -> str:

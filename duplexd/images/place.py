@@ -36,9 +36,18 @@ def misplaced(leg: Leg | None) -> str:
             " that one was deleted, moved or replaced"
         )
     try:
-        size = leg.stamp().size
+        return shortened(leg)
     except OSError as error:
         return f"{leg.path}: {error.strerror}"
+
+
+def shortened(leg: Leg) -> str:
+    """A sentence that names the path if the open image was truncated; else "". Raises OSError.
+
+    A primary is not to be used then, or repaired: a write behind its end makes a hole of all that
+    was lost before, and clients would read zeroes there without an error. To be called in a worker.
+    """
+    size = leg.stamp().size
     return f"{leg.path}: {truncated(size, leg.size)}" if size < leg.size else ""
 
 

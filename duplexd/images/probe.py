@@ -12,6 +12,7 @@ decides alone.
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.runtime.stamp import Stamp
 
 SAMPLE_BYTES = 4096
+_TRIED_BLOCKS = 16
 _checksum = crc32.iscsi
 
 
@@ -98,10 +100,27 @@ class Found(NamedTuple):
 
 def as_on_the_medium(leg: Leg) -> None:
     """Let an image show what a power cut would leave of it, before it is taken as it is. Blocking.
-    Raises OSError.
+    Raises OSError, also if no block of it can be read: a dead disk holds nothing to take.
     """
     leg.sync()
     leg.drop_cache()
+    _read_any(leg)
+
+
+def _read_any(leg: Leg) -> None:
+    """Read the first block that can be read, of some all over the image: bad sectors alone do not
+    make it worthless. Raises OSError if there is none.
+    """
+    step = max(leg.size // _TRIED_BLOCKS // SAMPLE_BYTES, 1) * SAMPLE_BYTES
+    failed = OSError(errno.EIO, "there is no block to read")
+    for offset in range(0, leg.size, step):
+        try:
+            checksum(leg, offset)
+        except OSError as error:
+            failed = error
+        else:
+            return
+    raise failed
 
 
 def probe(leg: Shown, offsets: Iterable[int], last: Piece | None = None) -> Found:

@@ -182,7 +182,7 @@ def test_images_of_one_file_system_share_its_room() -> None:
     images = {f"/a/{name}.img": ImageRoom(1, GIB, 3 * GIB // 2) for name in ("x", "y")}
     (finding,) = find(WELL, Around(images), EXPECTED, NOW)
     assert finding.text == (
-        "/a/x.img and 1 more images may grow by 2.0 GiB, but their file system has 1.5 GiB free"
+        "/a/x.img and 1 more image may grow by 2.0 GiB, but their file system has 1.5 GiB free"
     )
 
 

@@ -51,7 +51,7 @@ async def test_a_sparse_image_lacks_what_is_a_hole(tmp_path: Path, workers: Thre
     assert looked.around.state_free_bytes
 
 
-async def test_an_image_that_is_missing_has_no_room_and_says_why(
+async def test_an_image_that_is_missing_has_no_room_and_is_not_called_a_silent_disk(
     tmp_path: Path, workers: ThreadWorkers
 ) -> None:
     """The engine says of it what it is."""
@@ -59,7 +59,7 @@ async def test_an_image_that_is_missing_has_no_room_and_says_why(
     looked = Surroundings(str(tmp_path), lambda: status(gone), workers, DaemonLimits())
     await looked.look()
     assert str(gone) not in looked.around.images
-    assert looked.around.silent == {str(gone): "No such file or directory"}
+    assert looked.around.silent == {}
 
 
 async def test_a_state_dir_that_does_not_answer_is_said(
@@ -129,7 +129,7 @@ class Counting(Workers):
         self, _call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> None:
         self.begun += 1
-        asyncio.get_running_loop().call_soon(done, None, FileNotFoundError(2, "gone"))
+        asyncio.get_running_loop().call_soon(done, None, PermissionError(13, "gone"))
 
     def close(self) -> None:
         """There are no threads."""

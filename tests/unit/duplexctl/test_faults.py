@@ -78,7 +78,7 @@ def test_suspended_pairs_whose_changes_the_journal_dropped_are_named() -> None:
     controller.volumes["v2"] = "SUSPENDED"
     assert faults.lines(controller.status()["volumes"])[-2:] == [
         "can be rebuilt: no, the secondary is not usable: v1",
-        "can be rebuilt: no, the journal does not reach back: v2",
+        "can be rebuilt: no, the journal does not reach back, or the primary was adopted since: v2",
     ]
 
 

@@ -113,6 +113,13 @@ def test_a_terminal_is_asked_before_an_image_is_adopted(
     assert (ended, list(plane.controller.refused)) == (code, refused)
 
 
+def test_the_question_of_an_adopt_names_what_loses_nothing(plane: ControlPlane) -> None:
+    plane.controller.refused["data"] = "/a/data.img: Input/output error"
+    plane.controller.volumes["data"] = "SUSPENDED"
+    _, seen = at_terminal(plane, "n\n", "adopt", "data")
+    assert "would be lost: `duplexctl swap data --roll-forward` keeps them" in seen
+
+
 def test_a_terminal_is_asked_where_a_controller_does_not_say_what_would_be_lost(
     plane: ControlPlane, tmp_path: Path
 ) -> None:

@@ -136,6 +136,20 @@ async def test_a_primary_that_takes_the_range_and_cannot_read_it_gives_way_too()
         assert await core.read("data", 0, len(DATA)) == (0, DATA)
 
 
+async def test_what_a_truncated_primary_lost_is_not_written_anew_by_pieces() -> None:
+    """The first piece would make it long again, with zeroes before it that can be read."""
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        with_bad_sectors(core, BLOCK)
+        core.disk.shorten("/a/data.img", BLOCK)
+        assert await core.read("data", 0, len(DATA)) == (0, DATA)
+        await core.until(lambda: core.pair().primary.path == "/b/data.img")
+        assert core.named("range-repaired") == []
+        (event,) = core.named("primary-failed")
+        assert "the image was truncated: it has 4096 bytes" in event["error"]
+        assert await core.read("data", 0, len(DATA)) == (0, DATA)
+
+
 class CachedBadSectors(BadSectors):
     """A disk that does not take the blocks, below a page cache that does: they can be read until
     they are written back.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from tests.unit.engine.cores import Core, running
+import pytest
 
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from tests.unit.engine.cores import MIB, Core, running
+
+KEPT = 4096
 MOVED = "this is not the image that the daemon has open"
 
 
@@ -41,6 +44,24 @@ async def test_a_primary_that_was_moved_is_said_once_and_serves_on() -> None:
         assert shown(core, "primary") == ""
 
 
+@pytest.mark.parametrize("mirrored", [True, False])
+async def test_a_truncated_primary_gives_way_or_is_not_served_but_shows_no_zeroes(
+    mirrored: bool,
+) -> None:
+    """A write behind its new end makes a hole of what was lost before that."""
+    async with running({"data": "sync" if mirrored else ""}) as core:
+        assert await core.write("data", 0, b"something") == 0
+        core.disk.shorten("/a/data.img", KEPT)
+        assert await core.write("data", 2 * MIB, b"behind the end") == 0
+        await asyncio.sleep(60)  # of the loop's time, which passes at once
+        pair = core.pair()
+        if mirrored:
+            assert (pair.primary.path, pair.state) == ("/b/data.img", SUSPENDED)
+            assert await core.read("data", 0, 9) == (0, b"something")
+        else:
+            assert "/a/data.img: the image was truncated" in pair.failed
+
+
 async def test_what_was_found_wrong_is_looked_at_again_when_somebody_asks() -> None:
     async with running() as core:
         image = core.disk.take("/a/data.img")
@@ -62,3 +83,5 @@ async def test_a_suspended_secondary_that_was_moved_stays_at_its_cut() -> None:
         pair = core.pair()
         assert (pair.state, pair.usable) == (SUSPENDED, True)
         assert [event["role"] for event in core.named("image-misplaced")] == ["secondary"]
+        (volume,) = core.controller.status()["volumes"]
+        assert not volume["rebuild"]["possible"], "a swap that rolls it forward is refused"

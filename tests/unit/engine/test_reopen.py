@@ -13,6 +13,7 @@ from duplexd.engine.opening import why_absent
 from duplexd.errors import WrongStateError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
 from tests.unit.engine.test_recovery_degraded import DATA, LATER, one_life, one_life_of, read
+from tests.unit.engine.test_swap import fail_primary
 
 if TYPE_CHECKING:
     from tests.sim.disk import SimDisk
@@ -410,6 +411,30 @@ async def test_an_image_that_cannot_be_made_durable_is_not_adopted() -> None:
         assert core.pair("data").failed
         await core.controller.adopt(["data"])
         assert await read(core, "data", 0, 8) == b"restored"
+
+
+async def test_the_image_of_a_dead_disk_is_not_adopted_and_the_journal_keeps_its_changes() -> None:
+    """The volume was suspended, so its secondary lacks what the journal has."""
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        await core.controller.suspend(["data"])
+        assert await core.write("data", 0, LATER) == 0
+        await fail_primary(core)
+        disk.fail("/a/data.img", errno.EIO, operation="read")
+        with pytest.raises(WrongStateError, match="nothing was changed; `duplexctl swap data`"):
+            await core.controller.adopt(["data"])
+        assert core.pair().failed
+        await core.controller.swap(["data"], True, None, False)
+        assert await read(core, "data", 0, len(LATER)) == LATER
+
+
+async def test_an_image_with_bad_sectors_is_adopted() -> None:
+    disk = new_disk()
+    await restored(disk, "", stopped=True)
+    async with running({"data": "", "apart": "sync"}, disk=disk) as core:
+        disk.fail("/a/data.img", errno.EIO, operation="read", times=1)
+        await core.controller.adopt(["data"])
+        assert not core.pair("data").failed
 
 
 async def test_a_backup_at_its_cut_stays_one_when_the_primary_is_adopted() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
 
 GRAIN = 64 << 10
 
@@ -54,6 +55,39 @@ async def test_a_planted_difference_is_found_where_it_is(offset: int) -> None:
         assert not result["equal"]
         assert [volume["first_difference"] for volume in result["volumes"]] == [offset, None]
         assert not core.controller.leases.held
+
+
+class Rotten(BadSectors):
+    """A disk whose content has changed below a page cache that still shows zeroes."""
+
+    __slots__ = ("cached",)
+
+    def __init__(self, leg: Leg) -> None:
+        super().__init__(leg)
+        self.cached = set(range(0, leg.size, PIECE_BYTES))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        super().read_into(offset, buffer)
+        if offset // PIECE_BYTES * PIECE_BYTES in self.cached:
+            buffer[:] = bytes(len(buffer))
+
+    def write_back(self, offset: int, length: int) -> None:
+        super().write_back(offset, length)
+        self.cached -= {at for at in self.cached if offset <= at < offset + length}
+
+
+@pytest.mark.parametrize("role", ["primary", "secondary"])
+async def test_a_difference_of_the_disks_is_found_below_the_page_cache(role: str) -> None:
+    async with running() as core:
+        pair = core.pair()
+        rotten = Rotten(pair.primary if role == "primary" else pair.copy_of)
+        rotten.write(2 * PIECE_BYTES, b"\xee")
+        if role == "primary":
+            pair.set_legs(rotten, pair.copy_of, pair.mode)
+        else:
+            pair.set_legs(pair.primary, rotten, pair.mode)
+        result = await core.controller.verify(["data"])
+        assert result["volumes"][0]["first_difference"] == 2 * PIECE_BYTES
 
 
 async def test_of_several_differences_the_first_is_named() -> None:
