@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _HOME = b"\x1b[H"
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 
 
 class Terminal:
@@ -47,7 +48,8 @@ class Terminal:
         self.written = b""
         self._command = command
         self._size = (lines, columns)
-        kept = {name: text for name, text in environment().items() if name != "COLUMNS"}
+        sizes = ("COLUMNS", "LINES")  # of the terminal that the tests were started on
+        kept = {name: text for name, text in environment().items() if name not in sizes}
         self._environment = {**kept, "TERM": "xterm-256color", **(more or {})}
         self._status: int | None = None
 
@@ -56,6 +58,8 @@ class Terminal:
         if self._pid == 0:
             try:
                 os.chdir(ROOT)
+                for number in _SIGNALS:  # who starts the tests in the background has them ignored
+                    signal.signal(number, signal.SIG_DFL)
                 fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", *self._size, 0, 0))
                 os.execve(  # noqa: S606 - of the child
                     self._command[0], list(self._command), self._environment

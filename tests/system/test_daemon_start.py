@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
+from duplexd.runtime.locked import open_locked
 from tests.support.daemon import (
     PATIENCE_SECONDS,
     Daemon,
@@ -148,18 +149,18 @@ def test_a_port_that_somebody_has_for_a_moment_is_waited_for(
     daemon.wait_ready()
 
 
-def test_an_image_that_another_daemon_has_for_a_moment_is_waited_for(
-    daemon: Daemon, start_daemon: Callable[..., Daemon], tmp_path: Path
-) -> None:
-    (tmp_path / "other").mkdir()
-    files = DaemonFiles(tmp_path / "other", {"data": "8MiB"}).write()
-    image = str(daemon.files.primary("data"))
-    text = files.config.read_text().replace(str(files.primary("data")), image)
-    files.config.write_text(text.replace("[nbd]", 'on_start_error = "refuse"\n[nbd]'))
-    other = start_daemon(files, ready=False)
-    other.wait_log("not possible yet, trying again", f"{image}: in use already")
+def test_an_image_that_another_process_has_for_a_moment_is_waited_for(daemon: Daemon) -> None:
     assert daemon.stop() == 0
-    other.wait_ready()
+    files, image = daemon.files, str(daemon.files.primary("data"))
+    text = files.config.read_text()
+    files.config.write_text(text.replace("[nbd]", 'on_start_error = "refuse"\n[nbd]'))
+    descriptor, _ = open_locked(image)
+    try:
+        daemon.start(ready=False)
+        daemon.wait_log("not possible yet, trying again", f"{image}: in use already")
+    finally:
+        os.close(descriptor)
+    daemon.wait_ready()
 
 
 def test_an_address_that_does_not_come_is_left_to_systemd_in_the_end(
