@@ -112,8 +112,9 @@ def _add_systemd(archive: Archive) -> list[Path]:
 
 def _add_sources(archive: Archive) -> None:
     for directory in ("configs", "docs", "systemd"):
-        for file in (ROOT / directory).iterdir():
-            archive.file(f"{SOURCE}/{directory}/{file.name}", file.read_bytes(), 0o644)
+        for file in (ROOT / directory).rglob("*"):
+            if file.is_file():
+                archive.file(f"{SOURCE}/{file.relative_to(ROOT)}", file.read_bytes(), 0o644)
 
 
 def _is_elf(path: Path) -> bool:
