@@ -149,7 +149,8 @@ class Reopening:
             try:
                 await self._checkpointer.checkpoint()
             except OSError as error:
-                why = f"no checkpoint could record {leg.path}: {_text(error)}"
+                where = f"{error.filename}: " if error.filename else ""
+                why = f"no checkpoint could record {leg.path}: {where}{_text(error)}"
                 raise WrongStateError(f"{pair.name}: {why}") from error
 
     def _use_secondary(self, pair: Pair, leg: Leg, judgement: Judgement) -> None:

@@ -132,6 +132,20 @@ async def test_an_image_of_another_controller_is_not_written_over() -> None:
         await resynced(core)
 
 
+async def test_a_resync_that_a_checkpoint_keeps_from_beginning_names_image_and_checkpoint() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        disk.create("/b/data.img", SIZE).close()
+        disk.fail("/state/checkpoint", errno.EIO, operation="replace_file", times=1)
+        with pytest.raises(
+            WrongStateError, match=r"record /b/data\.img: /state/checkpoint: Input/output error"
+        ):
+            await core.controller.resync(["data"])
+        await resynced(core)
+
+
 async def test_an_adopted_secondary_is_in_a_checkpoint_and_the_former_one_in_none() -> None:
     disk = new_disk()
     await one_life(disk, settings(), stopped=True)
