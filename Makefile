@@ -162,7 +162,7 @@ INTO := $(PIP) --python $(DESTDIR)$(LIBDIR)/bin/python install --quiet --no-comp
 man: $(VENV)/.dev apt ## writes the man pages and completions anew, from --help and docs/
 	$(BIN)/python -m tests.packaging
 
-# Without the addresses of an index: it is the business of whoever installs.
+# Without the addresses of an index: that is up to the machine that installs.
 COMPILE = $(BIN)/python -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links pyproject.toml
 pins: $(VENV)/.dev ## takes the newest libraries that pyproject.toml allows into configs/requirements

@@ -93,7 +93,7 @@ class Surroundings:
         return ImageRoom(*room_of(path))
 
     def _warn_of_memory(self, found: Mapping[str, ImageRoom]) -> None:
-        """Once of each path. It is no finding of health: whoever does that for a test wants it."""
+        """Once of each path. Health does not say it: for a test that is what one wants."""
         for path, room in found.items():
             if room.device and path not in self._warned and is_memory(room.device):
                 self._warned.add(path)

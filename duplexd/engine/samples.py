@@ -20,6 +20,8 @@ import errno
 import secrets
 from typing import TYPE_CHECKING
 
+import structlog
+
 from duplexd.core import pair_states
 from duplexd.core.image_record import Image
 from duplexd.core.patience import SYNC
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.stamp import Stamp
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 SAMPLES_MAX = 8192  # of all images
 _PER_IMAGE_MAX, _PER_IMAGE_MIN = 64, 4
@@ -138,7 +142,8 @@ class Samples:
         self._unsynced = []
         try:
             written, unknown = await self._recent(plan), UNWRITTEN
-        except OSError:  # then no secondary is known to be current, or where it trails
+        except OSError as error:  # then no secondary is known to be current, or where it trails
+            log.warning("the journal could not be read for samples of images", error=str(error))
             written, unknown = {}, UNWRITTEN._replace(sequence=_NEVER)
         tasks = [
             ImageSnapshot(

@@ -2,7 +2,7 @@
 
 A page of its own words would be a third place to correct. So duplexd(8) is what the parser of
 `duplexd` knows, and the other two are pages of docs/ whose options and keys the tests compare with
-the parsers. pandoc writes the roff: the pages are committed, because whoever builds a wheel does
+the parsers. pandoc writes the roff: the pages are committed, because one who builds a wheel does
 not need pandoc then.
 """
 

@@ -1,4 +1,4 @@
-"""What is on the screen: never green without reason, whatever its size, whoever named things."""
+"""What is on the screen: never green without reason, whatever its size and the names."""
 
 from __future__ import annotations
 
