@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from duplexd.core.markers import MakeCut
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED, UNCLEAN_STOP
@@ -272,3 +273,13 @@ async def test_the_right_one_costs_no_copy_after_a_checkpoint_could_not_read_the
         assert not core.named("image-changed")
         await core.controller.resync_wait(["data"])
         assert (core.pair().state, core.pair().usable) == (DUPLEX, True)
+
+
+async def test_a_journal_that_cannot_be_read_for_samples_is_named() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, b"something") == 0
+        core.disk.fail("/state/journal", errno.EIO, operation="read", times=1)
+        with capture_logs() as said:
+            await core.controller.checkpointer.checkpoint()
+        (line,) = [each for each in said if "samples" in each["event"]]
+        assert "/state/journal/" in line["error"]
