@@ -1,0 +1,309 @@
+"""`duplexctl backup` on daemons started as users start them, with QEMU's own programs.
+
+What a backup is worth shows when it is restored: each test that gets one converts the images back,
+and compares them with the secondaries as they were at the cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.backup.steps import BACKUP, LEFT, PARTIAL, READER, RECORD, Step
+from duplexd.units import KIB, MIB
+from tests.support.cluster import Cluster
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+SIZE = 8 * MIB
+VOLUMES = ("data", "wal")
+CTL = "from duplexd.duplexctl.cli import main; main()"
+
+
+@pytest.fixture
+def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
+    files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)})
+    started = start_daemon(files)
+    for volume, byte in zip(VOLUMES, (0x11, 0x22), strict=True):
+        write(files.uri(volume), byte, 0, 64 * KIB)
+    return started
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+def write(uri: str, byte: int, offset: int, length: int) -> None:
+    command = f"write -P {byte} {offset} {length}"
+    subprocess.run(["qemu-io", "-f", "raw", "-c", command, uri], check=True, capture_output=True)
+
+
+def backup(
+    daemon: Daemon, destination: Path, *options: str, target: str = "db"
+) -> subprocess.CompletedProcess[str]:
+    return run_duplexctl(daemon.files, "--json", "backup", target, str(destination), *options)
+
+
+def made(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The answer of a backup that is there."""
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def restored(answer: dict[str, Any], directory: Path) -> dict[str, bytes]:
+    """The volumes, as QEMU reads them from the images."""
+    found = {}
+    for volume in answer["volumes"]:
+        image = Path(answer["path"]) / volume["file"]
+        raw = directory / "restored.img"
+        subprocess.run(
+            ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)],
+            check=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        found[volume["name"]] = raw.read_bytes()
+        raw.unlink()
+    return found
+
+
+def status(daemon: Daemon) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = daemon.request("GET", "/v1/status")[1]["volumes"]
+    return volumes
+
+
+def is_duplex_again(daemon: Daemon) -> bool:
+    """Without readers; the resync may still be under way."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        volumes = status(daemon)
+        if all(each["state"] == "DUPLEX" and not each["readers"] for each in volumes):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def names(destination: Path) -> list[str]:
+    """All but what is hidden: backups, and what is partial."""
+    return sorted(path.name for path in destination.iterdir() if path.name[0] != ".")
+
+
+def left(daemon: Daemon, destination: Path) -> set[str]:
+    """What a killed run has left, in the words of the table."""
+    found = set()
+    if (destination / ".duplexd-backup.json").exists():
+        found.add(RECORD)
+    if any(each["readers"] for each in status(daemon)):
+        found.add(READER)
+    for name in names(destination):
+        found.add(PARTIAL if name.endswith(".partial") else BACKUP)
+    return found
+
+
+# ------------------------------------------------------------------------------------ a whole one
+
+
+def test_a_backup_under_load_is_what_the_secondaries_were_at_the_cut(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    fio = subprocess.Popen(
+        ["fio", "--name=v", "--ioengine=nbd", f"--uri={daemon.files.uri('data')}", "--thread",
+         "--rw=randwrite", "--bs=4k", "--size=8m", "--time_based", "--runtime=600",
+         "--rate_iops=500"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        answer = made(backup(daemon, destination, "--tag", "nightly", "--no-resync"))
+        assert fio.poll() is None
+    finally:
+        fio.kill()
+        fio.wait()
+    # the pairs are still at the cut
+    secondaries = {name: daemon.files.secondary_of(name).read_bytes() for name in VOLUMES}
+    assert restored(answer, tmp_path) == secondaries
+    assert secondaries["wal"][: 64 * KIB] == b"\x22" * (64 * KIB)
+    assert (answer["verdict"], answer["tag"]) == ("consistent", "nightly")
+    assert answer["verify_cut"] == "confirmed"
+    assert names(destination) == [answer["id"]]
+
+
+def test_the_pairs_are_duplex_again_after_a_backup(daemon: Daemon, destination: Path) -> None:
+    made(backup(daemon, destination))
+    assert is_duplex_again(daemon)
+
+
+def test_a_backup_of_pairs_that_stand_at_an_old_cut_is_of_now(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    assert run_duplexctl(daemon.files, "suspend", "db", "--tag", "monday").returncode == 0
+    write(daemon.files.uri("data"), 0x33, 0, 64 * KIB)
+    done = backup(daemon, destination, "--tag", "tuesday")
+    answer = made(done)
+    assert "SUSPENDED" in done.stderr
+    assert restored(answer, tmp_path)["data"][: 64 * KIB] == b"\x33" * (64 * KIB)
+
+
+def test_in_cron_a_backup_writes_nothing(daemon: Daemon, destination: Path) -> None:
+    done = run_duplexctl(daemon.files, "backup", "db", str(destination))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_group_over_two_daemons_is_one_backup(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "c", {"alpha": ["a0", "a1"], "beta": ["b0"]}) as cluster:
+        for byte, member in enumerate(cluster.members, 0x41):
+            write(str(cluster.uri(member)), byte, 0, 64 * KIB)
+        groups = cluster.write_groups({"db": cluster.members})
+        done = ctl("--groups", str(groups), "--json", "backup", "db", str(tmp_path / "d"))
+        answer = made(done)
+        found = restored(answer, tmp_path)
+        assert {name: content[0] for name, content in found.items()} == {
+            "alpha:a0": 0x41,
+            "alpha:a1": 0x42,
+            "beta:b0": 0x43,
+        }
+        assert set(answer["controllers"]) == {"alpha", "beta"}
+        assert all(is_duplex_again(each) for each in cluster.daemons.values())
+
+
+def ctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CTL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env=environment(),
+        cwd=ROOT,
+        check=False,
+    )
+
+
+# --------------------------------------------------------------------------- what is no backup
+
+
+@pytest.fixture
+def copying(daemon: Daemon, destination: Path) -> Iterator[subprocess.Popen[str]]:
+    """A backup that is at its cut, and stays there until `qemu-img` may go on."""
+    stalled = destination.parent / "bin" / "qemu-img"
+    stalled.parent.mkdir()
+    real = shutil.which("qemu-img")
+    stalled.write_text(
+        f'#!/bin/sh\ncase "$1" in convert) while [ ! -e {stalled}.go ]; do sleep 0.05; done;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    stalled.chmod(0o755)
+    running = subprocess.Popen(
+        [sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket), "backup", "db",
+         str(destination)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment(), "PATH": f"{stalled.parent}:{os.environ['PATH']}"},
+        cwd=ROOT,
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not list(destination.glob("*.partial/")):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield running
+    running.kill()
+    running.communicate()
+
+
+def go_on(destination: Path) -> None:
+    (destination.parent / "bin" / "qemu-img.go").touch()
+
+
+def test_of_two_backups_at_once_one_is_refused_and_the_other_is_whole(
+    daemon: Daemon, destination: Path, tmp_path: Path, copying: subprocess.Popen[str]
+) -> None:
+    same = backup(daemon, destination)
+    other = backup(daemon, tmp_path / "elsewhere")
+    forced = run_duplexctl(daemon.files, "resync", "db")
+    assert [each.returncode for each in (same, other, forced)] == [5, 5, 5]
+    assert "backup-" in other.stderr  # it names the reader
+    go_on(destination)
+    _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
+    assert copying.returncode == 0, errors
+    assert len(names(destination)) == 1
+    assert names(tmp_path / "elsewhere") == []
+
+
+def test_a_cut_that_was_left_by_force_is_no_backup(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    assert run_duplexctl(daemon.files, "resync", "db", "--force", "--wait").returncode == 0
+    go_on(destination)
+    _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
+    assert copying.returncode == 9, errors
+    assert names(destination) == []
+
+
+def test_an_interrupted_backup_leaves_nothing(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    copying.send_signal(signal.SIGINT)
+    copying.communicate(timeout=PATIENCE_SECONDS)
+    assert copying.returncode == 128 + signal.SIGINT
+    assert is_duplex_again(daemon)
+    assert left(daemon, destination) == set()
+
+
+def test_a_secondary_that_fails_while_it_is_copied_is_no_backup(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    os.truncate(daemon.files.secondary_of("data"), 4 * MIB)
+    go_on(destination)
+    copying.communicate(timeout=PATIENCE_SECONDS)
+    assert copying.returncode != 0
+    assert names(destination) == []
+
+
+def test_a_missing_secondary_is_no_backup(daemon: Daemon, destination: Path) -> None:
+    daemon.stop()
+    daemon.files.secondary_of("data").unlink()
+    daemon.files.secondary_of("data").mkdir()
+    daemon.start()
+    assert backup(daemon, destination).returncode == 5
+    assert names(destination) == []
+
+
+def test_a_full_disk_is_no_backup(daemon: Daemon, destination: Path) -> None:
+    """Before anything is copied."""
+    done = backup(daemon, Path("/dev/full") / "x")
+    assert done.returncode == 1
+    assert is_duplex_again(daemon)
+
+
+# ----------------------------------------------------------------------------------------- killed
+
+
+@pytest.mark.parametrize("step", list(Step), ids=lambda step: step.name)
+def test_a_run_after_one_that_was_killed_is_good_and_nothing_is_left(
+    daemon: Daemon, destination: Path, tmp_path: Path, step: Step
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.support.killed_backup", step.name,
+         str(daemon.files.control_socket), "db", str(destination)],
+        env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    assert left(daemon, destination) == LEFT[step]
+    answer = made(backup(daemon, destination))
+    assert restored(answer, tmp_path)["wal"][: 64 * KIB] == b"\x22" * (64 * KIB)
+    assert is_duplex_again(daemon)
+    assert left(daemon, destination) == {BACKUP}
