@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from duplexd.api.access import Peer
-    from duplexd.api.actions import Actions, Lease
+    from duplexd.api.actions import Actions
     from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest
+    from duplexd.api.seams import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]
@@ -67,7 +68,7 @@ async def resync_lines(
 
     Closing it earlier leaves the resync running.
     """
-    started = await actions.resync(peer, request.targets, request.partial)
+    started = await actions.resync(peer, request)
     yield {"event": "started"} | started
     targets = [volume["name"] for volume in started["volumes"]]
     waiting = asyncio.ensure_future(actions.resync_wait(targets))
@@ -84,6 +85,7 @@ async def resync_lines(
             "event": "done",
             "ok": not started["refused"]
             and all(volume["state"] == "DUPLEX" for volume in result["volumes"]),
+            "readers": started.get("readers", []),
             "refused": started["refused"],
         } | result
     finally:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.access import Access
-from duplexd.api.actions import NOT_RELOADED, Actions
+from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
 from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.http_request import Context
@@ -32,6 +32,7 @@ from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
+from duplexd.api.seams import NOT_RELOADED
 from duplexd.known import known
 from duplexd.net import listen, tls
 from duplexd.net.address import UnixAddress
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from duplexd.api.actions import Controller, Reloads
     from duplexd.api.scrape import Source
+    from duplexd.api.seams import Controller, Reloads
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
     from duplexd.core.findings import Finding

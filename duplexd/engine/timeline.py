@@ -36,7 +36,7 @@ from duplexd.journal.group_commit import GroupCommit
 from duplexd.journal.writer import NO_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from duplexd.core.ledger import Ledger
     from duplexd.core.markers import Marker
@@ -83,6 +83,7 @@ class Timeline:
         self.group_commit = GroupCommit(writer, sync_workers, clock, self.fail)
         self.on_written: list[Callable[[], None]] = []  # the journal grew
         self.on_segment: Callable[[], None] = _nothing  # it continued in another segment
+        self.on_moved: Callable[[Sequence[Pair]], None] = _nobody_watches  # markers moved them
         self.on_failed: list[Callable[[str], None]] = []  # once, with the reason
         self.on_rest: Callable[[], None] = _nothing  # a batch that ran elsewhere is over
         self.on_no_room: Callable[[OSError], None] = _nothing_to_free
@@ -210,6 +211,7 @@ class Timeline:
             raise
         if moving:
             refresh(moving)
+            self.on_moved(moving)
 
     def now_us(self) -> int:
         """The time that a record gets, microseconds since 1970."""
@@ -396,6 +398,10 @@ def _resolve(future: asyncio.Future[T], result: T, error: OSError | None) -> Non
 
 def _nothing() -> None:
     """Nobody listens."""
+
+
+def _nobody_watches(_pairs: Sequence[Pair]) -> None:
+    """Nobody reads secondaries."""
 
 
 def _nothing_of(_batch: Batch) -> None:

@@ -201,7 +201,7 @@ def copying(daemon: Daemon, destination: Path) -> Iterator[subprocess.Popen[str]
     stalled.parent.mkdir()
     real = shutil.which("qemu-img")
     stalled.write_text(
-        f'#!/bin/sh\ncase "$1" in convert) while [ ! -e {stalled}.go ]; do sleep 0.05; done;; esac\n'
+        f'#!/bin/sh\n[ "$1" != convert ] || while [ ! -e {stalled}.go ]; do sleep 0.05; done\n'
         f'exec {real} "$@"\n'
     )
     stalled.chmod(0o755)

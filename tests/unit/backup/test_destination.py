@@ -28,9 +28,9 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
-    with opened(str(tmp_path)):
-        with pytest.raises(WrongStateError, match="another backup is being written there"):
-            opened(str(tmp_path)).__enter__()
+    refused = pytest.raises(WrongStateError, match="another backup is being written there")
+    with opened(str(tmp_path)), refused:
+        opened(str(tmp_path)).__enter__()
     with opened(str(tmp_path)):
         pass
 

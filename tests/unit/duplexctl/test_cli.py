@@ -97,7 +97,7 @@ def test_an_old_cut_is_no_new_one_though_the_daemon_says_so(
     suspend = plane.controller.suspend
 
     async def allowing(*given: Any) -> Any:
-        return await suspend(*(*given[:-1], True))
+        return await suspend(*(*given[:-2], True, given[-1]))
 
     monkeypatch.setattr(plane.controller, "suspend", allowing)
     code, out, err = ctl("suspend", "db", "--tag", "new")

@@ -112,6 +112,7 @@ def test_a_certificate_changes_no_field(
         fence: int | None,
         certificate: bool,
         existing: bool,
+        reader: str,
     ) -> Json:
         answer = await suspend(names, tag, lease, fence)
         return answer | {"members": [proof] if certificate else []}
