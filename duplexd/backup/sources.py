@@ -9,6 +9,7 @@ no name or path is quoted.
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.canary.members import address
@@ -89,14 +90,22 @@ def _source(row: Json, points: Points, places: Mapping[str, Place]) -> Source:
     known_as = str(row["name"]).partition(":")[0] if ":" in row["name"] else LOCAL
     place = places[known_as]
     host = place.url.where.host if place.url is not None else None
-    listen = [str(place.nbd)] if place.nbd else points.controllers[known_as]["nbd"]
     # an address in the groups file is used as it is: the end of a tunnel may be on this machine
-    found = address(known_as, listen, None if place.nbd else host)
+    named = [str(place.nbd)] if place.nbd else []
+    listen = named or _ours(points.controllers[known_as]["nbd"])
+    found = address(known_as, listen, None if named else host)
     tls = place.url is not None and place.url.tls
     uri = NbdUri(str(row["export"]), found.socket, found.host, found.port, tls)
     return Source(
         row["name"], str(row["controller"]), str(row["volume"]), int(row["size"]), uri, place
     )
+
+
+def _ours(listen: list[str]) -> list[str]:
+    """Without sockets that are for other users, unless there is nothing else."""
+    kinds = [(text, text.partition(":")) for text in listen]
+    usable = [text for text, (kind, _, path) in kinds if kind != "unix" or os.access(path, os.W_OK)]
+    return usable or listen
 
 
 def _id(name: str) -> str:

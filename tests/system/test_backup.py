@@ -20,8 +20,9 @@ import pytest
 
 from duplexd.backup.steps import BACKUP, LEFT, PARTIAL, READER, RECORD, Step
 from duplexd.units import KIB, MIB
+from tests.support.certificates import Certificates
 from tests.support.cluster import Cluster
-from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, free_port, run_duplexctl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,6 +180,33 @@ def test_a_group_over_two_daemons_is_one_backup(tmp_path: Path) -> None:
         assert all(is_duplex_again(each) for each in cluster.daemons.values())
 
 
+def test_a_controller_that_is_reached_over_tls_is_copied_over_tls(
+    tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    control, nbd = free_port(), free_port()
+    (tmp_path / "certificates").mkdir()
+    own = Certificates(tmp_path / "certificates")
+    listener = (
+        f'[[nbd.listeners]]\naddress = "tcp:localhost:{nbd}"\ntls = "required"\n[nbd.tls]\n'
+        f'certificate = "{own.certificate}"\nkey = "{own.key}"\nclient_ca = "{own.client_ca}"\n'
+    )
+    files = make_files(name="far", extra=own.toml(control, operate=("backup",)) + "\n" + listener)
+    daemon = start_daemon(files)
+    write(files.uri("data"), 0x51, 0, 64 * KIB)
+    groups = tmp_path / "groups.toml"
+    groups.write_text(
+        f'[controllers.far]\nurl = "https://localhost:{control}"\n'
+        f'certificate = "{own.client("backup")}"\nca = "{own.client_ca}"\n'
+        f'nbd = "tcp:localhost:{nbd}"\n[groups.db]\nmembers = ["far:data"]\n'
+    )
+    answer = made(ctl("--groups", str(groups), "--json", "backup", "db", str(tmp_path / "d")))
+    assert restored(answer, tmp_path)["far:data"][: 64 * KIB] == b"\x51" * (64 * KIB)
+    assert sorted(path.name for path in Path(answer["path"]).iterdir()) == [
+        "certificate.json", "far", "manifest.json",
+    ]  # fmt: skip
+    assert is_duplex_again(daemon)
+
+
 def ctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", CTL, *arguments],
@@ -283,9 +311,67 @@ def test_a_missing_secondary_is_no_backup(daemon: Daemon, destination: Path) -> 
 
 
 def test_a_full_disk_is_no_backup(daemon: Daemon, destination: Path) -> None:
-    """Before anything is copied."""
-    done = backup(daemon, Path("/dev/full") / "x")
+    destination.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "duplexd-test", str(destination)], check=True
+    )
+    try:
+        done = backup(daemon, destination)
+        assert (done.returncode, names(destination)) == (1, [])
+    finally:
+        subprocess.run(["umount", str(destination)], check=True)
+    assert "make room" in done.stderr
+    assert is_duplex_again(daemon)
+
+
+# ---------------------------------------------------------------------------- what is in DEST
+
+
+def test_only_the_newest_are_kept_and_a_changed_image_is_found(
+    daemon: Daemon, destination: Path
+) -> None:
+    old = made(backup(daemon, destination))
+    new = made(backup(daemon, destination, "--keep", "1"))
+    assert new["removed"] == [old["id"]]
+    sound = run_duplexctl(daemon.files, "backups", str(destination), "--check")
+    assert (sound.returncode, new["id"] in sound.stdout) == (0, True), sound.stderr
+    image = destination / new["id"] / "data.qcow2"
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    done = run_duplexctl(daemon.files, "backups", str(destination), "--check", "--json")
     assert done.returncode == 1
+    assert "data.qcow2" in done.stderr
+    (listed,) = json.loads(done.stdout)["backups"]
+    assert (listed["id"], len(listed["wrong"])) == (new["id"], 1)
+
+
+# ------------------------------------------------------------------------------------ own tools
+
+
+def test_an_own_tool_finds_the_cut_and_its_exit_code_counts(daemon: Daemon, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    script = (
+        'uri=$(echo "$DUPLEXD_URIS" | sed -n "s/^data //p"); qemu-img convert -f raw -O raw "$uri"'
+        f' {copy}; duplexctl verify-cut "$DUPLEXD_CERTIFICATE" && exit 7'
+    )
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    (scripts / "duplexctl").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{CTL}" "$@"\n')
+    (scripts / "duplexctl").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket), "backup", "db",
+         "--", "sh", "-c", script],
+        env={**environment(), "PATH": f"{scripts}:{os.environ['PATH']}"},
+        capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert copy.read_bytes()[: 64 * KIB] == b"\x11" * (64 * KIB)
+    assert is_duplex_again(daemon)
+
+
+def test_an_own_tool_whose_cut_was_left_has_failed(daemon: Daemon) -> None:
+    forced = [sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket), "resync"]
+    done = run_duplexctl(daemon.files, "backup", "db", "--", *forced, "db", "--force", "--wait")
+    assert done.returncode == 9, done.stderr
     assert is_duplex_again(daemon)
 
 
