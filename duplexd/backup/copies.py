@@ -99,7 +99,7 @@ class Copies:
 
     async def _compare(self, source: Source) -> None:
         copy = {"driver": "qcow2", "file": {"driver": "file", "filename": str(self._path(source))}}
-        command = self._command(source, "compare", "-p", "-s")
+        command = self._command(source, "compare", "-p")
         images = ["json:" + json.dumps(copy), source.image()]
         try:
             await programs.run([*command, *images], self._shown(source, "comparing"))

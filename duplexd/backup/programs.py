@@ -80,15 +80,16 @@ async def _read(stream: asyncio.StreamReader, progress: Callable[[float], None] 
     """All of it, or its beginning."""
     found = bytearray()
     while chunk := await stream.read(_CHUNK_BYTES):
-        if progress is None:
-            found += chunk[: _OUTPUT_BYTES_MAX - len(found)]
-        elif percents := _PROGRESS.findall(chunk.decode(errors="replace")):
+        found += chunk[: _OUTPUT_BYTES_MAX - len(found)]
+        percents = _PROGRESS.findall(chunk.decode(errors="replace")) if progress else ()
+        if progress and percents:
             progress(float(percents[-1]))
     return bytes(found)
 
 
 def _failed(command: Sequence[str], status: int, complaint: bytes) -> ProgramError:
-    lines = complaint.decode(errors="replace").strip().splitlines()[-_LINES_MAX:]
+    lines = _PROGRESS.sub("", complaint.decode(errors="replace")).split("\n")
+    lines = [line for each in lines if (line := each.strip())][-_LINES_MAX:]
     why = "; ".join(lines) or f"exit code {status}"
     error = ProgramError(printable(f"{' '.join(command[:2])}: {why}"))
     error.status = status

@@ -304,7 +304,6 @@ def test_a_secondary_that_fails_while_it_is_copied_is_no_backup(
 def test_a_missing_secondary_is_no_backup(daemon: Daemon, destination: Path) -> None:
     daemon.stop()
     daemon.files.secondary_of("data").unlink()
-    daemon.files.secondary_of("data").mkdir()
     daemon.start()
     assert backup(daemon, destination).returncode == 5
     assert names(destination) == []

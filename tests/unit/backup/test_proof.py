@@ -30,7 +30,7 @@ def test_what_cannot_be_read_here_is_no_error(fields: dict[str, object], outcome
 
 
 def test_a_contradiction_is_no_backup() -> None:
-    with pytest.raises(DuplexdError, match="contradicts the cut, .*: other bytes"):
+    with pytest.raises(DuplexdError, match=r"contradicts the cut, .*: other bytes"):
         proof.check(report(contradictions=["other bytes"]))
 
 
