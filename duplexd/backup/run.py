@@ -114,17 +114,17 @@ class _Run:
         self._place.discard_partial()
         for reader in self._place.left_readers():
             if set(reader.targets) == set(self._plan.targets):
-                await self._end(reader)
+                await self._release(reader)
+                self._place.forget(reader)
             else:
                 self._watch.warn(
                     f"a backup of {' '.join(reader.targets)} was killed here, and its reader"
                     f" {reader.name} was not ended; the next backup of these targets does that"
                 )
 
-    async def _end(self, reader: LeftReader) -> None:
+    async def _release(self, reader: LeftReader) -> None:
         with suppress(NotFoundError):  # it never began, or the cut was left
             await self._client.release_reader(*reader.targets, reader=reader.name)
-        self._place.forget(reader)
 
     # ------------------------------------------------------------------------------ at the cut
 
@@ -194,12 +194,20 @@ class _Run:
     async def _leave(self) -> DuplexdError | None:
         """End the reader and begin the resync; why that failed."""
         try:
-            await self._end(self._reader)
+            await self._release(self._reader)
+            self._forget()
             if self._plan.resync:
                 await self._cut.resync()
         except DuplexdError as error:
             return error
         return None
+
+    def _forget(self) -> None:
+        """A full disk does not prevent the resync: the next run finds that the reader ended."""
+        try:
+            self._place.forget(self._reader)
+        except DuplexdError as error:
+            self._watch.warn(str(error))
 
     async def _give_up(self) -> None:
         """Without a backup: nothing is left of it, and the error that ended it is raised."""

@@ -12,6 +12,7 @@ import click
 from duplexd.duplexctl.options import Name, WithCommand, common, complete_file, targets
 from duplexd.duplexctl.output import complain
 from duplexd.duplexctl.runner import run
+from duplexd.duplexctl.settings import StoppedError
 from duplexd.duplexctl.texts import table_text
 from duplexd.duplexctl.watch import progress_bars
 from duplexd.errors import DuplexdError, UsageError
@@ -107,7 +108,10 @@ def _made(settings: Settings, plan: Plan) -> Made:
         async def make(client: Client) -> Made:
             return await backups.run(plan, client, watch, BackupLimits())
 
-        return run(settings, make, settings.of_groups(plan.targets))
+        try:
+            return run(settings, make, settings.of_groups(plan.targets))
+        except StoppedError as error:
+            raise StoppedError(error.number, "no backup was made") from None
 
 
 def _own_command(settings: Settings, plan: Plan, command: Sequence[str]) -> int:

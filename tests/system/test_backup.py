@@ -291,6 +291,18 @@ def test_an_interrupted_backup_leaves_nothing(
     assert left(daemon, destination) == set()
 
 
+def test_a_backup_that_is_killed_while_it_copies_does_not_go_on(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    """What it started would keep the cut, and write where the next one does."""
+    copying.kill()
+    copying.communicate(timeout=PATIENCE_SECONDS)
+    assert left(daemon, destination) == LEFT[Step.COPY]
+    made(backup(daemon, destination))
+    assert is_duplex_again(daemon)
+    assert left(daemon, destination) == {BACKUP}
+
+
 def test_a_secondary_that_fails_while_it_is_copied_is_no_backup(
     daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
 ) -> None:
