@@ -76,7 +76,7 @@ def client(*command: object) -> str:
 
 @contextmanager
 def writing(uri: str) -> Iterator[None]:
-    """fio writes to the volume meanwhile, and meets no error."""
+    """Let fio write to the volume meanwhile; it meets no error."""
     command = ["fio", "--name=w", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k"]
     with subprocess.Popen([*command, "--size=8m"], stdout=subprocess.DEVNULL) as fio:
         yield
