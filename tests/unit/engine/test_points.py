@@ -218,6 +218,14 @@ async def test_auto_resync_leaves_alone_what_is_read() -> None:
         assert set(core.states().values()) == {"SUSPENDED"}
 
 
+async def test_a_command_that_forgets_to_ask_cannot_move_what_is_read() -> None:
+    async with running(TWO) as core:
+        await cut(core, reader="nightly")
+        with pytest.raises(WrongStateError, match="nightly"):
+            await core.controller.resyncs.resync([core.pair(name) for name in TWO])
+        assert set(core.states().values()) == {"SUSPENDED"}
+
+
 async def test_a_failed_secondary_ends_its_readers() -> None:
     async with running(TWO) as core:
         await cut(core, reader="nightly")
