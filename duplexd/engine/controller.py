@@ -23,7 +23,7 @@ from duplexd.engine.bad_ranges import BadRanges
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
-from duplexd.engine.counters import Counters
+from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cut_readers import CutReaders
 from duplexd.engine.cuts import Cuts
@@ -70,6 +70,7 @@ from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.engine.counters import Counters
     from duplexd.engine.events import Events
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.recovered import Recovered
@@ -437,14 +438,7 @@ class Controller:
 
     def counters(self) -> Counters:
         """What the parts count."""
-        return Counters(
-            batches=self.write_path.batches,
-            changes_by_threads=self.executor.heavy_changes,
-            cuts=self.archive.made,
-            holds_lost=self.leases.lost,
-            checkpoints=self.checkpointer.taken,
-            copied_bytes=self.copying.copied_bytes,
-            journal_appends=self.executor.appends,
-            journal_syncs=self.timeline.group_commit.took,
-            journal_pinned_bytes=self.space.pinned_bytes,
-        )
+        return count(
+            self.write_path, self.executor, self.archive, self.leases, self.checkpointer,
+            self.copying, self.timeline, self.space,
+        )  # fmt: skip

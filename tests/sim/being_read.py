@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states as state
 from duplexd.core.leaving import Leaving
+from duplexd.engine.cut_readers import FORCED, RELEASED
 from tests.sim import scenario
 from tests.sim.scenario import Scenario
 
@@ -26,6 +27,7 @@ class BeingRead(Scenario):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.reading: dict[str, tuple[str, set[str]]] = {}
+        self.moved: list[str] = []  # from under a reader, and not by a failure
         self._number = 0
 
     def _actions(self) -> list[Callable[[], Awaitable[None]]]:
@@ -47,6 +49,10 @@ class BeingRead(Scenario):
     def _heard(self, event: Json) -> None:
         if event["event"] == "reader-ended" and event["reader"] in self.reading:
             cut, volumes = self.reading[event["reader"]]
+            if event["reason"] not in {RELEASED, FORCED}:
+                self.moved += [
+                    name for name in event["volumes"] if self._pair(name).state != state.SUSPENDED
+                ]
             self.reading[event["reader"]] = (cut, volumes - set(event["volumes"]))
 
     def _drop_failed(self) -> None:
@@ -61,6 +67,7 @@ class BeingRead(Scenario):
         return self.machine.controller.volumes.by_name[name]
 
     def _check_readers(self) -> None:
+        assert not self.moved, f"{self.moved} were moved under a reader"
         for reader, (cut, volumes) in self.reading.items():
             for name in volumes:
                 pair = self._pair(name)

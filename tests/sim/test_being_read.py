@@ -9,6 +9,7 @@ import pytest
 
 from duplexd.core import snapshot
 from duplexd.core.readers import Readers
+from duplexd.engine.cut_readers import CutReaders
 from tests.sim import being_read
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def test_what_is_read_is_not_moved(seed: int) -> None:
 
 def a_resync_asks_nobody(patch: Callable[..., Any]) -> None:
     patch(Readers, "refuse", lambda _self, _numbers: None)
+    patch(CutReaders, "_make_way", lambda _self, _pairs, _how: [])
 
 
 def a_checkpoint_forgets_readers(patch: Callable[..., Any]) -> None:

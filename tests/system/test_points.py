@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.commands import same_bytes
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.daemon import Daemon, DaemonFiles
@@ -73,6 +74,15 @@ def client(*command: object) -> str:
     ).stdout
 
 
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Let fio write to the volume meanwhile; it meets no error."""
+    command = ["fio", "--name=w", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k"]
+    with subprocess.Popen([*command, "--size=8m"], stdout=subprocess.DEVNULL) as fio:
+        yield
+        assert fio.wait(PATIENCE_SECONDS) == 0
+
+
 async def test_clients_of_others_find_a_cut_and_copy_what_the_secondary_holds(
     ctl: Operator, tmp_path: Path
 ) -> None:
@@ -84,8 +94,9 @@ async def test_clients_of_others_find_a_cut_and_copy_what_the_secondary_holds(
         ("data", False),
         (row["export"], True),
     ]
-    client("nbdcopy", files.uri("data@latest"), tmp_path / "latest.raw")
-    client("qemu-img", "convert", "-f", "raw", "-O", "raw", row["uris"][0], tmp_path / "id.raw")
+    with writing(files.uri("data")):
+        client("nbdcopy", files.uri("data@latest"), tmp_path / "latest.raw")
+        client("qemu-img", "convert", "-f", "raw", "-O", "raw", row["uris"][0], tmp_path / "id.raw")
     for copy in ("latest.raw", "id.raw"):
         assert same_bytes(tmp_path / copy, files.secondary_of("data"))
         assert (tmp_path / copy).read_bytes()[: len(BEFORE)] == BEFORE

@@ -218,6 +218,14 @@ async def test_auto_resync_leaves_alone_what_is_read() -> None:
         assert set(core.states().values()) == {"SUSPENDED"}
 
 
+async def test_a_command_that_forgets_to_ask_cannot_move_what_is_read() -> None:
+    async with running(TWO) as core:
+        await cut(core, reader="nightly")
+        with pytest.raises(WrongStateError, match="nightly"):
+            await core.controller.resyncs.resync([core.pair(name) for name in TWO])
+        assert set(core.states().values()) == {"SUSPENDED"}
+
+
 async def test_a_failed_secondary_ends_its_readers() -> None:
     async with running(TWO) as core:
         await cut(core, reader="nightly")
@@ -331,3 +339,23 @@ async def test_status_and_cuts_show_the_readers() -> None:
         assert [each["name"] for each in volumes["data"]["readers"]] == ["nightly", "user 7"]
         assert [each["kind"] for each in volumes["wal"]["readers"]] == ["named"]
         assert core.controller.cuts.show(made)["readers"] == ["nightly", "user 7"]
+
+
+def test_a_start_whose_configuration_removes_the_secondary_ends_its_readers() -> None:
+    """Nobody is there who could be refused."""
+    disk = new_disk()
+
+    async def before() -> None:
+        core = await Core.begin(disk, settings(TWO))
+        await cut(core, reader="nightly")
+        await core.controller.stop()
+
+    async def after() -> None:
+        core = await Core.begin(disk, settings(TWO | {"data": ""}))
+        (event,) = core.named("reader-ended")
+        assert (event["reader"], event["volumes"]) == ("nightly", ["data"])
+        assert core.states() == {"data": "SIMPLEX", "wal": "SUSPENDED"}
+        await core.controller.stop()
+
+    run(before())
+    run(after())
