@@ -5,7 +5,7 @@ Programs of QEMU write and compare the images, so that every hypervisor can open
 
 `steps` is the table of what a run does, and of what is left of one that was killed. `run` goes
 through it; `destination` is the directory, and who works in it; `sources` says where the points are
-read; `programs` and `copies` run qemu-img; `proof` asks `verify_cut`. Pure: `steps`, `manifest`
+read; `programs` and `copies` run qemu-img; `second_reader` asks `verify_cut`. Pure: `steps`, `manifest`
 (what lies beside the images) and `retention` (which backups are kept). `catalogue` lists and checks
 what is there.
 """

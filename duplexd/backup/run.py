@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import duplexd
-from duplexd.backup import catalogue, copies, manifest, programs, proof, sources
+from duplexd.backup import catalogue, copies, manifest, programs, second_reader, sources
 from duplexd.backup.background import in_background, to_its_end
 from duplexd.backup.destination import LeftReader, in_words, opened
 from duplexd.backup.held_cut import HeldCut
@@ -145,7 +145,7 @@ class _Run:
         self._watch.step(Step.PROVE)
         certificate = certificates.make(cut)
         certificates.write(directory / CERTIFICATE, certificate)
-        proved = await self._cut.while_it_lasts(proof.outcome(directory / CERTIFICATE))
+        proved = await self._cut.while_it_lasts(second_reader.outcome(directory / CERTIFICATE))
         self._watch.step(Step.CONFIRM)
         await self._cut.points()
         self._watch.step(Step.SEAL)

@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.backup.run import Plan, run
 from duplexd.backup.steps import BACKUP, LEFT, PARTIAL, READER, RECORD, Step
+from duplexd.client import Client
+from duplexd.errors import LeaseLostError
+from duplexd.limits import BackupLimits
 from duplexd.units import KIB, MIB
 from tests.support.certificates import Certificates
 from tests.support.cluster import Cluster
@@ -222,26 +226,31 @@ def ctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 # --------------------------------------------------------------------------- what is no backup
 
 
-@pytest.fixture
-def copying(daemon: Daemon, destination: Path) -> Iterator[subprocess.Popen[str]]:
-    """A backup that is at its cut, and stays there until `qemu-img` may go on."""
-    stalled = destination.parent / "bin" / "qemu-img"
-    stalled.parent.mkdir()
-    real = shutil.which("qemu-img")
-    stalled.write_text(
-        f'#!/bin/sh\n[ "$1" != convert ] || while [ ! -e {stalled}.go ]; do sleep 0.05; done\n'
-        f'exec {real} "$@"\n'
+def start(daemon: Daemon, destination: Path, around_convert: str) -> subprocess.Popen[str]:
+    """A backup whose `qemu-img convert` is this shell script; "$@" is the real one."""
+    program = destination.parent / "bin" / "qemu-img"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nset -- {shutil.which("qemu-img")} "$@"\n'
+        f'if [ "$2" = convert ]; then {around_convert}; else exec "$@"; fi\n'
     )
-    stalled.chmod(0o755)
-    running = subprocess.Popen(
+    program.chmod(0o755)
+    return subprocess.Popen(
         [sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket), "backup", "db",
          str(destination)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**environment(), "PATH": f"{stalled.parent}:{os.environ['PATH']}"},
+        env={**environment(), "PATH": f"{program.parent}:{os.environ['PATH']}"},
         cwd=ROOT,
     )  # fmt: skip
+
+
+@pytest.fixture
+def copying(daemon: Daemon, destination: Path) -> Iterator[subprocess.Popen[str]]:
+    """A backup that is at its cut, and stays there until `qemu-img` may go on."""
+    go = destination.parent / "go"
+    running = start(daemon, destination, f'while [ ! -e {go} ]; do sleep 0.05; done; exec "$@"')
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not list(destination.glob("*.partial/")):
         assert running.poll() is None, running.communicate()
@@ -253,7 +262,7 @@ def copying(daemon: Daemon, destination: Path) -> Iterator[subprocess.Popen[str]
 
 
 def go_on(destination: Path) -> None:
-    (destination.parent / "bin" / "qemu-img.go").touch()
+    (destination.parent / "go").touch()
 
 
 def test_of_two_backups_at_once_one_is_refused_and_the_other_is_whole(
@@ -279,6 +288,37 @@ def test_a_cut_that_was_left_by_force_is_no_backup(
     _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
     assert copying.returncode == 9, errors
     assert names(destination) == []
+
+
+async def test_a_cut_that_is_left_after_the_comparison_is_no_backup(
+    daemon: Daemon, destination: Path
+) -> None:
+    """Although the pairs are at a cut again, which can be read, before it is asked."""
+
+    class Watch:
+        def step(self, step: Step) -> None:
+            if step is Step.CONFIRM:
+                away = run_duplexctl(daemon.files, "resync", "db", "--force", "--wait")
+                back = run_duplexctl(daemon.files, "suspend", "db")
+                assert (away.returncode, back.returncode) == (0, 0)
+
+        def progress(self, name: str, done: int, total: int) -> None: ...
+        def warn(self, text: str) -> None: ...
+
+    async with Client.local(daemon.files.control_socket) as client:
+        with pytest.raises(LeaseLostError, match="was left by"):
+            await run(Plan(("db",), str(destination)), client, Watch(), BackupLimits())
+    assert names(destination) == []
+
+
+def test_a_copy_that_the_disk_has_changed_is_no_backup(daemon: Daemon, destination: Path) -> None:
+    last = 'for image in "$@"; do :; done'
+    spoil = f'"$@" && {last} && qemu-io -c "write -P 0x99 1m 4k" "$image" >/dev/null'
+    running = start(daemon, destination, spoil)
+    _, errors = running.communicate(timeout=PATIENCE_SECONDS)
+    assert (running.returncode, names(destination)) == (1, [])
+    assert "the copy differs from the cut" in errors
+    assert is_duplex_again(daemon)
 
 
 def test_an_interrupted_backup_leaves_nothing(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from duplexd.backup import copies, proof
+from duplexd.backup import copies, second_reader
 from duplexd.errors import DuplexdError, LeaseLostError
 from duplexd.verify_cut.report import FOUND, MemberReport, Report, VolumeReport
 
@@ -19,24 +19,24 @@ def report(**fields: object) -> Report:
 
 
 def test_a_cut_that_the_journal_confirms_is_confirmed() -> None:
-    assert proof.check(report()) == "confirmed"
+    assert second_reader.check(report()) == "confirmed"
 
 
 @pytest.mark.parametrize(
     ("fields", "outcome"), [({"record": "absent"}, "unchecked"), ({"volumes": []}, "recorded")]
 )
 def test_what_cannot_be_read_here_is_no_error(fields: dict[str, object], outcome: str) -> None:
-    assert proof.check(report(**fields)) == outcome
+    assert second_reader.check(report(**fields)) == outcome
 
 
 def test_a_contradiction_is_no_backup() -> None:
     with pytest.raises(DuplexdError, match=r"contradicts the cut, .*: other bytes"):
-        proof.check(report(contradictions=["other bytes"]))
+        second_reader.check(report(contradictions=["other bytes"]))
 
 
 def test_a_void_cut_is_no_backup() -> None:
     with pytest.raises(LeaseLostError, match="void: it failed"):
-        proof.check(report(void=["it failed"]))
+        second_reader.check(report(void=["it failed"]))
 
 
 def test_a_disk_that_is_too_small_is_refused_before_it_is_filled() -> None:
