@@ -4,8 +4,8 @@ A client like any other: it suspends with a named reader, reads the points over 
 Programs of QEMU write and compare the images, so that every hypervisor can open them.
 
 `steps` is the table of what a run does, and of what is left of one that was killed. `run` goes
-through it; `destination` is the directory, and who works in it; `sources` says where the points are
-read; `programs` and `copies` run qemu-img; `second_reader` asks `verify_cut`. Pure: `steps`, `manifest`
-(what lies beside the images) and `retention` (which backups are kept). `catalogue` lists and checks
-what is there.
+through it; `destination` is the directory, and who works in it; `held_cut` the cut that is read;
+`sources` says where, `programs` and `copies` run qemu-img, `second_reader` asks `verify_cut`. Pure:
+`steps`, `manifest` (what lies beside the images) and `retention` (which backups are kept).
+`catalogue` lists and checks what is there, `own_command` lets another program copy.
 """
