@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from duplexd.api.event_hub import EventHub
-from duplexd.api.seams import NOT_RELOADED
+from duplexd.api.protocols import NOT_RELOADED
 from duplexd.core.leaving import Leaving
 from duplexd.errors import UsageError, WrongStateError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         SuspendRequest,
         SwapRequest,
     )
-    from duplexd.api.seams import Controller, Lease, Reloads
+    from duplexd.api.protocols import Controller, Lease, Reloads
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
 

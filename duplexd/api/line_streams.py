@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions
     from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest
-    from duplexd.api.seams import Lease
+    from duplexd.api.protocols import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]

@@ -307,25 +307,27 @@ class Client:
         the outcome of the cut that they are at. A cut of which that can't be known is given up,
         with a warning in the result.
         """
-        from duplexd.client import resync  # noqa: PLC0415 - as in `suspend`
+        from duplexd.client import bringing_back  # noqa: PLC0415 - as in `suspend`
 
         group, _ = self._group(targets, None)
-        order = resync.Order(wait, Leaving(cut, reader, force), progress)
-        return await resync.resync(group, self.links_to(group.members), self._settling, order)
+        order = bringing_back.Order(wait, Leaving(cut, reader, force), progress)
+        return await bringing_back.resync(
+            group, self.links_to(group.members), self._settling, order
+        )
 
     async def release_reader(self, *targets: str, reader: str) -> ReaderEnded:
         """End a named reader of secondaries at their cut. Raises NotFoundError if none has it."""
-        from duplexd.client import readers  # noqa: PLC0415 - as above
+        from duplexd.client import reading  # noqa: PLC0415 - as above
 
         group, _ = self._group(targets, None)
-        return await readers.release(group, self.links_to(group.members), reader)
+        return await reading.release(group, self.links_to(group.members), reader)
 
     async def points(self, *targets: str) -> Points:
         """What can be read of the targets' cuts, and where: what a backup needs to know."""
-        from duplexd.client import points  # noqa: PLC0415 - as above
+        from duplexd.client import manifest  # noqa: PLC0415 - as above
 
         group, _ = self._group(targets, None)
-        return await points.ask(group, self.links_to(group.members))
+        return await manifest.ask(group, self.links_to(group.members))
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from duplexd.client import outcomes, readers, survey
+from duplexd.client import outcomes, reading, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import CONSISTENT, VOID
@@ -95,7 +95,7 @@ async def _read(plan: Plan, links: Links, found: Suspended) -> Suspended:
     """Name who reads the cut. One that is no backup source has no reader."""
     if not plan.reader or found.verdict != CONSISTENT or found.left:
         return found
-    await readers.begin(plan.group, links, plan.reader, found.cut)
+    await reading.begin(plan.group, links, plan.reader, found.cut)
     return replace(found, reader=plan.reader)
 
 

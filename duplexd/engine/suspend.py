@@ -173,10 +173,19 @@ class Suspends:
             if hold is not None:
                 hold.cut_at = self._clock.monotonic()
         if reader:
-            self._readers.begin(pairs, reader)
+            self._begin_reading(pairs, cut, reader)
         if hold is not None:
             self._leases.end(hold, ends.BY_SUSPEND)
         return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
+
+    def _begin_reading(self, pairs: Sequence[Pair], cut: Cut, reader: str) -> None:
+        try:
+            self._readers.begin(pairs, reader)
+        except OSError as error:
+            raise WrongStateError(
+                f"the pairs are at cut {cut.id}, but {reader!r} could not be recorded in the "
+                f"journal: {error.strerror or error}"
+            ) from error
 
     def _check_common(self, pairs: Sequence[Pair], cut: Cut, existing: bool) -> None:
         if cut.members and cut.verdict is None:
