@@ -2,8 +2,8 @@
 
 For tests of the layers in front of a controller: the HTTP API, the groups library, duplexctl.
 Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
-answer cannot differ in shape from a documented one. It is typed against
-`duplexd.api.protocols.Controller`; the decisions are those of the real tables (`core/cut_states.py`).
+answer cannot differ in shape from a documented one. It is typed against `duplexd.api.protocols`; the
+decisions are those of the real tables (`core/cut_states.py`).
 
     controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
     controller.volumes["data"] = "SUSPENDED"   # states are plain values: a test sets them
