@@ -2,7 +2,7 @@
 
 For tests of the layers in front of a controller: the HTTP API, the groups library, duplexctl.
 Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
-answer cannot differ in shape from a documented one. It is typed against `duplexd.api.protocols`; the
+answer cannot differ in shape from a documented one. It is typed against `api/protocols.py`; the
 decisions are those of the real tables (`core/cut_states.py`).
 
     controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
