@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BEFORE, AFTER = "before_suspend", "after_suspend"
+_LOOK_SECONDS_MIN = 10.0
 _LINE_CHARACTERS_MAX = 200  # of the output, in a message
 
 
@@ -191,11 +192,11 @@ class Hooks:
             for hook, command in ((BEFORE, each.before), (AFTER, each.after))
             if command
         ]
-        seconds = max(each.timeout_s for each in self._groups)
+        seconds = max(_LOOK_SECONDS_MIN, *(each.timeout_s for each in self._groups))
         try:
             found = await child.in_thread(lambda: _not_executable(commands), seconds)
         except TimeoutError:
-            found = [f"the disk of a hook does not answer within {seconds:g} s (hook_timeout)"]
+            found = [f"the disk that the hooks are on did not answer within {seconds:g} s"]
         if found:
             raise HookError(f"{'; '.join(found)}; no hook was run, and nothing was suspended")
 
