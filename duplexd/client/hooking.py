@@ -47,7 +47,7 @@ async def around(plan: Plan, cut: Callable[[], Awaitable[Suspended]]) -> Suspend
         return await cut()
     if plan.lease is not None:
         check_not_held(plan)
-    with _locked(plan.group.hooks_file):
+    with locked(plan.group.hooks_file):
         hooks = Hooks(plan.group.hooks, plan.tag, plan.on_hook or _unheard)
         plan.on_made = hooks.made
         found = await hooks.around(cut, _outcome)
@@ -64,7 +64,7 @@ def _outcome(found: Suspended) -> Outcome:
 
 
 @contextmanager
-def _locked(path: str) -> Iterator[None]:
+def locked(path: str) -> Iterator[None]:
     """Within, no other process runs hooks of this file. Raises ConfigurationError for one whose
     hooks must not be run; WrongStateError.
     """
@@ -76,22 +76,24 @@ def _locked(path: str) -> Iterator[None]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        _check_trusted(path, os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        check_trusted(path, status.st_mode, status.st_uid, os.geteuid())
         _lock(path, descriptor)
         yield
     finally:
         os.close(descriptor)
 
 
-def _check_trusted(path: str, status: os.stat_result) -> None:
-    if status.st_mode & _WRITABLE_BY_ALL:
+def check_trusted(path: str, mode: int, owner: int, own: int) -> None:
+    """Raises ConfigurationError if others than root and this user (`own`) decide what is run."""
+    if mode & _WRITABLE_BY_ALL:
         raise ConfigurationError(
             f"{path}: every user can write to this file, so its hooks are not run and nothing was"
             " suspended; chmod o-w it"
         )
-    if status.st_uid not in {0, os.geteuid()}:
+    if owner not in {0, own}:
         raise ConfigurationError(
-            f"{path}: this file belongs to user {status.st_uid}, so its hooks are not run and"
+            f"{path}: this file belongs to user {owner}, so its hooks are not run and"
             " nothing was suspended; chown it to root, or to the user that runs duplexctl"
         )
 
