@@ -88,12 +88,12 @@ async def test_output_without_end_ends_at_the_time_out(stop: child.Stop) -> None
 
 async def test_the_time_out_kills_what_the_program_started(stop: child.Stop) -> None:
     """Its whole process group, of which it has one of its own."""
-    for seconds in (0.5, 5.0, 60.0):  # however long the machine takes to start it
-        ended = await shell("sleep 600 & echo $!; wait", stop, seconds)
-        if ended.output:
-            break
+    script = "sleep 600 & echo $!; wait"
+    ended = await shell(script, stop, 0.5)
+    if not ended.output:  # a machine that takes longer to start it
+        ended = await shell(script, stop, 60.0)
     assert (ended.status, ended.exit_code) == ("timed-out", -9)
-    assert ended.why == f"it was killed after {seconds:g} s (hook_timeout)"
+    assert ended.why.endswith(" s (hook_timeout)")
     assert await gone(int(ended.output))
 
 
