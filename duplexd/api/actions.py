@@ -260,7 +260,7 @@ class Actions:
         self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
         return await self.hooked.suspend(
             targets, tag, lease_id,
-            lambda made: suspend(names, tag, lease_id, fence, certificate, existing, made),
+            lambda made: suspend(names, tag, lease_id, fence, certificate, existing, on_cut=made),
             on_cut,
         )  # fmt: skip
 

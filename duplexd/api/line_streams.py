@@ -73,7 +73,7 @@ async def suspend(
         request.fence,
         request.certificate,
         request.allow_existing,
-        on_cut,
+        on_cut=on_cut,
     )
 
 

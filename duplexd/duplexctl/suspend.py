@@ -131,8 +131,12 @@ class _Outcome:
         self._hooks: list[HookRun] = []
 
     def hook(self, ended: HookRun) -> None:
-        """A hook has ended."""
+        """A hook has ended. Of one that failed all is said that it wrote; errors have a line."""
         self._hooks.append(ended)
+        lines = ended.output.splitlines() if ended.fault else []
+        if len(lines) > 1:
+            for line in lines:
+                complain(f"{ended.hook}: {printable(line)}")
 
     def complain_of_hooks(self) -> None:
         """Of those that failed to undo what was done before a suspend that was interrupted."""

@@ -83,8 +83,9 @@ class Commands:
         on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """See `Suspends.suspend`."""
-        pairs, suspends = self._served(names), self._suspends
-        return await suspends.suspend(pairs, tag, lease_id, fence, certificate, existing, on_cut)
+        return await self._suspends.suspend(
+            self._served(names), tag, lease_id, fence, certificate, existing, on_cut=on_cut
+        )
 
     async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
         """See `Resyncs.resync`. What is absent of these pairs is opened before.

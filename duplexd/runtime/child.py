@@ -63,6 +63,7 @@ class Stop:
 
     def close(self) -> None:
         """When no program runs any more."""
+        self.asked = True
         os.close(self._readable)
         os.close(self._writable)
 

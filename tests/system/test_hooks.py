@@ -261,7 +261,7 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grouped]:
         "slow": '["alpha:a", "beta:b"]',
         "frozen": '["alpha:a", "beta:b"]',
     }
-    bodies = {"slow": ("sleep 600", ""), "frozen": ("", "exit 7")}
+    bodies = {"slow": ("sleep 600", ""), "frozen": ("", "echo one; echo two; exit 7")}
     with groups.open("a") as file:
         for name, listed in members.items():
             hooks = scripts.group(name, *bodies.get(name, ("", "")))
@@ -311,7 +311,8 @@ def test_a_failed_after_suspend_of_the_file_is_an_error(grouped: Grouped) -> Non
     done = grouped.run("suspend", "frozen")
     assert done.returncode == 1
     assert "suspended frozen: consistent" in done.stdout
-    assert "after_suspend of group 'frozen' failed (exit code 7)" in done.stderr
+    assert "after_suspend of group 'frozen' failed (exit code 7: two)" in done.stderr
+    assert "duplexctl: after_suspend: one\n" in done.stderr
     grouped.resync("frozen")
 
 

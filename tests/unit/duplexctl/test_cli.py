@@ -96,7 +96,7 @@ def test_an_old_cut_is_no_new_one_though_the_daemon_says_so(
     ctl("suspend", "db", "--tag", "old")
     suspend = plane.controller.suspend
 
-    async def allowing(names: list[str], *_given: object) -> Any:
+    async def allowing(names: list[str], *_given: object, **_named: object) -> Any:
         return await suspend(names, existing=True)
 
     monkeypatch.setattr(plane.controller, "suspend", allowing)
