@@ -92,7 +92,10 @@ async def run(
             loop.call_soon_threadsafe(done.set_result, ended)
 
     watched = _Watched(command, environment(own), seconds_max, output_max, stop, deliver)
-    threading.Thread(target=watched.run, name="hook", daemon=True).start()
+    try:
+        threading.Thread(target=watched.run, name="hook", daemon=True).start()
+    except RuntimeError as error:
+        return Ended(FAILED, None, 0.0, "", f"{command[0]} cannot be run: {error}")
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
@@ -149,7 +152,11 @@ class _Watched:
             self._end(FAILED, None, f"{self._command[0]} cannot be run: {why}")
             return
         with process:  # which waits for one that could not be killed, when that has been said
-            self._watch(process)
+            try:
+                self._watch(process)
+            except OSError as error:  # no descriptor was left
+                _kill(process)
+                self._end(FAILED, None, f"it cannot be watched: {error.strerror}; it was killed")
 
     def _start(self) -> subprocess.Popen[bytes]:
         # Read from its disk here, where only this thread waits: while the new process does it,
@@ -175,8 +182,7 @@ class _Watched:
         try:
             status = self._until_over(handle, pipe)
             if status != OK:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                _kill(process)
                 _ready({handle}, _KILLED_SECONDS)
             self._read(pipe)
         finally:
@@ -226,6 +232,12 @@ class _Watched:
         seconds = monotonic() - self._began
         output = self._output.decode(errors="replace")
         self._deliver(Ended(status, code, seconds, output, why))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """It, and all that it started in its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ready(readable: set[int], seconds: float) -> set[int]:

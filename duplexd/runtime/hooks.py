@@ -110,7 +110,8 @@ class Hooks:
         self._tag = tag
         self._note = note
         self._begun: list[GroupHooks] = []
-        self._stop = child.Stop()
+        # Both now: a lack of descriptors must be found out before `before_suspend` is run
+        self._stop, self._never = child.Stop(), child.Stop()
         # Set when `after_suspend` is begun
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._cutting = self._too_early = False
@@ -174,6 +175,7 @@ class Hooks:
             await to_its_end(afterwards)
         finally:
             self._stop.close()
+            self._never.close()
             if self._too_early:
                 self.runs = [_too_early(run) if run.hook == AFTER else run for run in self.runs]
 
@@ -218,13 +220,9 @@ class Hooks:
             "DUPLEXD_VERDICT": outcome.verdict,
             "DUPLEXD_EXIT": code,
         }
-        never = child.Stop()
-        try:
-            for each in reversed(self._begun):
-                if each.after:
-                    await self._run(AFTER, each, each.after, variables, never)
-        finally:
-            never.close()
+        for each in reversed(self._begun):
+            if each.after:
+                await self._run(AFTER, each, each.after, variables, self._never)
 
     async def _run(
         self,

@@ -345,7 +345,7 @@ def test_hooks_of_a_file_that_every_user_can_write_are_not_run(grouped: Grouped)
     assert len(grouped.scripts.ran("db-before")) == before
 
 
-def test_a_frozen_file_system_is_clean_on_the_secondary(
+def test_a_frozen_file_system_is_clean_on_the_secondary_and_an_unmounted_one_is_an_error(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     tmp_path: Path,
@@ -355,18 +355,28 @@ def test_a_frozen_file_system_is_clean_on_the_secondary(
     disk, point = tmp_path / "disk", tmp_path / "mnt"
     disk.mkdir()
     point.mkdir()
+    freeze = tmp_path / "freeze"
+    freeze.write_text(
+        '#!/bin/sh\nmountpoint "$2" || exit 1  # else it is the file system of the directory\n'
+        'exec fsfreeze "$1" "$2"\n'
+    )
+    freeze.chmod(0o755)
     groups = tmp_path / "groups.toml"
     groups.write_text(
         f'[controllers.test]\nsocket = "{daemon.files.control_socket}"\n'
         f'[groups.cold]\nmembers = ["test:fs"]\n'
         f'[groups.fs]\nmembers = ["test:fs"]\n'
-        f'before_suspend = ["/usr/sbin/fsfreeze", "--freeze", "{point}"]\n'
-        f'after_suspend = ["/usr/sbin/fsfreeze", "--unfreeze", "{point}"]\n'
+        f'before_suspend = ["{freeze}", "--freeze", "{point}"]\n'
+        f'after_suspend = ["{freeze}", "--unfreeze", "{point}"]\n'
     )
 
-    def ctl(*arguments: str) -> None:
+    def ctl(*arguments: str, code: int = 0) -> str:
         command = [*MAIN, "--groups", str(groups), *arguments]
-        subprocess.run(command, check=True, env=environment(), cwd=ROOT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr
 
     def needs_recovery() -> bool:
         secondary = daemon.files.secondary_of("fs")
@@ -392,7 +402,11 @@ def test_a_frozen_file_system_is_clean_on_the_secondary(
                 ctl("resync", "fs", "--wait")
                 ctl("suspend", "cold")
                 assert needs_recovery()  # so the freeze was what made the difference
+                ctl("resync", "fs", "--wait")
             finally:
                 subprocess.run(["umount", str(point)], check=True)
+            assert f"{point} is not a mountpoint); nothing was suspended" in ctl(
+                "suspend", "fs", code=1
+            )
         finally:
             unmount(str(disk))
