@@ -74,7 +74,7 @@ def test_a_state_directory_in_memory_is_warned_of() -> None:
         ({"journal": "1TiB"}, "controller.journal_size: 1.0 TiB is more than the file system"),
         ({"size": "64TiB"}, "may grow by 64.0 TiB, but its file system has"),
     ],
-    ids=["one file system", "no secondary in a group", "large journal", "no room for images"],
+    ids=["one file system", "no secondary in a group", "no hook", "large journal", "no room"],
 )
 def test_what_will_hurt_is_named(tmp_path: Path, changed: dict[str, str], line: str) -> None:
     lines = found(tmp_path, **changed)
