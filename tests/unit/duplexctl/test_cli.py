@@ -161,7 +161,7 @@ def test_an_interrupted_suspend_says_that_it_may_be_done(
     more: list[str],
     number: signal.Signals,
 ) -> None:
-    async def never(*_: object) -> None:
+    async def never(*_: object, **_named: object) -> None:
         os.kill(os.getpid(), number)
         await asyncio.Event().wait()
 
