@@ -552,6 +552,7 @@ class FakeController:
         certificate: bool = False,
         existing: bool = False,
         reader: str = "",
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
@@ -579,6 +580,8 @@ class FakeController:
             already=already,
             reader=reader or None,
         )
+        if on_cut is not None and not already:
+            on_cut(cut_id)
         if lease_id is not None:
             self.end(lease_id, "suspended")
         self.emit("suspended", volumes=names)
