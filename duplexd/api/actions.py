@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from duplexd.api.event_hub import EventHub
-from duplexd.api.seams import NOT_RELOADED
+from duplexd.api.hooked import Hooked
+from duplexd.api.reloads import NOT_RELOADED
 from duplexd.core.leaving import Leaving
 from duplexd.errors import UsageError, WrongStateError
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
         SuspendRequest,
         SwapRequest,
     )
-    from duplexd.api.seams import Controller, Lease, Reloads
+    from duplexd.api.protocols import Controller, Lease
+    from duplexd.api.reloads import Reloads
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
 
@@ -53,6 +55,7 @@ class Actions:
         self.controller = controller
         self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
+        self.hooked = Hooked(reloads, lambda: controller.name)
         self.holds: dict[str, Lease] = {}
         # Why the last verify could not compare a volume. Where legs differ, the journal says.
         self.differing: dict[str, str] = {}
@@ -144,24 +147,30 @@ class Actions:
                 "hold ended", lease=lease.id, reason="owner gone", volumes=lease.volumes
             )
 
-    async def suspend(self, peer: Peer, body: SuspendRequest) -> Json:
-        """Cut all targets at one point.
+    async def suspend(
+        self,
+        peer: Peer,
+        body: SuspendRequest,
+        on_cut: Callable[[str], object] = lambda _: None,
+    ) -> Json:
+        """Cut all targets at one point, with the hooks of groups around it.
 
         Legal when all are DUPLEX; with `allow_existing` also when a suspend brought all to one cut.
+        A cancelled one leaves no cut half-way.
         """
-        names, reader = self._resolve(body.targets), body.reader or ""
+        names, reader, lease = self._resolve(body.targets), body.reader or "", body.lease
+        suspend = self.controller.suspend
         self._command(
-            peer, "suspend", targets=body.targets, tag=body.tag, lease=body.lease, reader=reader
+            peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader
         )
-        return await self.controller.suspend(
-            names,
-            body.tag,
-            body.lease,
-            body.fence,
-            body.certificate,
-            body.allow_existing,
-            reader,
-        )
+        return await self.hooked.suspend(
+            body.targets, body.tag, lease,
+            lambda made: suspend(
+                names, body.tag, lease, body.fence, body.certificate, body.allow_existing,
+                reader=reader, on_cut=made,
+            ),
+            on_cut,
+        )  # fmt: skip
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
         """Cut the volumes of a lease that is held for a group's cut. Legal while it is held."""
@@ -340,6 +349,7 @@ class Actions:
         self.stopping = True
         for lease_id in tuple(self.holds):
             self.controller.release(lease_id, "stopping")
+        self.hooked.stop()
         self.hub.close()
 
     def detach(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from duplexd.api.durations import Later
     from duplexd.api.health import HealthOf
     from duplexd.api.loop_lag import LoopLag
-    from duplexd.api.seams import Controller
+    from duplexd.api.protocols import Controller
     from duplexd.json_object import Json
 
     Source = Callable[[], Iterable[Metric | Later]]

@@ -28,11 +28,11 @@ from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.http_request import Context
 from duplexd.api.local import Local
 from duplexd.api.loop_lag import LoopLag
+from duplexd.api.reloads import NOT_RELOADED
 from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
-from duplexd.api.seams import NOT_RELOADED
 from duplexd.known import known
 from duplexd.net import listen, tls
 from duplexd.net.address import UnixAddress
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
+    from duplexd.api.protocols import Controller
+    from duplexd.api.reloads import Reloads
     from duplexd.api.scrape import Source
-    from duplexd.api.seams import Controller, Reloads
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
     from duplexd.core.findings import Finding
@@ -226,7 +227,10 @@ class ControlServer:
         await listening.local.close()
         if listening.remote is not None:
             await listening.remote.close()
+        if serving is not None:
+            await serving.actions.hooked.stopped()
         await listening.connections.stop()
         if serving is not None:
+            await serving.actions.hooked.close()
             serving.detach()
         self._listening = None

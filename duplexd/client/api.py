@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from duplexd.config.groups import Directory, Group
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
+    from duplexd.runtime.hooks import HookRun
 
     Progress = Callable[[str, Json], None]
 
@@ -108,6 +109,7 @@ class Client:
         allow_existing: bool = False,
         reader: str = "",
         on_cut: OnCut | None = None,
+        on_hook: Callable[[HookRun], object] | None = None,
     ) -> Suspended:
         """Cut all targets at one point.
 
@@ -119,18 +121,18 @@ class Client:
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
 
-        `on_cut` gets the result before anything else is waited for. If the command is cancelled, it
-        gets what became of the cut if one was made or may have been: a result, or an
-        UndecidedError.
+        `on_cut` gets the result, without hooks, before anything else is waited for. If the command
+        is cancelled, it gets what became of a cut that was made or may have been: a result, or an
+        UndecidedError. `on_hook` gets what each hook of the groups file did, as it ends.
         """
         from duplexd.client import member, suspend  # noqa: PLC0415 - most commands cut nothing
 
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        cut_id = member.new_cut_id()
+        cut_id, existing = member.new_cut_id(), allow_existing
         plan = member.Plan(
-            cut_id, group, hold_max_s, tag, lease, certificate, allow_existing, reader
+            cut_id, group, hold_max_s, tag, lease, certificate, existing, reader, on_hook
         )
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
@@ -307,25 +309,27 @@ class Client:
         the outcome of the cut that they are at. A cut of which that can't be known is given up,
         with a warning in the result.
         """
-        from duplexd.client import resync  # noqa: PLC0415 - as in `suspend`
+        from duplexd.client import bringing_back  # noqa: PLC0415 - as in `suspend`
 
         group, _ = self._group(targets, None)
-        order = resync.Order(wait, Leaving(cut, reader, force), progress)
-        return await resync.resync(group, self.links_to(group.members), self._settling, order)
+        order = bringing_back.Order(wait, Leaving(cut, reader, force), progress)
+        return await bringing_back.resync(
+            group, self.links_to(group.members), self._settling, order
+        )
 
     async def release_reader(self, *targets: str, reader: str) -> ReaderEnded:
         """End a named reader of secondaries at their cut. Raises NotFoundError if none has it."""
-        from duplexd.client import readers  # noqa: PLC0415 - as above
+        from duplexd.client import reading  # noqa: PLC0415 - as above
 
         group, _ = self._group(targets, None)
-        return await readers.release(group, self.links_to(group.members), reader)
+        return await reading.release(group, self.links_to(group.members), reader)
 
     async def points(self, *targets: str) -> Points:
         """What can be read of the targets' cuts, and where: what a backup needs to know."""
-        from duplexd.client import points  # noqa: PLC0415 - as above
+        from duplexd.client import manifest  # noqa: PLC0415 - as above
 
         group, _ = self._group(targets, None)
-        return await points.ask(group, self.links_to(group.members))
+        return await manifest.ask(group, self.links_to(group.members))
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""

@@ -99,6 +99,8 @@ class Suspended(Result):
     time: float | None = None  # of the cut, seconds since 1970; of several controllers the latest
     seconds: float = 0.0  # that the suspend took
     reader: str = ""  # who keeps the secondaries at the cut
+    # {hook, group, status, seconds, exit_code, output, why, controller}; not what the verdict is of
+    hooks: list[Json] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from duplexd.client import outcomes, readers, survey
+from duplexd.client import hooking, outcomes, reading, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import CONSISTENT, VOID
@@ -59,20 +59,26 @@ async def suspend_one(
     """
     with survey.nothing_suspended():
         survey.raise_all(await survey.identify(links))
-    try:
-        found = await _cut(Drive(plan, links), settling.settle_s, on_cut)
-    except WrongStateError:
-        if plan.group.alone:
-            raise
-        # they may be at a cut of several controllers that is in doubt
-        await settling.calm(plan.group, links)
-        found = await _cut(Drive(plan, links), settling.settle_s, on_cut)
+    found = await hooking.around(plan, lambda: _one_step(plan, links, settling, on_cut))
     if found.already:  # a daemon that runs on after an upgrade may not know that this is an error
         now = time.time()
         age_s = now - (now if found.time is None else found.time)
         standing = Standing(found.cut, found.tag, age_s, frozenset({BY_COMMAND}))
         check_standing(standing, plan.existing)
     return found
+
+
+async def _one_step(
+    plan: Plan, links: Links, settling: Settling, on_cut: OnCut | None
+) -> Suspended:
+    try:
+        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
+    except WrongStateError:
+        if plan.group.alone:
+            raise
+        # they may be at a cut of several controllers that is in doubt
+        await settling.calm(plan.group, links)
+        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
 
 
 async def suspend_together(
@@ -88,14 +94,15 @@ async def suspend_together(
         survey.check_duplex(statuses)
         survey.check_equal(statuses)
         await survey.measure(links, plan.hold_max_s, plan.cut_id)
-    return await _read(plan, links, await _cut(Drive(plan, links), settling.settle_s, on_cut))
+    work = hooking.around(plan, lambda: _cut(Drive(plan, links), settling.settle_s, on_cut))
+    return await _read(plan, links, await work)
 
 
 async def _read(plan: Plan, links: Links, found: Suspended) -> Suspended:
     """Name who reads the cut. One that is no backup source has no reader."""
     if not plan.reader or found.verdict != CONSISTENT or found.left:
         return found
-    await readers.begin(plan.group, links, plan.reader, found.cut)
+    await reading.begin(plan.group, links, plan.reader, found.cut)
     return replace(found, reader=plan.reader)
 
 
@@ -202,6 +209,7 @@ def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
         time=answer.get("time"),
         seconds=answer.get("seconds", 0.0),
         reader=answer.get("reader") or "",
+        hooks=answer.get("hooks", []),
     )
 
 

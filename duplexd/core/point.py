@@ -61,7 +61,7 @@ def is_at_cut(pair: Pair, cut: Cut | None) -> bool:
 
 class Point:
     """Implements `backend.Volume`. `leg` is the image it was made of; `ended`: why it is no longer
-    to be read.
+    to be read. It keeps no image then: one that hangs is closed by the last reference to it.
     """
 
     __slots__ = (
@@ -83,7 +83,7 @@ class Point:
         self.failed = ""
         self.pair = pair
         self.cut = cut
-        self.leg = leg
+        self.leg: Leg | None = leg
         self.ended = ""
         self.read_cached = leg.read_cached
         self.has_lost_writes = leg.has_lost_writes
@@ -112,9 +112,14 @@ class Point:
     def end(self, why: str) -> None:
         """Nothing is read of it from now on."""
         self.ended = self.ended or why
-        self.read_cached = _not_here
+        self.read_cached, self.has_lost_writes, self.leg = _not_here, _nothing_lost, None
 
 
 def _not_here(_offset: int, _buffer: memoryview) -> bool:
     """A worker's way is taken, which finds that it has ended."""
+    return False
+
+
+def _nothing_lost() -> bool:
+    """Nothing was read."""
     return False

@@ -14,7 +14,7 @@ JSON.
     reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text        top           looking_on.look  top.frame
     backup   backup.run       in backup            backups       no client        backups_text
-    points   client.points    readers.points_text  release-reader  client.release_reader
+    points   client.points    points_text          release-reader  client.release_reader
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -52,10 +52,10 @@ _MODULES = {
     "cuts": "looking",
     "events": "looking",
     "health": "wellness",
-    "points": "readers",
+    "points": "reading_cuts",
     "quiesce": "hold",
     "release": "hold",
-    "release-reader": "readers",
+    "release-reader": "reading_cuts",
     "repair": "legs",
     "reload": "configuration",
     "resync": "resync",

@@ -14,7 +14,7 @@ from duplexd.replication.job import READ
 from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
@@ -87,10 +87,11 @@ class Commands:
         certificate: bool = False,
         existing: bool = False,
         reader: str = "",
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """See `Suspends.suspend`."""
         return await self._suspends.suspend(
-            self._served(names), tag, lease_id, fence, certificate, existing, reader
+            self._served(names), tag, lease_id, fence, certificate, existing, reader, on_cut
         )
 
     async def resync(

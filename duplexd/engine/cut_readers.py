@@ -124,6 +124,7 @@ class CutReaders:
             self._points.closed.difference_update(pairs)
 
     def _make_way(self, pairs: Sequence[Pair], how: Leaving) -> list[str]:
+        self.moved(pairs)  # a secondary that hangs is gone without a marker
         if how.cut:
             self._check_cut(pairs, how.cut)
         if how.reader:

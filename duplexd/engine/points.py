@@ -21,6 +21,7 @@ from duplexd.core.point import Point, is_at_cut, name_of, parse
 from duplexd.engine.allocation import Asked
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.buffers import Buffers
+from duplexd.runtime.watch import HungError
 from duplexd.runtime.writeback import LostWritesError
 
 if TYPE_CHECKING:
@@ -150,10 +151,10 @@ class Points:
         """See `Backend`. Of a point that has ended all is data, and no read of it succeeds."""
         if not isinstance(volume, Point):
             self._extents.extents(volume, offset, length, one, done)
-        elif volume.ended:
+        elif (leg := volume.leg) is None:
             done([(offset, length, True)])
         else:
-            asked = Asked(volume.pair, volume.leg, SECONDARY, lambda: not volume.ended)
+            asked = Asked(volume.pair, leg, SECONDARY, lambda: not volume.ended)
             self._extents.ask(asked, offset, length, one, done)
 
     def _begin(
@@ -173,16 +174,18 @@ class Points:
         self, point: Point, offset: int, length: int, room: int, done: SparseDone, sparse: bool
     ) -> None:
         """What is read counts only if the point has not ended by then."""
-        number, content = 0, bytearray()
+        number, content, leg = 0, bytearray(), point.leg
         extents: list[Extent] = []
-        call = partial(_read, point.leg, offset, length, room, sparse, self._buffers)
-        try:
-            if not point.ended:
-                content, extents = await self._legs.on(point.pair, point.leg, SECONDARY, call)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            if isinstance(error, LostWritesError):
-                self._on_leg_failed(point.pair, point.leg, error)
+        if leg is not None:
+            call = partial(_read, leg, offset, length, room, sparse, self._buffers)
+            try:
+                content, extents = await self._legs.on(point.pair, leg, SECONDARY, call)
+            except OSError as error:
+                number = error.errno or errno.EIO
+                if isinstance(error, LostWritesError):
+                    self._on_leg_failed(point.pair, leg, error)
+                elif isinstance(error, HungError):  # none of the next reads waits for it again
+                    point.end(str(error))
         if point.ended:
             number = errno.EIO
         done(number, bytearray() if number else content, extents)

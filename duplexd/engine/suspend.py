@@ -20,7 +20,7 @@ from duplexd.engine.settling import reached
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
@@ -97,6 +97,7 @@ class Suspends:
         certificate: bool = False,
         existing: bool = False,
         reader: str = "",
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
 
@@ -105,6 +106,7 @@ class Suspends:
         LeaseLostError if the hold has ended. A cut that turns out not to be consistent is recorded
         as void. With `certificate` the result holds what
         proves the cut. A `reader` reads the secondaries from that step on, unless the cut is void.
+        `on_cut` is called with the id of a cut that is made, before it is settled.
         """
         if not pairs:
             raise UsageError("name at least one volume or group")
@@ -114,6 +116,8 @@ class Suspends:
             lambda: self._step(pairs, tag, lease_id, fence, existing, reader)
         )
         cut, already = step.cut, step.already
+        if on_cut is not None and not already:
+            on_cut(cut.id)
         await self._settling.wait(cut)
         if already and cut.verdict == CONSISTENT:
             await self._settling.look(pairs)
@@ -173,10 +177,19 @@ class Suspends:
             if hold is not None:
                 hold.cut_at = self._clock.monotonic()
         if reader:
-            self._readers.begin(pairs, reader)
+            self._begin_reading(pairs, cut, reader)
         if hold is not None:
             self._leases.end(hold, ends.BY_SUSPEND)
         return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
+
+    def _begin_reading(self, pairs: Sequence[Pair], cut: Cut, reader: str) -> None:
+        try:
+            self._readers.begin(pairs, reader)
+        except OSError as error:
+            raise WrongStateError(
+                f"the pairs are at cut {cut.id}, but {reader!r} could not be recorded in the "
+                f"journal: {error.strerror or error}"
+            ) from error
 
     def _check_common(self, pairs: Sequence[Pair], cut: Cut, existing: bool) -> None:
         if cut.members and cut.verdict is None:

@@ -27,8 +27,9 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from duplexd.core import marker_check
 from duplexd.core.ledger import Place
-from duplexd.core.markers import Equal, Regions, encode
+from duplexd.core.markers import Equal, MakeCut, Regions, encode
 from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
@@ -163,7 +164,7 @@ class Timeline:
             raise RuntimeError(f"{marker!r} appended while a batch has the journal, not at rest")
         if self.failed:
             raise OSError(errno.EIO, self.failed)
-        self.ledger.check(marker)
+        marker_check.check(marker, self.ledger.pairs, self.ledger.readers)
         writer, time_us = self.writer, self.now_us()
         before, chain = writer.sequence, writer.chain
         try:
@@ -211,7 +212,8 @@ class Timeline:
             raise
         if moving:
             refresh(moving)
-            self.on_moved(moving)
+            if not isinstance(marker, MakeCut):  # it moves pairs that nobody reads yet
+                self.on_moved(moving)
 
     def now_us(self) -> int:
         """The time that a record gets, microseconds since 1970."""

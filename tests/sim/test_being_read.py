@@ -15,7 +15,7 @@ from tests.sim import being_read
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SEEDS = 12
+SEEDS = 8
 PLANTED_SEEDS = 60  # tried until the mistake is found
 
 

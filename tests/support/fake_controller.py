@@ -2,8 +2,8 @@
 
 For tests of the layers in front of a controller: the HTTP API, the groups library, duplexctl.
 Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
-answer cannot differ in shape from a documented one. It is typed against
-`duplexd.api.seams.Controller`; the decisions are those of the real tables (`core/cut_states.py`).
+answer cannot differ in shape from a documented one. It is typed against `api/protocols.py`; the
+decisions are those of the real tables (`core/cut_states.py`).
 
     controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
     controller.volumes["data"] = "SUSPENDED"   # states are plain values: a test sets them
@@ -552,6 +552,7 @@ class FakeController:
         certificate: bool = False,
         existing: bool = False,
         reader: str = "",
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
@@ -579,6 +580,8 @@ class FakeController:
             already=already,
             reader=reader or None,
         )
+        if on_cut is not None and not already:
+            on_cut(cut_id)
         if lease_id is not None:
             self.end(lease_id, "suspended")
         self.emit("suspended", volumes=names)

@@ -70,6 +70,9 @@ class SuspendRequest(Request):
     reader: Name | None = Field(
         None, description="a reader of this name keeps the secondaries at the cut, until it ends"
     )
+    progress: bool = Field(
+        False, description="answer with lines: when the cut is made, then the result"
+    )
 
 
 class ResyncRequest(Request):

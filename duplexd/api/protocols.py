@@ -1,4 +1,4 @@
-"""What the control plane uses of the engine and of the daemon, as protocols.
+"""What the control plane uses of the engine, as protocols.
 
 The door (`actions.py`) is typed by them, so that tests can put a fake controller behind it, and
 what it asks of the real one is in one place.
@@ -7,8 +7,6 @@ what it asks of the real one is in one place.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
-
-from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
     import asyncio
@@ -96,6 +94,7 @@ class Controller(Protocol):
         certificate: bool = False,
         existing: bool = False,
         reader: str = "",
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json: ...
     async def resync(self, names: list[str], partial: bool = False, how: Leaving = ...) -> Json: ...
     async def add_reader(self, names: list[str], reader: str, cut_id: str) -> Json: ...
@@ -117,23 +116,3 @@ class Controller(Protocol):
     async def repair(
         self, names: list[str], source: str, dry_run: bool, some: bool = False
     ) -> Json: ...
-
-
-class Reloads(Protocol):
-    """The configuration of the daemon, and how it is read again."""
-
-    async def reload(self) -> list[str]: ...
-    async def check(self, text: str | None, path: str | None) -> list[str]: ...
-
-
-class _NotReloaded:
-    """A controller whose configuration is in no file."""
-
-    async def reload(self) -> list[str]:
-        raise WrongStateError("this controller has no configuration file to read again")
-
-    async def check(self, text: str | None, path: str | None) -> list[str]:  # noqa: ARG002
-        return await self.reload()
-
-
-NOT_RELOADED: Reloads = _NotReloaded()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.client import readers, survey
+from duplexd.client import reading, survey
 from duplexd.client.results import Resynced, titled
 from duplexd.errors import UnreachableError, WrongStateError
 
@@ -52,7 +52,7 @@ async def resync(group: Group, links: Links, settling: Settling, order: Order) -
         statuses = await survey.ask_status(group, links)
         survey.check_free(statuses)
         volumes = survey.volumes(statuses)
-        if still := readers.in_the_way(volumes, order.leaving):
+        if still := reading.in_the_way(volumes, order.leaving):
             return await _only_ended(group, links, order, still, volumes)
         warnings = await _settle(group, settling, statuses)
     done, errors = await survey.gather(
@@ -76,7 +76,7 @@ async def _only_ended(
     group: Group, links: Links, order: Order, still: list[str], volumes: Mapping[str, Json]
 ) -> Resynced:
     """Others read the cut: the reader ends, and nothing is begun."""
-    await readers.release(group, links, order.leaving.reader)
+    await reading.release(group, links, order.leaving.reader)
     rows = [
         {"name": name, "how": _READ, "state": volume["state"], "reason": volume.get("reason")}
         for name, volume in volumes.items()
