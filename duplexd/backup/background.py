@@ -40,7 +40,7 @@ async def in_background(call: Callable[[], T]) -> T:
     return await done
 
 
-async def to_its_end(work: Coroutine[object, object, T]) -> T:
+async def despite_an_interrupt(work: Coroutine[object, object, T]) -> T:
     """Its result, also if this task is cancelled meanwhile. Once: a second cancellation ends it."""
     task = asyncio.ensure_future(work)
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError, WrongStateError
 from duplexd.printable import printable
+from duplexd.runtime.hooks import faults
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -27,7 +28,9 @@ _LISTED = 5
 
 
 class HeldCut:
-    """The cut of `targets` that `reader` is to read. `id` is empty until it was made."""
+    """The cut of `targets` that `reader` is to read. `id` is empty until it was made. `hook_fault`:
+    what hooks failed to do after it, which makes it no worse; but the application may stand still.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class HeldCut:
         self._watch = watch
         self._limits = limits
         self.id = ""
+        self.hook_fault: DuplexdError | None = None
 
     # ------------------------------------------------------------------------------ before it
 
@@ -114,6 +118,10 @@ class HeldCut:
                 f"cut {cut.cut} is void or was left at once, so there is no backup:"
                 f" {printable(cut.why) or 'no reason was given'}"
             )
+        if wrong := faults(cut.hooks):
+            why = f"{printable('; '.join(wrong))}; look at the application: it may still be frozen"
+            self.hook_fault = DuplexdError(why)
+            self._watch.warn(why)
         return cut
 
     def _known(self, found: Suspended | DuplexdError) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duplexd.backup import sources
-from duplexd.backup.background import to_its_end
+from duplexd.backup.background import despite_an_interrupt
 from duplexd.backup.held_cut import HeldCut
 from duplexd.backup.run import CERTIFICATE, new_reader
 from duplexd.backup.steps import Step
@@ -56,12 +56,14 @@ async def run(
         code = await _at(cut, plan, command, client, watch)
     except BaseException:
         try:
-            await to_its_end(leave())
+            await despite_an_interrupt(leave())
         except DuplexdError as error:
             watch.warn(f"the reader {reader} was not ended, or no resync began: {error}")
         raise
     watch.step(Step.RELEASE)
-    await to_its_end(leave())
+    await despite_an_interrupt(leave())
+    if cut.hook_fault is not None and not code:
+        raise cut.hook_fault
     return code
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import duplexd
 from duplexd.backup import catalogue, copies, manifest, programs, second_reader, sources
-from duplexd.backup.background import in_background, to_its_end
+from duplexd.backup.background import despite_an_interrupt, in_background
 from duplexd.backup.destination import LeftReader, in_words, opened
 from duplexd.backup.held_cut import HeldCut
 from duplexd.backup.steps import Step
@@ -53,19 +53,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Made:
-    """A backup. `unresynced`: why no resync began, if one was to."""
+    """A backup. `faults`: what went wrong although it is whole: no resync began, a hook failed."""
 
     path: Path
     manifest: Manifest
     removed: list[str]
-    unresynced: DuplexdError | None
+    faults: list[DuplexdError]
 
     def json(self) -> Json:
         """As the answer has it. The certificate is in the manifest's file."""
         found = self.manifest.json()
         del found["certificate"]
-        why = None if self.unresynced is None else str(self.unresynced)
-        return {"path": str(self.path), **found, "removed": self.removed, "unresynced": why}
+        faults = [str(each) for each in self.faults]
+        return {"path": str(self.path), **found, "removed": self.removed, "faults": faults}
 
 
 async def run(plan: Plan, client: Client, watch: Watch, limits: BackupLimits) -> Made:
@@ -98,12 +98,13 @@ class _Run:
         try:
             found, path = await self._from_cut()
         except BaseException:
-            await to_its_end(self._give_up())
+            await despite_an_interrupt(self._give_up())
             raise
         self._watch.step(Step.RELEASE)
-        unresynced = await to_its_end(self._leave())
+        unresynced = await despite_an_interrupt(self._leave())
         self._watch.step(Step.PRUNE)
-        return Made(path, found, self._prune(found), unresynced)
+        faults = [each for each in (unresynced, self._cut.hook_fault) if each is not None]
+        return Made(path, found, self._prune(found), faults)
 
     # --------------------------------------------------------------------------- before the cut
 
@@ -192,14 +193,14 @@ class _Run:
     # --------------------------------------------------------------------------- after the cut
 
     async def _leave(self) -> DuplexdError | None:
-        """End the reader and begin the resync; why that failed."""
+        """End the reader and begin the resync; why that did not happen."""
         try:
             await self._release(self._reader)
             self._forget()
             if self._plan.resync:
                 await self._cut.resync()
         except DuplexdError as error:
-            return error
+            return type(error)(f"the reader has not ended, or no resync began: {error}")
         return None
 
     def _forget(self) -> None:
@@ -217,10 +218,7 @@ class _Run:
             self._watch.warn(f"{error}; the next backup removes it")
         why = await self._leave()
         if why is not None:
-            self._watch.warn(
-                f"the reader {self._reader.name} was not ended, or no resync began: {why}; the"
-                " next backup does both"
-            )
+            self._watch.warn(f"{self._reader.name}: {why}; the next backup does both")
 
     def _prune(self, newest: Manifest) -> list[str]:
         """A backup is there, so what fails here does not fail the command."""

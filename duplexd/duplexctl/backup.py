@@ -145,7 +145,9 @@ class _Watch:
 
 
 def _answer(settings: Settings, made: Made) -> None:
-    """Raises why no resync began: the backup is there, but the pairs are not DUPLEX."""
+    """Raises what went wrong although the backup is there: the pairs are not DUPLEX, or the
+    application may still be frozen.
+    """
     found = made.manifest
     text = (
         f"backup {made.path}: {len(found.volumes)} volumes, {format_size(found.bytes)},"
@@ -153,10 +155,11 @@ def _answer(settings: Settings, made: Made) -> None:
     )
     if settings.json or sys.stdout.isatty():
         settings.answer(made.json(), printable(text), done=text)
-    if made.unresynced is not None:
-        raise type(made.unresynced)(
-            f"the backup {made.path} is complete, but no resync began: {made.unresynced}"
-        )
+    for error in made.faults[1:]:
+        complain(str(error))
+    if made.faults:
+        first = made.faults[0]
+        raise type(first)(f"the backup {made.path} is complete, but {first}")
 
 
 @click.command(short_help="What is in a directory of backups, and whether it is sound.")

@@ -375,6 +375,21 @@ def test_a_full_disk_is_no_backup(daemon: Daemon, destination: Path) -> None:
     assert is_duplex_again(daemon)
 
 
+def test_a_hook_that_fails_after_the_cut_is_no_exit_code_0(
+    daemon: Daemon, destination: Path
+) -> None:
+    """The backup is whole, and the application may still be frozen."""
+    daemon.stop()
+    daemon.files.extra = 'after_suspend = ["/bin/false"]'
+    daemon.files.write()
+    daemon.start()
+    done = backup(daemon, destination)
+    assert done.returncode == 1
+    assert "is complete, but" in done.stderr
+    assert names(destination) == [json.loads(done.stdout)["id"]]
+    assert is_duplex_again(daemon)
+
+
 # ---------------------------------------------------------------------------- what is in DEST
 
 

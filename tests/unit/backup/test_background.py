@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from duplexd.backup.background import in_background, to_its_end
+from duplexd.backup.background import despite_an_interrupt, in_background
 
 
 async def test_a_call_in_the_background_returns_what_it_returns() -> None:
@@ -49,7 +49,7 @@ class Work:
 
 async def test_what_has_to_be_done_is_done_although_the_task_is_cancelled() -> None:
     work = Work()
-    task = asyncio.ensure_future(to_its_end(work.run()))
+    task = asyncio.ensure_future(despite_an_interrupt(work.run()))
     await work.began.wait()
     task.cancel()
     await asyncio.sleep(0)
@@ -59,7 +59,7 @@ async def test_what_has_to_be_done_is_done_although_the_task_is_cancelled() -> N
 
 async def test_a_second_cancellation_ends_it() -> None:
     work = Work()
-    task = asyncio.ensure_future(to_its_end(work.run()))
+    task = asyncio.ensure_future(despite_an_interrupt(work.run()))
     await work.began.wait()
     task.cancel()
     await asyncio.sleep(0)

@@ -46,12 +46,12 @@ async def test_a_cancellation_ends_the_program(tmp_path: Path) -> None:
 
 
 async def test_a_program_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
-    """The pipe that it holds has an end when it is gone."""
+    """The pipe that it holds has an end when it is gone, and it has written nothing more."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     script = (
         "import asyncio, sys; from duplexd.backup import programs;"
-        "asyncio.run(programs.run(['sh', '-c', 'exec 3>%s; echo >&3; exec sleep 600']))"
+        "asyncio.run(programs.run(['sh', '-c', 'exec 3>%s; echo >&3; sleep 20 3>&-; echo >&3']))"
     )
     run = await asyncio.create_subprocess_exec(sys.executable, "-c", script % pipe)
     with pipe.open("rb") as held:
