@@ -182,6 +182,20 @@ async def test_an_adopted_secondary_is_in_a_checkpoint_and_the_former_one_in_non
         assert former.id not in str(saved["images"])
 
 
+async def test_an_adopt_of_a_served_volume_says_what_became_of_its_absent_secondary() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        (row,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert (row["taken"], row["already"]) == ([], True)
+        assert row["secondary_error"].startswith("/b/data.img: the image is missing")
+        disk.create("/b/data.img", SIZE).close()
+        (row,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert (row["taken"], row["already"]) == (["secondary"], False)
+        assert row["secondary_error"] is None
+
+
 async def test_a_missing_secondary_keeps_no_other_volume_from_its_resync() -> None:
     disk, volumes = new_disk(), {"data": "sync", "wal": "sync", "apart": "sync"}
     await one_life(disk, settings(volumes), stopped=True)
