@@ -134,7 +134,18 @@ WRITTEN: list[tuple[Marker, Json]] = [
     (Synced(), {"m": "synced"}),
     (Differ(1, [(4096, 8192)]), {"m": "differ", "id": 1, "runs": [[4096, 8192]]}),
     (Same([1, 2]), {"m": "same", "volumes": [1, 2]}),
-    (Scrubbed(1, 4096, 7, 5), {"m": "scrubbed", "id": 1, "at": 4096, "began": 7, "done": 5}),
+    (
+        Scrubbed(1, 4096, 7, 5, "now", "before"),
+        {
+            "m": "scrubbed",
+            "id": 1,
+            "at": 4096,
+            "began": 7,
+            "done": 5,
+            "error": "now",
+            "earlier": "before",
+        },
+    ),
 ]
 
 # What older versions left out: the marker that it is
