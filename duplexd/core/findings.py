@@ -263,7 +263,8 @@ def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
             by_device.setdefault(room.device, []).append(path)
     for paths in by_device.values():
         missing = sum(images[path].missing_bytes for path in paths)
-        known = [free for path in paths if (free := images[path].free_bytes) is not None]
+        rooms = [images[path].free_bytes for path in paths]
+        known = [room for room in rooms if room is not None]
         if known and missing > (free := min(known)):
             more = len(paths) - 1
             others = (

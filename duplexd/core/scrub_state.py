@@ -36,7 +36,7 @@ class Scrub(NamedTuple):
         """For the checkpoint; empty if nothing is to be remembered."""
         if not (self.at or self.done_us or self.unreadable):
             return []
-        fields = [self.at, self.began_us, self.done_us, self.error, self.earlier]
+        fields: list[int | str] = [self.at, self.began_us, self.done_us, self.error, self.earlier]
         while not fields[-1]:
             fields.pop()
         return fields
