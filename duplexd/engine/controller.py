@@ -328,18 +328,18 @@ class Controller:
 
     async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
-        timeline, settings, workers = self.timeline, self.config.controller, self._machine.workers
+        timeline, config, workers = self.timeline, self.config, self._machine.workers
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
-        end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
+        end = EndOfStart(recovered, config, workers, steps, self.journal_waits_s)
         await end.make_room(writer, self._file, limits)
         markers = partial(
-            reconcile, recovered, self.config, boot_id, timeline, self.volumes, self.failures,
+            reconcile, recovered, config, boot_id, timeline, self.volumes, self.failures,
             self.leases.participant, self.events.emit, limits,
         )  # fmt: skip
         interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
-        await end.written(self.checkpointer.checkpoint())
+        await end.checkpoint(self.checkpointer.checkpoint(), self.volumes.all())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
