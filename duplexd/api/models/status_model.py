@@ -102,7 +102,7 @@ class Secondary(Answer):
 
 
 class Differs(Answer):
-    """Where the legs of a pair are known to differ; see docs/health.md."""
+    """Where the legs of a pair are known to differ; see the page health.md."""
 
     ranges: list[list[int]] = Field(description="offset and length of each; of many their span")
     bytes: Bytes = Field(description="how much that is")
