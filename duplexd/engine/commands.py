@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.adopt import Adoptions
+    from duplexd.engine.answering import Answering
     from duplexd.engine.comparisons import Comparisons
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
@@ -42,6 +43,7 @@ class Commands:
         adoptions: Adoptions,
         swaps: Swaps,
         clock: Clock,
+        journal: Answering,
     ) -> None:
         self._volumes = volumes
         self._leases = leases
@@ -52,6 +54,7 @@ class Commands:
         self._adoptions = adoptions
         self._swaps = swaps
         self._clock = clock
+        self._journal = journal
 
     def _served(self, names: Sequence[str]) -> list[Pair]:
         """Raises WrongStateError for a volume that is not served."""
@@ -83,14 +86,16 @@ class Commands:
     ) -> Json:
         """See `Suspends.suspend`."""
         pairs = self._served(names)
-        return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate, existing)
+        work = self._suspends.suspend(pairs, tag, lease_id, fence, certificate, existing)
+        return await self._journal.in_time(work)
 
     async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
         """See `Resyncs.resync`. What is absent of these pairs is opened before.
 
         `partial`: one that cannot be resynced keeps none of the others from it.
         """
-        return await self._resync(names, Refusals(partial), known_only=False)
+        work = self._resync(names, Refusals(partial), known_only=False)
+        return await self._journal.in_time(work)
 
     async def resync_again(self, names: Sequence[str]) -> Json:
         """The same without a person who asks for it: no other image is written over."""
@@ -108,7 +113,7 @@ class Commands:
 
     async def adopt(self, names: Sequence[str]) -> Json:
         """See `Adoptions.adopt`."""
-        return await self._adoptions.adopt(self._volumes.named(names))
+        return await self._journal.in_time(self._adoptions.adopt(self._volumes.named(names)))
 
     async def swap(
         self,
@@ -120,7 +125,8 @@ class Commands:
     ) -> Json:
         """See `Swaps.swap`."""
         pairs, accept = self._volumes.named(names), accept_differences
-        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept)
+        work = self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept)
+        return await self._journal.in_time(work)
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""
@@ -134,4 +140,10 @@ class Commands:
         self, names: Sequence[str], source: str, dry_run: bool, some: bool = False
     ) -> Json:
         """See `Repairs.repair`."""
-        return await self._comparisons.repairs.repair(self._served(names), source, dry_run, some)
+        repairs = self._comparisons.repairs
+        work = repairs.repair(self._served(names), source, dry_run, some)
+        return await self._journal.in_time(work)
+
+    def stop(self) -> None:
+        """End those that still wait for the journal after their callers were answered."""
+        self._journal.stop()

@@ -17,6 +17,7 @@ from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
 from duplexd.engine.allocation import Extents
+from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
@@ -266,6 +267,8 @@ class Controller:
         self.commands = commands = Commands(
             volumes, self.leases, self.suspends, self.resyncs, self.comparisons, reopening,
             adoptions, swaps, clock,
+            Answering(timeline.writer.ring.directory, self.journal_waits_s,
+                      lambda: self.config.controller.primary_timeout),
         )  # fmt: skip
         self.auto_resync = AutoResync(
             timeline, volumes, commands.resync_again, self.events, clock, limits
@@ -361,6 +364,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        self.commands.stop()
         await self.places.stop()
         await self.auto_resync.stop()
         await self.comparisons.scrubs.stop()
