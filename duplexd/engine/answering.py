@@ -9,7 +9,7 @@ through opening images, and no marker that it has staged can be taken back.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from duplexd.errors import TimedOutError
 
@@ -43,7 +43,7 @@ class Answering:
             while not running.done():
                 await asyncio.wait((running,), timeout=_LOOK_SECONDS)
                 if not running.done() and self._waits_s() >= self._seconds():
-                    self._leave(running)
+                    self._leave(cast("asyncio.Future[object]", running))
                     raise TimedOutError(self._why())
         except asyncio.CancelledError:
             running.cancel()
@@ -58,11 +58,11 @@ class Answering:
             " shows what came of it"
         )
 
-    def _leave(self, running: asyncio.Future[T]) -> None:
+    def _leave(self, running: asyncio.Future[object]) -> None:
         self._left.add(running)
         running.add_done_callback(self._ended)
 
-    def _ended(self, running: asyncio.Future[T]) -> None:
+    def _ended(self, running: asyncio.Future[object]) -> None:
         self._left.discard(running)
         if not running.cancelled():
             running.exception()  # its caller has got another error
