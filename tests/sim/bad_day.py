@@ -349,6 +349,21 @@ def run(seed: int) -> None:
     scenario.run(seed, BadDay)
 
 
+class UnmarkedDay(BadDay):
+    """The same with images that carry no mark and no time, like block devices: only samples, or a
+    comparison, show which is which.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.machine.disk.unmarked = True
+
+
+def run_unmarked(seed: int) -> None:
+    """The same without marks."""
+    scenario.run(seed, UnmarkedDay)
+
+
 def run_hanging(seed: int) -> None:
     """The same with disks that hang."""
     scenario.run(seed, HangingDay)
