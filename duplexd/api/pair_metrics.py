@@ -148,7 +148,7 @@ def leg_metrics(
             failed.add_metric(name, bool(leg.get("error")))
             counts.add_metric(name, errors.get(name, 0))
             room = around.images.get(leg.get("path") or "")
-            if room is not None and room.device:
+            if room is not None and room.device and room.free_bytes is not None:
                 free.add_metric(name, room.free_bytes)
     yield from (failed, counts, free)
     state = around.state_free_bytes

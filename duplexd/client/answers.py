@@ -205,7 +205,13 @@ ROLES = fields(
         "volumes": each(
             fields(
                 {"name": text, "state": text, "primary": text},
-                {"reason": maybe(text), "secondary": maybe(text), "lost": maybe(LOST)},
+                {
+                    "reason": maybe(text),
+                    "secondary": maybe(text),
+                    "lost": maybe(LOST),
+                    "taken": _TEXTS,
+                    "secondary_error": maybe(text),
+                },
             )
         )
     }

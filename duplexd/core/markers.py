@@ -36,7 +36,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     synced                                           see `core/synced.py`
     differ    id, runs                               the legs differ there: `core/leg_differences`
     same      volumes                                they were compared, and are equal
-    scrubbed  id, at, began, done                    how far a scrub is: `core/scrub_state.py`
+    scrubbed  id, at, began, done, error, earlier    how far a scrub is: `core/scrub_state.py`
     reader    name, volumes                          somebody reads their secondaries at the cut
     unread    names, volumes                         these have ended: `core/readers.py`
 

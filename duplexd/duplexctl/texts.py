@@ -275,10 +275,12 @@ def _lost_lines(row: Json) -> Iterator[str]:
 
 
 def _other_image(row: Json) -> str:
-    reason = f" ({row['reason']})" if row.get("reason") else ""
-    if not row.get("secondary"):
-        return f"{row['state']}{reason}"
-    return f"{row['secondary']} is the secondary, {row['state']}{reason}"
+    state = row["state"] + _because(row)
+    return f"{row['secondary']} is the secondary, {state}" if row.get("secondary") else state
+
+
+def _because(row: Json) -> str:
+    return f" ({row['reason']})" if row.get("reason") else ""
 
 
 def _lost_text(lost: Json) -> str:
@@ -328,8 +330,18 @@ def adopted_text(rows: Sequence[Json]) -> str:
 
 
 def _adopted_lines(row: Json) -> Iterator[str]:
+    """Of a volume that is served only the secondary can have been taken, where it was absent."""
+    name, error = row["name"], row.get("secondary_error")
+    if row.get("taken") == ["secondary"]:
+        yield f"{name}: adopted the secondary {row['secondary']}; {row['state']}{_because(row)}"
+        yield f"  `duplexctl resync {name}` copies {row['primary']} to it"
+        return
     done = "already served from" if row.get("already") else "adopted"
-    yield f"{row['name']}: {done} {row['primary']}; {_other_image(row)}"
+    other = row["state"] + _because(row) if error else _other_image(row)
+    yield f"{name}: {done} {row['primary']}; {other}"
+    if error:
+        yield f"  its secondary cannot be used: {error}"
+        yield f"  put an image there, then `duplexctl resync {name}` copies to it"
     yield from _lost_lines(row)
 
 

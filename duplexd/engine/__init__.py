@@ -75,6 +75,6 @@ it opens `new_images`, states what `left_images` hold, and takes `live_settings`
 `repairing` makes them equal again: `comparisons` are these parts together. A `periodic` task looks
 now and then. `own_writes` are changes
 that the engine makes itself. `commands` is what
-clients can ask for, of several volumes with `each_of`; `status`, `counters` and `events` are what
-they see.
+clients can ask for, of several volumes with `each_of`; with `answering` they end although the
+journal hangs. `status`, `counters` and `events` are what they see.
 """

@@ -17,6 +17,7 @@ from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
 from duplexd.engine.allocation import Extents
+from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
@@ -276,6 +277,8 @@ class Controller:
         self.commands = commands = Commands(
             volumes, self.leases, self.suspends, self.resyncs, self.comparisons, reopening,
             adoptions, swaps, self.readers, clock,
+            Answering(timeline.writer.ring.directory, self.journal_waits_s,
+                      lambda: self.config.controller.primary_timeout),
         )  # fmt: skip
         self.auto_resync = AutoResync(
             timeline, volumes, commands.resync_again, self.events, clock, limits
@@ -341,18 +344,18 @@ class Controller:
 
     async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
-        timeline, settings, workers = self.timeline, self.config.controller, self._machine.workers
+        timeline, config, workers = self.timeline, self.config, self._machine.workers
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
-        end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
+        end = EndOfStart(recovered, config, workers, steps, self.journal_waits_s)
         await end.make_room(writer, self._file, limits)
         markers = partial(
-            reconcile, recovered, self.config, boot_id, timeline, self.volumes, self.failures,
+            reconcile, recovered, config, boot_id, timeline, self.volumes, self.failures,
             self.leases.participant, self.events.emit, limits,
         )  # fmt: skip
         interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
-        await end.written(self.checkpointer.checkpoint())
+        await end.checkpoint(self.checkpointer.checkpoint(), self.volumes.all())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
@@ -374,6 +377,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        self.commands.stop()
         await self.places.stop()
         await self.auto_resync.stop()
         await self.comparisons.scrubs.stop()
