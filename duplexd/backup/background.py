@@ -8,6 +8,7 @@ the program. A thread of this kind is left behind by a cancellation, and ends wi
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from functools import partial
 from threading import Thread
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
+_NICE = 10
 
 
 async def in_background(call: Callable[[], T]) -> T:
@@ -29,6 +31,8 @@ async def in_background(call: Callable[[], T]) -> T:
             how()
 
     def work() -> None:
+        with suppress(OSError):
+            os.nice(_NICE)  # of this thread alone: writes may wait for the others
         try:
             how = partial(done.set_result, call())
         except Exception as error:  # noqa: BLE001  it is passed to the caller

@@ -3,7 +3,7 @@
 A copy that went on after its run was killed would keep the export open, which is a reader, and
 would write into what the next run removes. So each is started through `setpriv`, which has the
 kernel kill it when its parent dies. They are in a session of their own: ctrl-C reaches the run,
-which decides what becomes of them.
+which decides what becomes of them. They have a low priority: the application is at work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from duplexd.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PACKAGES = {"qemu-img": "qemu-utils", "setpriv": "util-linux"}
-_TIED = ("setpriv", "--pdeathsig", "KILL")
+PACKAGES = {"qemu-img": "qemu-utils", "setpriv": "util-linux", "nice": "coreutils"}
+_TIED = ("setpriv", "--pdeathsig", "KILL", "nice")
 _PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
 _CHUNK_BYTES = 4096
 _OUTPUT_BYTES_MAX = 1 << 20

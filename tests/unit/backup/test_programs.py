@@ -66,5 +66,7 @@ def test_a_missing_program_is_named_with_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DuplexdError, match=r"qemu-img and setpriv .* qemu-utils util-linux"):
+    with pytest.raises(
+        DuplexdError, match=r"qemu-img and setpriv and nice .* qemu-utils util-linux coreutils"
+    ):
         programs.check()
