@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duplexd.backup import manifest, programs, retention
+from duplexd.backup import programs, retention, saved
 from duplexd.backup.background import in_background
 from duplexd.backup.copies import sum_of
 from duplexd.backup.destination import NAME, in_words
@@ -17,8 +17,8 @@ from duplexd.errors import DuplexdError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from duplexd.backup.manifest import Manifest, SavedVolume
     from duplexd.backup.retention import Part
+    from duplexd.backup.saved import Manifest, SavedVolume
     from duplexd.json_object import Json
 
 
@@ -51,13 +51,13 @@ def find(directory: str | Path) -> list[Listed]:
 
 def _look(path: Path) -> Listed:
     try:
-        found = manifest.parse((path / manifest.FILE).read_bytes())
+        found = saved.parse((path / saved.FILE).read_bytes())
     except OSError as error:
-        return Listed(path, None, (f"{manifest.FILE}: {error.strerror}",))
+        return Listed(path, None, (f"{saved.FILE}: {error.strerror}",))
     except ValueError as error:
-        return Listed(path, None, (f"{manifest.FILE}: {error}",))
+        return Listed(path, None, (f"{saved.FILE}: {error}",))
     if found.id != path.name:
-        return Listed(path, None, (f"{manifest.FILE} is that of {found.id}",))
+        return Listed(path, None, (f"{saved.FILE} is that of {found.id}",))
     return Listed(path, found, tuple(_sizes(path, found)))
 
 

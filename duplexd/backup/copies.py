@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from duplexd.backup import programs
 from duplexd.backup.background import in_background
 from duplexd.backup.destination import in_words
-from duplexd.backup.manifest import SavedVolume, image_file
+from duplexd.backup.saved import SavedVolume, image_file
 from duplexd.errors import DuplexdError
 from duplexd.units import format_size
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import duplexd
-from duplexd.backup import catalogue, copies, manifest, programs, second_reader, sources
+from duplexd.backup import catalogue, copies, programs, saved, second_reader, sources
 from duplexd.backup.background import despite_an_interrupt, in_background
 from duplexd.backup.destination import LeftReader, in_words, opened
 from duplexd.backup.held_cut import HeldCut
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from duplexd.backup.destination import Destination
-    from duplexd.backup.manifest import Manifest
     from duplexd.backup.retention import Part
+    from duplexd.backup.saved import Manifest
     from duplexd.backup.steps import Watch
     from duplexd.client import Client, Suspended
     from duplexd.json_object import Json
@@ -153,7 +153,7 @@ class _Run:
         made = self._manifest(name, cut, certificate, proved, await each.seal())
         self._watch.step(Step.PUBLISH)
         with in_words(directory):
-            (directory / manifest.FILE).write_text(made.text())
+            (directory / saved.FILE).write_text(made.text())
         await in_background(partial(self._place.sync, name))
         return made, self._place.publish(name)
 
@@ -172,9 +172,9 @@ class _Run:
         cut: Suspended,
         certificate: Json,
         proved: str,
-        volumes: tuple[manifest.SavedVolume, ...],
+        volumes: tuple[saved.SavedVolume, ...],
     ) -> Manifest:
-        return manifest.Manifest(
+        return saved.Manifest(
             id=name,
             targets=self._plan.targets,
             tag=cut.tag,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from duplexd.backup.manifest import FILE, Manifest, SavedVolume
+from duplexd.backup.saved import FILE, Manifest, SavedVolume
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backup import catalogue
-from duplexd.backup.manifest import FILE
 from duplexd.backup.retention import parse
+from duplexd.backup.saved import FILE
 from tests.unit.backup.made import manifest, name_of, put
 
 if TYPE_CHECKING:

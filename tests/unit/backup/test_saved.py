@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from duplexd.backup import manifest
+from duplexd.backup import saved
 from tests.unit.backup.made import manifest as made
 
 NAMES = ["data", "alpha:data", "a.b:c", "a:b.c"]
@@ -20,13 +20,13 @@ def changed(**fields: Any) -> bytes:
 
 def test_what_is_written_is_read_again() -> None:
     first = made("x", b"content", tag="täg")
-    assert manifest.parse(first.text().encode()) == first
+    assert saved.parse(first.text().encode()) == first
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b"null", b"{}", b"7", b"[" * 100_000])
 def test_what_is_not_a_manifest_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        manifest.parse(text)
+        saved.parse(text)
 
 
 @pytest.mark.parametrize("field", [*made("x").json()])
@@ -34,16 +34,16 @@ def test_a_field_that_is_missing_is_refused(field: str) -> None:
     found = made("x").json()
     del found[field]
     with pytest.raises(ValueError, match=re.escape(field)):
-        manifest.parse(json.dumps(found).encode())
+        saved.parse(json.dumps(found).encode())
 
 
 def test_one_of_a_later_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version 2; this program reads version 1"):
-        manifest.parse(changed(version=2))
+        saved.parse(changed(version=2))
 
 
 def test_fields_that_a_later_program_adds_are_ignored() -> None:
-    assert manifest.parse(changed(more=1)) == made("x")
+    assert saved.parse(changed(more=1)) == made("x")
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_fields_that_a_later_program_adds_are_ignored() -> None:
 def test_no_file_outside_of_the_backup_is_named(file: str) -> None:
     rows = [made("x").json()["volumes"][0] | {"file": file}]
     with pytest.raises(ValueError, match="not the name of an image"):
-        manifest.parse(changed(volumes=rows))
+        saved.parse(changed(volumes=rows))
 
 
 def test_names_of_volumes_have_files_of_their_own() -> None:
-    files = [manifest.image_file(name) for name in NAMES]
+    files = [saved.image_file(name) for name in NAMES]
     assert len(set(files)) == len(NAMES)
     assert all(":" not in file for file in files)
 
