@@ -47,6 +47,7 @@ from duplexd.engine.reload import Reload
 from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
+from duplexd.engine.splices import Splices
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
 from duplexd.engine.swapping import Swaps
@@ -189,6 +190,7 @@ class Controller:
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
+        self.splices = Splices(self._machine.write_workers)
         self.extents_of = Extents(self.legs, clock, limits)
         self.own_writes = own = OwnWrites(timeline, limits)
         self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, own)
@@ -277,6 +279,7 @@ class Controller:
         self.submit, self.flush = write_path.submit, write_path.flush
         self.disconnected, self.read = write_path.disconnected, self.reads.read
         self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
+        self.splice = self.splices.splice
         self.volume, self.resolve = self.volumes.find, self.volumes.resolve
         self.quiesce, self.renew = commands.quiesce, commands.renew
         self.release, self.look_again = self.leases.release, self.places.look_again
