@@ -17,7 +17,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from duplexd.core.patience import PRIMARY
-from duplexd.images.holes import first_extents
+from duplexd.images.holes import Window, first_extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Extents:
         self._monotonic = clock.monotonic
         self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
+        self._windows: dict[str, Window] = {}  # by name of the volume; kept
 
     def extents(
         self,
@@ -51,9 +52,7 @@ class Extents:
         if pair.primary.is_block:
             done([(offset, length, True)])
             return
-        task = asyncio.get_running_loop().create_task(
-            self._answer(pair, offset, length, 2 if one else self._limits.extents_max, done)
-        )
+        task = asyncio.get_running_loop().create_task(self._answer(pair, offset, length, one, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -62,7 +61,7 @@ class Extents:
         pair: Pair,
         offset: int,
         length: int,
-        count_max: int,
+        one: bool,
         done: Callable[[list[Extent]], None],
     ) -> None:
         leg, monotonic, seconds_max = (
@@ -70,6 +69,9 @@ class Extents:
             self._monotonic,
             self._limits.extents_seconds_max,
         )
+        count_max = 2 if one else self._limits.extents_max
+        # A copy asks about one range after the other; one extent is found in the smallest window
+        window = None if one else self._windows.setdefault(pair.name, Window())
 
         def look() -> list[Extent]:
             until = monotonic() + seconds_max
@@ -78,6 +80,7 @@ class Extents:
                 offset,
                 length,
                 lambda found: len(found) >= count_max or monotonic() >= until,
+                window,
             )
 
         try:
