@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Done = Callable[[int, "LongRead"], None]
 
 ALIGNMENT_BYTES = 4 * KIB
+SPLICED_PIECES_MAX = 4  # of a read; one of 32 would take all pipes, and was a tenth slower
 CONTENTS_KEPT_BYTES_MAX = 8 * MIB  # of buffers for what is read in the loop, until it was sent
 
 
@@ -246,7 +247,8 @@ class ReadTurns:
             if first.owner.dropped:
                 first.abandon()
             elif not first.is_begun:  # else a piece of it has failed
-                pipe = self._pipes.take() if owner.takes_pipes else None
+                spliced = owner.takes_pipes and len(first.pieces) <= SPLICED_PIECES_MAX
+                pipe = self._pipes.take() if spliced else None
                 cached = pipe is None and first.read_cached(self._buffers)
                 if not cached:
                     line.reading += 1
