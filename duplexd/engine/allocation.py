@@ -14,7 +14,7 @@ may end early, by count and by time: a client asks on from there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.patience import PRIMARY
 from duplexd.images.holes import Window, first_extents
@@ -24,9 +24,19 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Extent, Volume
     from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.clock import Clock
+
+
+class Asked(NamedTuple):
+    """An image of a pair, and its role. `counts`: whether its answer does, once it is here."""
+
+    pair: Pair
+    leg: Leg
+    use: str
+    counts: Callable[[], bool]
 
 
 class Extents:
@@ -49,29 +59,40 @@ class Extents:
     ) -> None:
         """See `Backend`."""
         pair = cast("Pair", volume)
-        if pair.primary.is_block:
-            done([(offset, length, True)])
-            return
-        task = asyncio.get_running_loop().create_task(self._answer(pair, offset, length, one, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        leg = pair.primary
+        asked = Asked(pair, leg, PRIMARY, lambda: pair.primary is leg)
+        self.ask(asked, offset, length, one, done)
 
-    async def _answer(
+    def ask(
         self,
-        pair: Pair,
+        asked: Asked,
         offset: int,
         length: int,
         one: bool,
         done: Callable[[list[Extent]], None],
     ) -> None:
-        leg, monotonic, seconds_max = (
-            pair.primary,
-            self._monotonic,
-            self._limits.extents_seconds_max,
+        """The same of any image of a pair."""
+        if asked.leg.is_block:
+            done([(offset, length, True)])
+            return
+        task = asyncio.get_running_loop().create_task(
+            self._answer(asked, offset, length, one, done)
         )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(
+        self,
+        asked: Asked,
+        offset: int,
+        length: int,
+        one: bool,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        leg, monotonic, seconds_max = asked.leg, self._monotonic, self._limits.extents_seconds_max
         count_max = 2 if one else self._limits.extents_max
         # A copy asks about one range after the other; one extent is found in the smallest window
-        window = None if one else self._windows.setdefault(pair.name, Window())
+        window = None if one else self._windows.setdefault(asked.pair.name, Window())
 
         def look() -> list[Extent]:
             until = monotonic() + seconds_max
@@ -84,9 +105,9 @@ class Extents:
             )
 
         try:
-            found = await self._legs.on(pair, leg, PRIMARY, look)
+            found = await self._legs.on(asked.pair, leg, asked.use, look)
         except OSError:
             found = []
-        if not found or pair.primary is not leg:
+        if not found or not asked.counts():
             found = [(offset, length, True)]
         done(found)

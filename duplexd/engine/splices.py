@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from duplexd.core.pair import Pair
 from duplexd.runtime.watch import LOOK_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.backend import Pages, Volume
-    from duplexd.core.pair import Pair
     from duplexd.runtime.threads import Workers
 
 
@@ -37,8 +37,10 @@ class Splices:
         self, volume: Volume, offset: int, length: int, pipe: Pages, done: Callable[[bool], None]
     ) -> None:
         """See `Backend`."""
-        pair, number = cast("Pair", volume), next(self._numbers)
-        leg = pair.primary
+        if not isinstance(volume, Pair):  # a point: its content is put together
+            done(False)
+            return
+        pair, number, leg = volume, next(self._numbers), volume.primary
         self._asked[number] = done
 
         def put() -> bool:
