@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 from duplexd.engine.splices import Splices
 from duplexd.runtime.pipes import Pipe
@@ -10,6 +11,7 @@ from tests.support.memory_leg import MemoryLeg
 from tests.unit.engine.parts import Parts
 
 if TYPE_CHECKING:
+    from duplexd.backend import Volume
     from tests.support.fault_leg import FaultLeg
 
 DATA = bytes(range(256)) * 16
@@ -95,4 +97,12 @@ async def test_those_behind_one_that_was_answered_wait_two_looks_too() -> None:
     world.splices.look()
     assert world.answers == []
     world.splices.look()
+    assert world.answers == [False]
+
+
+async def test_what_is_no_pair_is_left_to_a_worker() -> None:
+    """A point in time: what it reads is put together."""
+    world = World()
+    point = cast("Volume", SimpleNamespace(name="data@cut", size=1 << 20))
+    world.splices.splice(point, 4096, len(DATA), world.pipe, world.answers.append)
     assert world.answers == [False]
