@@ -194,7 +194,6 @@ class Controller:
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
-        self.splices = Splices(self._machine.write_workers)
         self.extents_of = Extents(self.legs, clock, limits)
         self.points = points = Points(
             self.volumes, self.archive, self.legs, self.reads, self.extents_of,
@@ -292,7 +291,7 @@ class Controller:
         self.submit, self.flush = write_path.submit, write_path.flush
         points, self.disconnected = self.points, write_path.disconnected
         self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
-        self.splice = self.splices.splice
+        self.splice = Splices(self._machine.write_workers).splice
         self.volume, self.point_names = points.volume, points.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
