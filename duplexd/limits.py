@@ -168,6 +168,8 @@ class NbdLimits:
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 1 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
+    spliced_read_bytes_min: int = 128 * KIB  # longer reads over Unix sockets are not copied
+    pipes_max: int = 16  # for these, of 1 MiB and two descriptors; the others are copied
     # A shorter read that needs a worker brings holes into the page cache, too: the next one of it
     # is served from there
     sparse_read_bytes_min: int = 64 * KIB
@@ -291,7 +293,8 @@ class DaemonLimits:
     health_look_seconds: float = 10.0  # between two looks at what is not well, for the log
     room_look_seconds: float = 30.0  # between two looks at what room the images have
     room_answer_seconds_max: float = 5.0  # for a disk to say that
-    descriptors_reserve: int = 64  # for what is opened now and then: segments, checkpoints, logs
+    # For what is opened now and then: segments, checkpoints, logs, pipes of long replies
+    descriptors_reserve: int = 96
     connections_min: int = 8  # of NBD clients; with fewer descriptors than that takes, no start
 
 

@@ -50,6 +50,7 @@ from duplexd.engine.reload import Reload
 from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
+from duplexd.engine.splices import Splices
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
 from duplexd.engine.swapping import Swaps
@@ -290,6 +291,7 @@ class Controller:
         self.submit, self.flush = write_path.submit, write_path.flush
         points, self.disconnected = self.points, write_path.disconnected
         self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
+        self.splice = Splices(self._machine.write_workers).splice
         self.volume, self.point_names = points.volume, points.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader

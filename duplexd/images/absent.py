@@ -10,6 +10,7 @@ import errno
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
 
@@ -36,6 +37,9 @@ class AbsentLeg:
         self._fail()
 
     def read_cached(self, _offset: int, _buffer: memoryview) -> bool:
+        self._fail()
+
+    def put_pages(self, _offset: int, _length: int, _pipe: Pages) -> bool:
         self._fail()
 
     def has_lost_writes(self) -> bool:

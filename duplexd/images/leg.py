@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
 
@@ -37,6 +38,12 @@ class Leg(Protocol):
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk, or return False. What was filled
         counts only if `has_lost_writes` denies it afterwards.
+        """
+
+    def put_pages(self, offset: int, length: int, pipe: Pages, /) -> bool:
+        """Let `pipe` refer to the range, without copying it. False if the page cache does not have
+        all of it, or it is not known: the pipe may have any part of it then. It should not wait for
+        the disk, but may. What was put counts only if `has_lost_writes` denies it afterwards.
         """
 
     def has_lost_writes(self) -> bool:

@@ -12,6 +12,7 @@ from duplexd.core.patience import PRIMARY, SECONDARY, SYNC, Access, Waited
 from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
@@ -42,6 +43,10 @@ class WatchedLeg:
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         return self._leg.read_cached(offset, buffer)
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.put_pages(offset, length, pipe)
 
     def has_lost_writes(self) -> bool:
         return self._leg.has_lost_writes()

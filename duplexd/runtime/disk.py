@@ -19,6 +19,7 @@ from duplexd.runtime.locked import PRIVATE, Ownership, create_locked, measure, o
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.backend import Pages
     from duplexd.runtime.stamp import Stamp
 
 Data = realfile.Data
@@ -50,6 +51,12 @@ class File(Protocol):
         """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that
         cannot be. Real errors raise. What was filled counts only if `has_lost_writes` denies it
         afterwards: asked once for many reads, because it takes half as long as one.
+        """
+
+    def put_pages(self, offset: int, length: int, pipe: Pages, /) -> bool:
+        """Let `pipe` refer to the range, without copying it. False if the page cache does not have
+        all of it, or it is not known: the pipe may have any part of it then. It should not wait for
+        the disk, but may. What was put counts only if `has_lost_writes` denies it afterwards.
         """
 
     def has_lost_writes(self) -> bool:

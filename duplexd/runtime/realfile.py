@@ -21,6 +21,8 @@ from duplexd.runtime.writeback import Losses, LostWritesError, write_back
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.backend import Pages
+
 Data = bytes | bytearray | memoryview
 IOV_MAX = 1024
 BLOCK_ALIGNMENT_BYTES = (
@@ -116,6 +118,16 @@ class RealFile:
     def has_lost_writes(self) -> bool:
         # The kernel may have read it from the disk just now, after that had refused what was here.
         return self._losses.find() is not None
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        # A page that is being read is in the page cache already. Those of a read ahead arrive in
+        # order, nearly always: the last one says whether that is over.
+        return (
+            self._nowait
+            and is_cached(self._fd, offset, length)
+            and self.read_cached(offset + length - 1, memoryview(bytearray(1)))
+            and pipe.put_pages(self._fd, offset, length)
+        )
 
     def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
         """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block

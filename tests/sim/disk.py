@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Sequence
 
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
 
 
@@ -55,6 +56,10 @@ class SimFile:
             return False
         buffer[:] = self.read(offset, len(buffer))
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        buffer = memoryview(bytearray(length))
+        return self.read_cached(offset, buffer) and pipe.put(buffer)
 
     def has_lost_writes(self) -> bool:
         return False

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
@@ -37,6 +38,10 @@ class BadSectors:
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        buffer = memoryview(bytearray(length))
+        return self.read_cached(offset, buffer) and pipe.put(buffer)
 
     def has_lost_writes(self) -> bool:
         return self._leg.has_lost_writes()

@@ -10,6 +10,7 @@ from tests.sim.faults import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.backend import Pages
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
@@ -65,6 +66,10 @@ class FaultLeg:
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self._meet("read_cached")
         return self._leg.read_cached(offset, buffer)
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        self._meet("read_cached")
+        return self._leg.put_pages(offset, length, pipe)
 
     def has_lost_writes(self) -> bool:
         return self._leg.has_lost_writes()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from duplexd.runtime.stamp import Stamp
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
 
 
@@ -34,6 +35,9 @@ class MemoryLeg:
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        return pipe.put(memoryview(self.data)[offset : self._end(offset, length)])
 
     def has_lost_writes(self) -> bool:
         return False

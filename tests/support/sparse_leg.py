@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from duplexd.runtime.stamp import Stamp
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
 
 PAGE = 4096
@@ -44,6 +45,10 @@ class SparseLeg:
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        buffer = memoryview(bytearray(length))
+        return self.read_cached(offset, buffer) and pipe.put(buffer)
 
     def has_lost_writes(self) -> bool:
         return False

@@ -9,13 +9,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from duplexd.runtime import directory, fallocate, locked, machine, realfile, writeback
 from duplexd.runtime.disk import RealDisk
+from duplexd.runtime.pipes import Pipe
 from duplexd.runtime.writeback import Losses, LostWritesError, write_back
+from tests.unit.runtime.test_page_cache import KERNEL_SAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,6 +187,28 @@ def test_a_cold_read_says_no_and_a_broken_one_raises(
     monkeypatch.setattr(os, "preadv", fails(errno.EIO))
     with pytest.raises(OSError):
         file.read_cached(0, buffer)
+
+
+def test_pages_are_put_only_if_the_page_cache_has_all_of_them(file: File) -> None:
+    file.write(0, b"x" * 3 * PAGESIZE)
+    pipe = Pipe()
+    assert file.put_pages(100, 2 * PAGESIZE, pipe) == KERNEL_SAYS
+    assert pipe.read() == (b"x" * 2 * PAGESIZE if KERNEL_SAYS else b"")
+    assert not file.put_pages(2 * PAGESIZE, 2 * PAGESIZE, pipe)
+    assert len(pipe) == 0
+
+
+def test_pages_that_are_on_their_way_are_not_waited_for(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(*_: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    file.write(0, b"x" * PAGESIZE)
+    monkeypatch.setattr(os, "preadv", later)
+    pipe = Pipe()
+    assert not file.put_pages(0, PAGESIZE, pipe)
+    assert len(pipe) == 0
 
 
 @pytest.mark.parametrize("memory", [True, False])
