@@ -88,7 +88,7 @@ class EngineLimits:
     regions_max: int = 4096
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
-    copied_mark_bytes: int = 256 * MIB  # progress of a copy is made durable this often
+    copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
     copy_ahead_bytes_max: int = 64 * MIB  # of a copy, in memory only
     staging_file_bytes_max: int = 256 * MIB  # but not more than the journal has
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up

@@ -7,6 +7,8 @@ is the next one's.
 
 It also keeps the copy from filling the memory with what the disk has not taken. Other clients of
 that disk would have to wait for it at their next sync. So a copy waits once it is too far ahead.
+It does not wait for long, because it also has to follow the journal; and a disk that hangs is found
+by the calls of the copy, in their own time.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from duplexd.core.patience import SYNC
-from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
 
 
+_WAIT_SECONDS_MAX = 0.5
+
+
 class WriteOut:
-    """Of one job; a context manager, which ends when its call has. What fails here, the sync that
-    follows says.
+    """Of one job; a context manager. A call that runs at its end is left to itself. What fails
+    here, the sync that follows says.
     """
 
     def __init__(self, legs: LegCalls, ahead_bytes_max: int) -> None:
@@ -47,9 +51,9 @@ class WriteOut:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        self._spans.clear()
         if self._task is not None:
-            await to_its_end(self._task)
+            self._task.cancel()
+            await asyncio.wait((self._task,))
 
     async def add(self, pair: Pair, offset: int, end: int, written_bytes: int) -> None:
         """So many bytes between these offsets were written to a secondary."""
@@ -59,14 +63,18 @@ class WriteOut:
         if self._task is not None and not self._task.done():
             if self._ahead_bytes < self._ahead_bytes_max:
                 return
-            await asyncio.wait((self._task,))
+            _, running = await asyncio.wait((self._task,), timeout=_WAIT_SECONDS_MAX)
+            if running:
+                return
         self._ahead_bytes = 0
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         while self._spans:
             pair, (offset, end) = self._spans.popitem()
-            leg = pair.copy_of
+            leg = pair.secondary
+            if leg is None:  # it was taken away meanwhile
+                continue
             with suppress(OSError):
                 call = partial(leg.write_out, offset, end - offset)
                 await self._legs.on(pair, leg, SYNC, call)
