@@ -94,6 +94,8 @@ class EngineLimits:
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
+    copy_ahead_bytes_max: int = 64 * MIB  # of a copy, in memory only
+    staging_file_bytes_max: int = 256 * MIB  # but not more than the journal has
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
     look_again_seconds_max: float = 0.5  # that status waits for images that were found wrong

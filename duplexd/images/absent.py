@@ -36,6 +36,9 @@ class AbsentLeg:
     def read_into(self, _offset: int, _buffer: memoryview) -> None:
         self._fail()
 
+    def read_medium(self, _offset: int, _buffer: memoryview) -> None:
+        self._fail()
+
     def read_cached(self, _offset: int, _buffer: memoryview) -> bool:
         self._fail()
 
@@ -58,6 +61,9 @@ class AbsentLeg:
         self._fail()
 
     def write_back(self, _offset: int, _length: int) -> None:
+        self._fail()
+
+    def write_out(self, _offset: int, _length: int) -> None:
         self._fail()
 
     def sync(self, times: bool = False) -> None:  # noqa: ARG002

@@ -34,7 +34,8 @@ def equal_holes(one: Leg, other: Leg, offset: int, end: int) -> int:
         if length <= 0:
             break
         stop = at + length
-        at = min(hole_until(one, at, stop), hole_until(other, at, stop))
+        hole = hole_until(one, at, stop)
+        at = hole_until(other, at, hole) if hole > at else at
         if at < stop:
             break
         window = min(window * 2, _WINDOW_BYTES_MAX)

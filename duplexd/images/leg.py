@@ -35,6 +35,9 @@ class Leg(Protocol):
         than they are.
         """
 
+    def read_medium(self, offset: int, buffer: memoryview, /) -> None:
+        """As `read_into`, but from the disk, whatever memory has of it."""
+
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk, or return False. What was filled
         counts only if `has_lost_writes` denies it afterwards.
@@ -73,6 +76,11 @@ class Leg(Protocol):
     def write_back(self, offset: int, length: int, /) -> None:
         """Bring a range to the disk, so that the next read of it asks the disk and not the memory.
         Raises OSError if the disk does not take it, or has lost other writes. Not a `sync`.
+        """
+
+    def write_out(self, offset: int, length: int, /) -> None:
+        """Begin to bring a range to the disk, so that a later `sync` has less to wait for. Does not
+        wait for it, and says nothing of errors: the sync does.
         """
 
     def sync(self, times: bool = False) -> None:

@@ -35,6 +35,9 @@ class BadSectors:
             raise OSError(errno.EIO, "Input/output error")
         self._leg.read_into(offset, buffer)
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
@@ -61,6 +64,9 @@ class BadSectors:
 
     def write_back(self, offset: int, length: int) -> None:
         self._leg.write_back(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
+        self._leg.write_out(offset, length)
 
     def sync(self, times: bool = False) -> None:
         self._leg.sync(times)

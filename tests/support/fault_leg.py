@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from duplexd.runtime.stamp import Stamp
 
 Operation = Literal[
-    "read_into", "read_cached", "write", "zero", "reserve", "extents", "write_back", "sync"
+    "read_into",
+    "read_cached",
+    "write",
+    "zero",
+    "reserve",
+    "extents",
+    "write_back",
+    "write_out",
+    "sync",
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
@@ -63,6 +71,9 @@ class FaultLeg:
         self._meet("read_into")
         self._leg.read_into(offset, buffer)
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self._meet("read_cached")
         return self._leg.read_cached(offset, buffer)
@@ -97,6 +108,10 @@ class FaultLeg:
     def write_back(self, offset: int, length: int) -> None:
         self._meet("write_back")
         self._leg.write_back(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
+        self._meet("write_out")
+        self._leg.write_out(offset, length)
 
     def sync(self, times: bool = False) -> None:
         self._meet("sync")

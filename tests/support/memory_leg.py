@@ -32,6 +32,9 @@ class MemoryLeg:
         end = self._end(offset, len(buffer))
         buffer[:] = memoryview(self.data)[offset:end]
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
@@ -56,6 +59,9 @@ class MemoryLeg:
         return [(offset, length, True)] if length else []
 
     def write_back(self, offset: int, length: int) -> None:
+        self._end(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
         self._end(offset, length)
 
     def sync(self, times: bool = False) -> None:

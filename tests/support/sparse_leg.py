@@ -42,6 +42,9 @@ class SparseLeg:
             at = page * PAGE - offset
             buffer[at : at + PAGE] = self.pages[page]
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
@@ -78,6 +81,9 @@ class SparseLeg:
         return found
 
     def write_back(self, _offset: int, _length: int) -> None:
+        pass
+
+    def write_out(self, _offset: int, _length: int) -> None:
         pass
 
     def sync(self, times: bool = False) -> None:

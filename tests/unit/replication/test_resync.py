@@ -138,6 +138,7 @@ async def test_a_staging_log_that_cannot_be_removed_is_named_and_costs_nothing_e
     world.disk.fail(STAGING, errno.EIO, operation="remove")
     assert await replication.resync(pair) == [MAP]
     assert (await replication.wait(pair))["state"] == DUPLEX
+    await until(lambda: bool(world.emit.named("staging-left")))
     assert STAGING in str(world.emit.named("staging-left")[0]["error"])
 
 
@@ -373,7 +374,8 @@ async def test_the_secondary_is_not_touched_before_the_commit_is_durable() -> No
     world.timeline.on_durable = look
     await replication.resync(pair)
     await replication.wait(pair)
-    assert seen == [("Commit", False), ("Settled", True)]
+    await until(lambda: not replication.followers.jobs)
+    assert seen == [("Commit", False), ("Equal", True)]
 
 
 async def test_a_pair_that_was_suspended_meanwhile_is_not_suspended_again() -> None:
@@ -410,7 +412,8 @@ async def test_the_log_is_kept_until_the_journal_says_that_it_is_done_with() -> 
     )
     await replication.resync(pair)
     await replication.wait(pair)
-    assert seen == [("Commit", True), ("Settled", True)]
+    await until(lambda: not replication.followers.jobs)
+    assert seen == [("Commit", True), ("Equal", True)]
     assert not world.disk.list(STAGING)
 
 
