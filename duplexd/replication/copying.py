@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -108,6 +109,8 @@ class Copying:
             error = UntouchedError(errno.ETIMEDOUT, TOO_SLOW.format(seconds))
             raise SinkError(job.pairs[0], follower.position + 1, error)
         until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
+        if job.cap != math.inf:  # clients may wait for this step
+            chunk = self._limits.follower_final_bytes
         if follower.position >= until:
             return False
         try:
