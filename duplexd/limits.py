@@ -30,6 +30,11 @@ SCRUB_RATE_BYTES_DEFAULT = 32 * MIB  # a second, of each image
 EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
+# Programs around a cut. A database that writes a checkpoint may take minutes.
+HOOK_TIMEOUT_SECONDS_DEFAULT = 10.0
+HOOK_TIMEOUT_SECONDS_MIN, HOOK_TIMEOUT_SECONDS_MAX = 0.1, 600.0
+HOOK_OUTPUT_BYTES_MAX = 4 * KIB  # that is kept, the last of it
+HOOK_ARGUMENTS_MAX = 64
 MEMBERS_MAX = 256  # controllers that take a cut together
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
@@ -109,6 +114,7 @@ class EngineLimits:
     scrub_mark_bytes: int = 1024 * MIB  # compared, before the journal says how far a scrub is
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
+    named_readers_max: int = 32  # of a volume at its cut; each is in every checkpoint
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
     void_cuts_kept_max: int = 64  # the same of void ones, which use up none of those
     cut_figures_kept_max: int = 16  # of them, those of which is known how long writes waited

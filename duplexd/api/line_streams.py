@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from duplexd.api.access import Peer
-    from duplexd.api.actions import Actions, Lease
-    from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest
+    from duplexd.api.actions import Actions
+    from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest, SuspendRequest
+    from duplexd.api.protocols import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]
+    OnCut = Callable[[str], object]
 
 
 async def hold_lines(
@@ -60,6 +62,24 @@ def _verdict(lease: Lease) -> str:
     return "void" if lease.lost else "consistent"
 
 
+async def suspend_lines(actions: Actions, peer: Peer, request: SuspendRequest) -> Lines:
+    """`cut` when it is made, then `done`, when the secondaries are durable.
+
+    Closing it earlier leaves no cut half-way.
+    """
+    made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    work = asyncio.ensure_future(actions.suspend(peer, request, made.set_result))
+    try:
+        await asyncio.wait((made, work), return_when=asyncio.FIRST_COMPLETED)
+        if made.done():
+            yield {"event": "cut", "cut": made.result()}
+        yield {"event": "done"} | await work
+    finally:
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
 async def resync_lines(
     actions: Actions, peer: Peer, request: ResyncRequest, progress_seconds: float
 ) -> Lines:
@@ -67,7 +87,7 @@ async def resync_lines(
 
     Closing it earlier leaves the resync running.
     """
-    started = await actions.resync(peer, request.targets, request.partial)
+    started = await actions.resync(peer, request)
     yield {"event": "started"} | started
     targets = [volume["name"] for volume in started["volumes"]]
     waiting = asyncio.ensure_future(actions.resync_wait(targets))
@@ -84,6 +104,7 @@ async def resync_lines(
             "event": "done",
             "ok": not started["refused"]
             and all(volume["state"] == "DUPLEX" for volume in result["volumes"]),
+            "readers": started.get("readers", []),
             "refused": started["refused"],
         } | result
     finally:

@@ -72,6 +72,11 @@ _GAUGES = (
         "when the pair was last compared as a whole; 0 if that is not known",
         lambda volume: float((volume.get("scrub") or {}).get("done_time") or 0),
     ),
+    Gauge(
+        "duplexd_cut_readers",
+        "who reads the secondary at its cut: connections and named readers",
+        lambda volume: float(len(volume.get("readers") or ())),
+    ),
     Gauge("duplexd_volume_size_bytes", "size of the volume", _field("size")),
     Gauge("duplexd_secondary_lag_bytes", "changes that the secondary has yet to apply", _lag),
     Gauge("duplexd_copy_done_bytes", "of the copy that runs", _copied("done_bytes")),

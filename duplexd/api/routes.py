@@ -16,6 +16,7 @@ from duplexd.api.health import degraded, unready
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.health_model import Health, Wellness
 from duplexd.api.models.line_model import (
+    CutAnnounced,
     Event,
     Failed,
     Held,
@@ -28,6 +29,7 @@ from duplexd.api.models.line_model import (
     Verified,
     VerifyProgress,
 )
+from duplexd.api.models.reader_model import ReaderBegan, ReaderEnded, ReaderEnds, ReaderRequest
 from duplexd.api.models.reload_model import Reloaded
 from duplexd.api.models.repair_model import Repaired
 from duplexd.api.models.request_model import (
@@ -72,18 +74,15 @@ async def post_quiesce(context: Context, call: Call) -> Lines:
     return Lines(lines.hold_lines(context.actions, call.peer, body, heartbeat_seconds))
 
 
-async def post_suspend(context: Context, call: Call) -> Answer:
+async def post_suspend(context: Context, call: Call) -> Answer | Lines | Slow:
+    """With hooks it is given up when the client goes, as far as that is possible."""
     body = call.parse(SuspendRequest)
-    suspended = await context.actions.suspend(
-        call.peer,
-        body.targets,
-        body.tag,
-        body.lease,
-        body.fence,
-        body.certificate,
-        body.allow_existing,
-    )
-    return answer(suspended)
+    if body.progress:
+        return Lines(lines.suspend_lines(context.actions, call.peer, body))
+    suspended = context.actions.suspend(call.peer, body)
+    if context.actions.hooked.of(body.targets):
+        return Slow(suspended)
+    return answer(await suspended)
 
 
 async def post_renew(context: Context, call: Call) -> Answer:
@@ -99,9 +98,17 @@ async def delete_lease(context: Context, call: Call) -> Answer:
 async def post_resync(context: Context, call: Call) -> Answer | Lines:
     body = call.parse(ResyncRequest)
     if not body.wait:
-        return answer(await context.actions.resync(call.peer, body.targets, body.partial))
+        return answer(await context.actions.resync(call.peer, body))
     progress_seconds = context.limits.progress_seconds
     return Lines(lines.resync_lines(context.actions, call.peer, body, progress_seconds))
+
+
+async def post_reader(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.add_reader(call.peer, call.parse(ReaderRequest)))
+
+
+async def post_reader_release(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.release_reader(call.peer, call.parse(ReaderEnds)))
 
 
 async def post_verify(context: Context, call: Call) -> Lines | Slow:
@@ -182,6 +189,7 @@ _RANGE_QUERY = {
         "default": CUT_READ_BYTES_DEFAULT,
     },
 }
+_SUSPEND_LINES = (CutAnnounced, Failed)
 _HOLD_LINES = (Held, Holding, HoldEnded, Failed)
 _RESYNC_LINES = (ResyncProgress, ResyncDone, Failed)
 _VERIFY_LINES = (VerifyProgress, Failed)
@@ -207,7 +215,13 @@ ROUTES: tuple[RouteEntry, ...] = (
         _HOLD_LINES,
     ),
     RouteEntry(
-        "POST", "/v1/suspend", post_suspend, "Cut at one point", SuspendRequest, (Suspended,)
+        "POST",
+        "/v1/suspend",
+        post_suspend,
+        "Cut at one point",
+        SuspendRequest,
+        (Suspended,),
+        _SUSPEND_LINES,
     ),
     RouteEntry(
         "DELETE",
@@ -305,6 +319,22 @@ ROUTES: tuple[RouteEntry, ...] = (
         ResyncRequest,
         (ResyncStarted,),
         _RESYNC_LINES,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/readers",
+        post_reader,
+        "Name a reader of a cut",
+        ReaderRequest,
+        (ReaderBegan,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/readers/release",
+        post_reader_release,
+        "End a named reader",
+        ReaderEnds,
+        (ReaderEnded,),
     ),
     RouteEntry(
         "POST",

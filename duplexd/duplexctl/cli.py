@@ -13,6 +13,7 @@ JSON.
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
     reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text        top           looking_on.look  top.frame
+    points   client.points    points_text          release-reader  client.release_reader
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -48,8 +49,10 @@ _MODULES = {
     "cuts": "looking",
     "events": "looking",
     "health": "wellness",
+    "points": "reading_cuts",
     "quiesce": "hold",
     "release": "hold",
+    "release-reader": "reading_cuts",
     "repair": "legs",
     "reload": "configuration",
     "resync": "resync",

@@ -15,7 +15,7 @@ from duplexd.units import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from duplexd.client import Cut, Cuts, Suspended
+    from duplexd.client import Cut, Cuts, Resynced, Suspended
     from duplexd.json_object import Json
 
 # volumes that are listed one by one; of more, those that failed are, others counted
@@ -28,6 +28,7 @@ _HOW = {
     "map": "resync by change map",
     "copy": "full copy",
     "already": "already DUPLEX or on its way",
+    "read": "not begun, others read its cut",
 }
 
 
@@ -93,6 +94,11 @@ def suspended_text(result: Suspended) -> str:
     lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
     if not result.already:
         lines.append("  " + _hold_text(result))
+    if result.reader:
+        lines.append(
+            f"  read by {printable(result.reader)}: it stays there until"
+            f" `duplexctl resync {result.group} --reader {printable(result.reader)}`"
+        )
     if result.left:
         lines.append(f"  NO LONGER AT THE CUT: {' '.join(result.left)}")
     if result.untold:
@@ -100,7 +106,16 @@ def suspended_text(result: Suspended) -> str:
             f"  {' and '.join(result.untold)} did not get the verdict yet:"
             f" `duplexctl settle {result.group}`"
         )
+    lines += [f"  {_hook_text(run)}" for run in result.hooks]
     return joined(lines)
+
+
+def _hook_text(run: Json) -> str:
+    name = f"{run['hook']} of {printable(str(run['group']))}"
+    said = printable(str(run["status"])) + (
+        f", {printable(why)}" if (why := run.get("why")) else ""
+    )
+    return f"{name}: {said} ({run['seconds']:.2f} s)"
 
 
 def _hold_text(result: Suspended) -> str:
@@ -127,8 +142,13 @@ def cuts_text(cuts: Cuts) -> str:
     """A table, newest last."""
     if not cuts.cuts:
         return "no cuts"
-    columns = ("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS")
-    return joined(table_text(columns, [_cut_row(cut) for cut in cuts.cuts]))
+    columns = ["TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS"]
+    rows = [[*_cut_row(cut)] for cut in cuts.cuts]
+    if any(cut.readers for cut in cuts.cuts):
+        columns.append("READERS")
+        for row, cut in zip(rows, cuts.cuts, strict=True):
+            row.append(printable(", ".join(cut.readers)) or "-")
+    return joined(table_text(columns, rows))
 
 
 def _cut_row(cut: Cut) -> Sequence[str]:
@@ -188,6 +208,12 @@ def resync_text(rows: Sequence[Json]) -> str:
         return joined(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in rows)
     counts = Counter(row["how"] for row in rows)
     return joined(f"{volumes_text(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
+
+
+def read_still_text(result: Resynced) -> str:
+    """Why nothing was started though a reader has ended."""
+    names = listed([row["name"] for row in result.volumes], "volumes")
+    return f"{names}: not resynced, read by {printable(', '.join(result.readers))}"
 
 
 def resynced_text(rows: Sequence[Json]) -> str:

@@ -58,8 +58,9 @@ them. `write_path` makes each `batch` and `apply` executes it; where a change fa
 holes. `suspend` cuts pairs of this controller alone; `leases` hold writes, and `group_cut` cuts
 under them together with other controllers;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
-grades it. `failures` is what a failing leg does to states; `failed_legs` are those that fail
-outside of batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
+grades it; `points` are cuts as exports that clients read, and `cut_readers` who does.
+`failures` is what a failing leg does to states; `failed_legs` are those that fail outside of
+batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
 `image_places` finds out which of them are not at their paths any more.
 
 `auto_resync` brings pairs back after their secondary failed.

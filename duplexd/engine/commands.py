@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.leaving import AS_IT_IS
 from duplexd.errors import WrongStateError
+from duplexd.replication.job import READ
 from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
     from duplexd.engine.adopt import Adoptions
     from duplexd.engine.comparisons import Comparisons
+    from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
@@ -41,6 +45,7 @@ class Commands:
         reopening: Reopening,
         adoptions: Adoptions,
         swaps: Swaps,
+        readers: CutReaders,
         clock: Clock,
     ) -> None:
         self._volumes = volumes
@@ -51,6 +56,7 @@ class Commands:
         self._reopening = reopening
         self._adoptions = adoptions
         self._swaps = swaps
+        self._readers = readers
         self._clock = clock
 
     def _served(self, names: Sequence[str]) -> list[Pair]:
@@ -80,21 +86,43 @@ class Commands:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        reader: str = "",
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """See `Suspends.suspend`."""
-        pairs = self._served(names)
-        return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate, existing)
+        return await self._suspends.suspend(
+            self._served(names), tag, lease_id, fence, certificate, existing, reader, on_cut
+        )
 
-    async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
-        """See `Resyncs.resync`. What is absent of these pairs is opened before.
+    async def resync(
+        self, names: Sequence[str], partial: bool = False, how: Leaving = AS_IT_IS
+    ) -> Json:
+        """See `Resyncs.resync`, and `CutReaders.leaving`. What is absent of these pairs is opened
+        before.
 
-        `partial`: one that cannot be resynced keeps none of the others from it.
+        `partial`: one that cannot be resynced keeps none of the others from it. One that is read
+        does: its cut is of all of them.
         """
-        return await self._resync(names, Refusals(partial), known_only=False)
+        refusals, pairs = Refusals(partial), self._volumes.named(names)
+        if how.force:  # readers do not end for a resync that cannot be
+            self._resyncs.check(pairs, Refusals(partial))
+        async with self._readers.leaving(pairs, how) as readers:
+            if readers:
+                return {"job": "", "volumes": _read_still(pairs), "readers": readers, "refused": []}
+            return await self._resync(names, refusals, known_only=False)
 
     async def resync_again(self, names: Sequence[str]) -> Json:
         """The same without a person who asks for it: no other image is written over."""
-        return await self._resync(names, Refusals(), known_only=True)
+        async with self._readers.leaving(self._volumes.named(names), AS_IT_IS):
+            return await self._resync(names, Refusals(), known_only=True)
+
+    async def add_reader(self, names: Sequence[str], reader: str, cut_id: str) -> Json:
+        """See `CutReaders.add`."""
+        return await self._readers.add(self._volumes.named(names), reader, cut_id)
+
+    async def release_reader(self, names: Sequence[str], reader: str) -> Json:
+        """See `CutReaders.release`."""
+        return await self._readers.release(self._volumes.named(names), reader)
 
     async def _resync(self, names: Sequence[str], refusals: Refusals, known_only: bool) -> Json:
         pairs = self._volumes.named(names)
@@ -117,10 +145,11 @@ class Commands:
         keep_to: str | None,
         lose_changes: bool,
         accept_differences: bool = False,
+        force: bool = False,
     ) -> Json:
         """See `Swaps.swap`."""
         pairs, accept = self._volumes.named(names), accept_differences
-        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept)
+        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept, force)
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""
@@ -135,3 +164,7 @@ class Commands:
     ) -> Json:
         """See `Repairs.repair`."""
         return await self._comparisons.repairs.repair(self._served(names), source, dry_run, some)
+
+
+def _read_still(pairs: Sequence[Pair]) -> list[Json]:
+    return [{"name": pair.name, "how": READ, "state": pair.state} for pair in pairs]

@@ -23,8 +23,9 @@ from duplexd.engine.bad_ranges import BadRanges
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
-from duplexd.engine.counters import Counters
+from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
+from duplexd.engine.cut_readers import CutReaders
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
@@ -38,6 +39,7 @@ from duplexd.engine.live_settings import settings_changes
 from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
+from duplexd.engine.points import Points
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.last_calls import EndOfStart, leave
 from duplexd.engine.recovery.progress import FINISHING, ignore
@@ -68,6 +70,7 @@ from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.engine.counters import Counters
     from duplexd.engine.events import Events
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.recovered import Recovered
@@ -190,6 +193,11 @@ class Controller:
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
         self.extents_of = Extents(self.legs, clock, limits)
+        self.points = points = Points(
+            self.volumes, self.archive, self.legs, self.reads, self.extents_of,
+            timeline.ledger.readers, self.failed_legs.found,
+        )  # fmt: skip
+        self.readers = CutReaders(timeline, points, self.archive, self.events, limits)
         self.own_writes = own = OwnWrites(timeline, limits)
         self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, own)
 
@@ -224,7 +232,7 @@ class Controller:
             followers.moved,
         )  # fmt: skip
         origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
-        self.suspends = Suspends(timeline, leases, settling, archive, clock, origin)
+        self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         self.comparisons = Comparisons(
@@ -250,7 +258,7 @@ class Controller:
         opener = Opener(disk, workers, self.config.controller)
         failures.on_left = opener.close_later
         self.opener = opener
-        live_changes = LiveChanges(volumes, self.leases, self.archive, followers)
+        live_changes = LiveChanges(volumes, self.leases, self.archive, followers, self.readers)
         self.reloads = Reload(
             timeline, volumes, self.checkpointer, followers, self.leases, live_changes,
             NewImages(timeline, volumes, opener, live_changes), LeftImages(opener, emit),
@@ -262,10 +270,12 @@ class Controller:
         adoptions = Adoptions(
             timeline, volumes, self.checkpointer, failures, reopening, self.legs, emit, limits
         )
-        swaps = Swaps(timeline, self.leases, followers, self.resyncs, failures, self.legs, disk)
+        swaps = Swaps(
+            timeline, self.leases, followers, self.resyncs, failures, self.legs, disk, self.readers
+        )
         self.commands = commands = Commands(
             volumes, self.leases, self.suspends, self.resyncs, self.comparisons, reopening,
-            adoptions, swaps, clock,
+            adoptions, swaps, self.readers, clock,
         )  # fmt: skip
         self.auto_resync = AutoResync(
             timeline, volumes, commands.resync_again, self.events, clock, limits
@@ -275,9 +285,11 @@ class Controller:
         """See `Backend`; bound here, they cost no call more than there. And what the API asks."""
         write_path, commands = self.write_path, self.commands
         self.submit, self.flush = write_path.submit, write_path.flush
-        self.disconnected, self.read = write_path.disconnected, self.reads.read
-        self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
-        self.volume, self.resolve = self.volumes.find, self.volumes.resolve
+        points, self.disconnected = self.points, write_path.disconnected
+        self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
+        self.volume, self.point_names = points.volume, points.point_names
+        self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
+        self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
         self.quiesce, self.renew = commands.quiesce, commands.renew
         self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.verify = commands.suspend, commands.verify
@@ -298,6 +310,7 @@ class Controller:
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
         self.bad_ranges.on_primary_failed = self.failed_legs.found
+        timeline.on_moved = self.readers.moved
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -410,10 +423,6 @@ class Controller:
         """The last number given out."""
         return self.timeline.written
 
-    def volume_names(self) -> list[str]:
-        """See `Backend`."""
-        return list(self.volumes.by_name)
-
     # -------------------------------------------------------------------------------- the API's
 
     def status(self) -> Json:
@@ -429,14 +438,7 @@ class Controller:
 
     def counters(self) -> Counters:
         """What the parts count."""
-        return Counters(
-            batches=self.write_path.batches,
-            changes_by_threads=self.executor.heavy_changes,
-            cuts=self.archive.made,
-            holds_lost=self.leases.lost,
-            checkpoints=self.checkpointer.taken,
-            copied_bytes=self.copying.copied_bytes,
-            journal_appends=self.executor.appends,
-            journal_syncs=self.timeline.group_commit.took,
-            journal_pinned_bytes=self.space.pinned_bytes,
-        )
+        return count(
+            self.write_path, self.executor, self.archive, self.leases, self.checkpointer,
+            self.copying, self.timeline, self.space,
+        )  # fmt: skip

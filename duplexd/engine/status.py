@@ -133,6 +133,7 @@ class Status:
             "primary": self._primary(pair),
             "rebuild": self._rebuild(pair),
             "scrub": self._scrub(pair),
+            "readers": self._timeline.ledger.readers.show(pair.id),
             "differs": pair.record.differs.show() if pair.record.differs is not None else None,
         }
 

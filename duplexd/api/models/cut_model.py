@@ -7,6 +7,8 @@ find the cut in the journal and on disk (`CutProof`).
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, CutState, Verdict
@@ -132,6 +134,9 @@ class CutStatus(Answer):
     group: str | None = None
     members: list[str] = Field(default_factory=list)
     volumes: list[str] = Field(description="those whose secondaries are at it")
+    readers: list[str] = Field(
+        default_factory=list, description="who reads them: names, and peers of connections"
+    )
     canary: Grade | None = None
     why: str | None = Field(
         None,
@@ -142,6 +147,11 @@ class CutStatus(Answer):
     )
     images: list[CutVolume] = Field(
         default_factory=list, description="the images that were cut; in the answer of open only"
+    )
+    proof: CutProof | None = Field(
+        None,
+        description="what a certificate has of it, while secondaries are at it; of one cut that is"
+        " asked for",
     )
 
 
@@ -160,6 +170,23 @@ class CutReleased(Answer):
     released: bool
 
 
+class HookRun(Answer):
+    """What a hook of a group did."""
+
+    hook: Literal["before_suspend", "after_suspend"]
+    group: str
+    status: Literal["ok", "failed", "timed-out", "stopped"] = Field(
+        description="ok: exit code 0; timed-out, stopped: it was killed"
+    )
+    seconds: float
+    exit_code: int | None = Field(
+        None, description="negative: a signal; null: it could not be started"
+    )
+    output: str = Field("", description="the last 4 KiB of what it wrote to stdout and stderr")
+    why: str = Field("", description="what went wrong")
+    controller: str = Field("", description="the daemon that ran it")
+
+
 class Suspended(Answer):
     """POST /v1/suspend: the secondaries are durable, and readable at their paths."""
 
@@ -176,3 +203,9 @@ class Suspended(Answer):
         default_factory=list, description="what a certificate contains, if it was asked for"
     )
     already: bool = Field(False, description="all of them were at this cut before the command")
+    reader: str | None = Field(None, description="who keeps them at the cut, if that was asked for")
+    hooks: list[HookRun] = Field(
+        default_factory=list,
+        description="of the groups that were named; look at each `status`: the verdict is not"
+        " about them",
+    )

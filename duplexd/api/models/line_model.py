@@ -38,6 +38,15 @@ class HoldEnded(Answer):
     )
 
 
+class CutAnnounced(Answer):
+    """First line of POST /v1/suspend with `progress`; the last is the result, with `"event":
+    "done"`. There is only the last one if no cut is made.
+    """
+
+    event: Literal["cut"]
+    cut: str = Field(description="id of the cut that is made; it has no verdict yet")
+
+
 class Released(Answer):
     """DELETE /v1/leases/ID."""
 
@@ -47,8 +56,9 @@ class Released(Answer):
 
 class ResyncVolume(Answer):
     name: str
-    how: Literal["journal", "map", "copy", "already"] = Field(
-        description="replay the journal; copy changed grains in one step; first copy; nothing to do"
+    how: Literal["journal", "map", "copy", "already", "read"] = Field(
+        description="replay the journal; copy changed grains in one step; first copy; nothing to"
+        " do; not begun, because others read the cut"
     )
 
 
@@ -64,6 +74,9 @@ class ResyncStarted(Answer):
     volumes: list[ResyncVolume]
     refused: list[ResyncRefused] = Field(
         default_factory=list, description="with `partial`: those that were left out, and why"
+    )
+    readers: list[str] = Field(
+        default_factory=list, description="with `reader`: who reads the cut still, if anybody"
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, PairState
 from duplexd.api.models.cut_model import Cut, CutStatus
+from duplexd.api.models.reader_model import ReaderStatus
 
 
 class Journal(Answer):
@@ -163,6 +164,9 @@ class VolumeStatus(Answer):
     scrub: Scrub | None = Field(None, description="null for SIMPLEX")
     differs: Differs | None = Field(
         None, description="null unless a comparison found that the legs differ"
+    )
+    readers: list[ReaderStatus] = Field(
+        default_factory=list, description="who reads its secondary at the cut, and keeps it there"
     )
 
 
