@@ -105,6 +105,7 @@ class EngineLimits:
     auto_resync_pause_seconds_max: float = 300.0
     auto_resync_calm_seconds: float = 60.0  # of DUPLEX, after which pauses are short again
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
+    follower_step_seconds: float = 0.002  # that a step takes at most which clients may wait for
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
     # In one answer to a client that asks what is data; it asks on from there

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -107,9 +108,14 @@ class Copying:
             seconds = self._legs.patience.secondary_s
             error = UntouchedError(errno.ETIMEDOUT, TOO_SLOW.format(seconds))
             raise SinkError(job.pairs[0], follower.position + 1, error)
-        until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
+        until, limits = self._timeline.performed, self._limits
         if follower.position >= until:
             return False
+        waited_for = job.cap != math.inf  # by clients
+        chunk = limits.follower_chunk_bytes
+        if waited_for:
+            chunk = max(job.step_bytes, limits.follower_final_bytes)
+        began = self._clock.monotonic()
         try:
             self.copied_bytes += await self._in_worker(
                 job, follower.sink, lambda: follower.step(until, chunk)
@@ -117,6 +123,9 @@ class Copying:
         except (SinkError, JournalHungError):
             follower.left()  # a thread that hangs changes nothing any more
             raise
+        if waited_for:
+            took_s = self._clock.monotonic() - began
+            job.step_bytes = step_bytes(chunk, took_s, limits)
         job.floor = follower.position
         self.on_moved()
         return True
@@ -347,6 +356,15 @@ class Copying:
         """Remove the staging log of a job."""
         remove = partial(self._staging.remove, job.id)
         await to_its_end(self._legs.on_staging(self._staging, remove))
+
+
+def step_bytes(last: int, took_s: float, limits: EngineLimits) -> int:
+    """How long the next step is to be that clients may wait for, after one of `last` bytes."""
+    if took_s > limits.follower_step_seconds:
+        return max(last // 2, limits.follower_final_bytes)
+    if took_s < limits.follower_step_seconds / 4:
+        return min(last * 2, limits.follower_chunk_bytes)
+    return last
 
 
 def _nobody() -> None:

@@ -168,10 +168,11 @@ class Runner:
         timeline, limits = self._timeline, self._limits
         first_tail, passed = timeline.written, 0.0
         while True:
+            followed = await self._copying.follow(job)  # before its lag is known, that is called 0
             near = job.lag_bytes(timeline.log_position) <= limits.follower_final_bytes
             if near and await self._finish(job, pairs):
                 break
-            if not await self._copying.follow(job):
+            if not followed:
                 await timeline.at_rest(_nothing)  # the rest belongs to a batch that still runs
                 await asyncio.sleep(0)
             if job.walk().position >= first_tail:
