@@ -31,6 +31,7 @@ EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [heal
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 MEMBERS_MAX = 256  # controllers that take a cut together
+TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -86,6 +87,7 @@ class EngineLimits:
     change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
     region_bytes_min: int = 16 * MIB
     regions_max: int = 4096
+    changed_extents_max: int = 8192  # of one answer: some 3 ms of the loop, half a MiB of JSON
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often

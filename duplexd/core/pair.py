@@ -19,6 +19,7 @@ from duplexd.core.scrub_state import Scrub
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from duplexd.core.change_history import ChangeHistory
     from duplexd.core.cut import Cut
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
@@ -60,11 +61,12 @@ class PairRecord:
     image has become the primary since the cut, so the journal does not lead from there to now.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
-    time of the latest before that one that is consistent.
+    time of the latest before that one that is consistent. `history`: what changed between its cuts
+    that are remembered; None if there is none.
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "id",
+        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
         "last_cut", "limits", "name", "primary_at", "primary_image", "reason", "regions",
         "removed", "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged",
         "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
@@ -91,6 +93,7 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
+        self.history: ChangeHistory | None = None
         self.differs: Differences | None = None
         self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
@@ -125,6 +128,11 @@ class PairRecord:
 
     @property
     def tracks(self) -> bool:
+        """Whether changes are noted: in `changed`, or in `history`."""
+        return self.history is not None or self.lags
+
+    @property
+    def lags(self) -> bool:
         """Whether changes are noted in `changed`, because the secondary does not get them."""
         return self.state == SUSPENDED or (self.state == PENDING and self.usable)
 

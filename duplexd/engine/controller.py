@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
+from duplexd.core.pair import refresh
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
 from duplexd.engine.allocation import Extents
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
-from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
+from duplexd.engine.changes import Changes
+from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.checkpoint_file import CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import Counters
@@ -227,6 +230,7 @@ class Controller:
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
+        self.changes = Changes(timeline, self.volumes, self._file.changes, self.legs, self._limits)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
             self.volumes, self.events, clock, self._limits,
@@ -320,6 +324,8 @@ class Controller:
         self.config = config
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
+        self.timeline.ledger.remember_cuts(config.controller.tracked_cuts)
+        refresh(self.volumes.all())  # whether they note changes
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import ControllerConfig
     from duplexd.core.patience import OfState
-    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.checkpoint_file import CheckpointFile
     from duplexd.engine.recovery.image_faults import Noted, Side
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer
