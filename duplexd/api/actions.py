@@ -28,26 +28,10 @@ if TYPE_CHECKING:
         RepairRequest,
         SwapRequest,
     )
+    from duplexd.api.seams import Changes, Lease
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
-
-
-class Lease(Protocol):
-    """A hold, as the controller hands it out."""
-
-    id: str
-    hold_s: float
-    fence: int
-    cut_id: str
-    deadline: float
-    ended: asyncio.Future[str]
-
-    @property
-    def volumes(self) -> list[str]: ...
-
-    @property
-    def lost(self) -> bool: ...
 
 
 class Cuts(Protocol):
@@ -89,6 +73,9 @@ class Controller(Protocol):
 
     @property
     def cuts(self) -> Cuts: ...
+
+    @property
+    def changes(self) -> Changes: ...
 
     def status(self) -> Json: ...
     async def look_again(self) -> None: ...

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from duplexd.api.access import Peer
-    from duplexd.api.actions import Actions, Lease
+    from duplexd.api.actions import Actions
     from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest
+    from duplexd.api.seams import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]

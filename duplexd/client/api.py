@@ -10,6 +10,7 @@ from urllib.parse import quote
 from duplexd.client import outcomes, roles, status, survey
 from duplexd.client.http import Http
 from duplexd.client.results import (
+    Changes,
     Cuts,
     Released,
     Reloaded,
@@ -281,6 +282,17 @@ class Client:
             {name: str(error) for name, error in errors.items()},
         )
 
+    async def changes(self, *targets: str, since: str, until: str | None = None) -> Changes:
+        """What changed between two cuts, each an id, a tag or `latest`; until now without `until`.
+
+        Raises NotFoundError for a cut that a volume does not remember, WrongStateError where it
+        remembers none.
+        """
+        from duplexd.client import changes  # noqa: PLC0415 - its own command asks it, nobody else
+
+        group, _ = self._group(targets, None)
+        return await changes.ask(group, self.links_to(group.members), since, until)
+
     async def resync(
         self, *targets: str, wait: bool = False, progress: Progress | None = None
     ) -> Resynced:
@@ -327,7 +339,7 @@ class Client:
     async def _resync(self, link: Http, group: Group, _progress: Progress | None) -> Json:
         body = {"targets": list(group.members[link.name]), "partial": True}
         answer = await link.call_patiently("POST", "/v1/resync", body)
-        return _titled(group, link, answer)
+        return survey.titled(group, link, answer)
 
     async def _resync_wait(self, link: Http, group: Group, progress: Progress | None) -> Json:
         how: dict[str, str] = {}
@@ -336,7 +348,7 @@ class Client:
             async for bare in lines:
                 if bare["event"] not in _RESYNC_LINES:
                     continue
-                line = _titled(group, link, bare)
+                line = survey.titled(group, link, bare)
                 if progress is not None:
                     progress(link.name, line)
                 if line["event"] == "started":
@@ -365,7 +377,7 @@ class Client:
         async with aclosing(link.lines_patiently("POST", "/v1/verify", body)) as lines:
             async for line in lines:
                 if line["event"] == "done":
-                    return _titled(group, link, line)
+                    return survey.titled(group, link, line)
                 if progress is not None and line["event"] == "progress":
                     progress(link.name, line | {"name": group.title(link.name, line["name"])})
         raise UnreachableError(f"{link.prefix}broke off before the comparison ended")
@@ -435,13 +447,3 @@ class Client:
                 self._links[name] = Http(name, place, any_name=alone, limits=self.limits)
             found[name] = self._links[name]
         return found
-
-
-def _titled(group: Group, link: Http, answer: Json) -> Json:
-    """An answer about volumes, with these called as in targets."""
-    named = {"volumes": answer["volumes"], "refused": answer.get("refused") or []}
-    return answer | {
-        key: [row | {"name": group.title(link.name, row["name"])} for row in each]
-        for key, each in named.items()
-        if key in answer
-    }

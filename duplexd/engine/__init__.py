@@ -63,10 +63,11 @@ outside of batches, `hung` those that do not answer any more, and `bad_ranges` a
 `image_places` finds out which of them are not at their paths any more.
 
 `auto_resync` brings pairs back after their secondary failed.
-`checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
-`sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps room in the journal, and
-`sync_claim` has the last records claimed to be durable. `recovery` finds out after a start what is
-true. `volumes` are served; `opening` opens their images, each for itself, `reopen` those that were
+`checkpoint` makes both legs durable and says so, in its `checkpoint_file` and the `change_files`
+that this names; `changes` answers from these what changed between cuts. It has `leg_syncs`, and
+`samples` of the images, of `sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps
+room in the journal, and `sync_claim` has the last records claimed to be durable. `recovery` finds
+out after a start what is true. `volumes` are served; `opening` opens their images, each for itself, `reopen` those that were
 absent, and `adopt` takes them as they are. `live_changes` says what a `reload` may change of them:
 it opens `new_images`, states what `left_images` hold, and takes `live_settings`.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by

@@ -36,7 +36,10 @@ async def check_changes(machine: Machine, now: bool) -> int:
         history = pair.record.history
         if history is None:
             continue
-        points: list[KnownCut | None] = [*history.cuts, *([None] if now and not pair.failed else [])]
+        points: list[KnownCut | None] = [
+            *history.cuts,
+            *([None] if now and not pair.failed else []),
+        ]
         for at, since in enumerate(points[:-1]):
             assert since is not None
             for until in points[at + 1 :]:

@@ -71,6 +71,7 @@ from duplexd.core import cut_states as votes
 from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 from duplexd.runtime.histogram import Histogram
+from tests.support.fake_changes import FakeChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -318,6 +319,7 @@ class FakeController:
         self.fence = 0
         self.cut_of: dict[str, str] = {}
         self.cuts = FakeCuts(self)
+        self.changes = FakeChanges()
         self.drain_s = 0.0
         self.draining = 0  # holds that were begun
         self.resync_s = 0.0
