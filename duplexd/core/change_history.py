@@ -28,6 +28,7 @@ from duplexd.core.marker_fields import pack_map, unpack_map
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from duplexd.backend import Change
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
     from duplexd.json_object import Json
@@ -39,6 +40,7 @@ GIVEN_UP = "a swap gave up changes"
 DIFFERED = "the legs were found to differ"
 UNREADABLE = "the map of an interval cannot be read, so all of the volume counts as changed"
 
+NOTED_MAX = 1024  # grains of a volume: 40 KiB
 LATEST = "latest"  # a point: the newest cut that is remembered
 
 
@@ -65,20 +67,49 @@ class Taken(NamedTuple):
 
 
 class ChangeHistory:
-    """Of one volume: `cuts`, oldest first, at least one; `live`, what changed since the newest."""
+    """Of one volume: `cuts`, oldest first, at least one; `live`, what changed since the newest.
 
-    __slots__ = ("cuts", "live", "why")
+    Setting a bit of a sparse map takes as long as all else that is noted of a small write. So
+    `note` only lists grains, and they are set many at once, or when `live` is asked for.
+    """
+
+    __slots__ = ("_live", "_noted", "_shift", "cuts", "why")
 
     def __init__(self, cut: Cut, live: ChangeMap) -> None:
         """It begins with its first cut. `live` is empty."""
         self.cuts = [_known(cut)]
-        self.live = live
-        self.why: tuple[str, ...] = ()
+        self._begin(live, ())
+
+    def _begin(self, live: ChangeMap, why: tuple[str, ...]) -> None:
+        self._live, self._noted, self.why = live, list[int](), why
+        self._shift = live.grain_bytes.bit_length() - 1
+
+    @property
+    def live(self) -> ChangeMap:
+        """What changed since the newest cut."""
+        if self._noted:
+            self._live.set_grains(self._noted)
+            self._noted.clear()
+        return self._live
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """These changed. On the path of every write of a volume that has been cut."""
+        noted, shift = self._noted, self._shift
+        for change in changes:
+            offset = change.offset
+            grain = offset >> shift
+            if (offset + change.length - 1) >> shift == grain:
+                noted.append(grain)
+            else:
+                self._live.set(offset, change.length)
+        if len(noted) >= NOTED_MAX:
+            self._live.set_grains(noted)
+            noted.clear()
 
     def cut(self, cut: Cut, live: ChangeMap, kept: int) -> None:
         """Freeze the live map at a cut, and go on with an empty one; `kept` cuts are remembered."""
         self.cuts.append(_known(cut)._replace(changed=self.live, why=self.why))
-        self.live, self.why = live, ()
+        self._begin(live, ())
         self.keep(kept)
 
     def keep(self, kept: int) -> None:
@@ -146,7 +177,8 @@ class ChangeHistory:
     def restore(cls, taken: Taken) -> ChangeHistory:
         """The reverse."""
         history = cls.__new__(cls)
-        history.cuts, history.live, history.why = list(taken.cuts), taken.live, taken.why
+        history.cuts = list(taken.cuts)
+        history._begin(taken.live, taken.why)
         return history
 
 

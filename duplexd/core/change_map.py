@@ -111,6 +111,16 @@ class ChangeMap:
                 return
         self._set_grains(first, last + 1)
 
+    def set_grains(self, grains: list[int]) -> None:
+        """Set these, in any order and as often as they come: for many at once."""
+        flat = bitarray(-(-self._grains >> _CHUNK_SHIFT) << _CHUNK_SHIFT, endian="little")
+        flat[grains] = 1
+        for index in {grain >> _CHUNK_SHIFT for grain in grains}:
+            bits = flat[index << _CHUNK_SHIFT : (index + 1) << _CHUNK_SHIFT]
+            ours = self._chunks.get(index)
+            merged = bits if ours is None else bits | ours
+            self._put(index, merged, merged.count() - (0 if ours is None else ours.count()))
+
     def set_all(self) -> None:
         self._set_grains(0, self._grains)
 

@@ -17,6 +17,7 @@ from duplexd.core.change_history import ADOPTED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from duplexd.backend import Change
     from duplexd.core.image_record import Image
     from duplexd.core.pair import PairRecord
 
@@ -60,6 +61,19 @@ class Unmarked:
         pair.changed.set(offset, length)
         if kind == WRITE:
             pair.tracked_bytes += length
+
+    def track_all(self, pair: PairRecord, changes: Iterable[Change]) -> None:
+        """The same of changes of one volume, at the least cost."""
+        if pair.history is not None:
+            pair.history.note(changes)
+        if pair.lags:
+            if pair.changed is None:
+                pair.changed = pair.new_map()
+            changed = pair.changed
+            for change in changes:
+                changed.set(change.offset, change.length)
+                if change.kind == WRITE:
+                    pair.tracked_bytes += change.length
 
     def adopted(self, pair: PairRecord) -> None:
         """Another image is the primary from now on. Its caller takes a checkpoint before it is

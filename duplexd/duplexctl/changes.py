@@ -8,8 +8,8 @@ import click
 
 from duplexd.duplexctl.options import common, targets
 from duplexd.duplexctl.runner import run
-from duplexd.duplexctl.texts import joined, verdict_text
-from duplexd.printable import printable
+from duplexd.duplexctl.texts import verdict_text
+from duplexd.printable import joined, printable
 from duplexd.units import format_size
 
 if TYPE_CHECKING:

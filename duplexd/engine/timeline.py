@@ -25,6 +25,8 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core.ledger import Place
@@ -36,7 +38,7 @@ from duplexd.journal.group_commit import GroupCommit
 from duplexd.journal.writer import NO_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from duplexd.core.ledger import Ledger
     from duplexd.core.markers import Marker
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
+
+_volume: Callable[[PairChange], Pair] = attrgetter("volume")
 
 STAGED_AGAIN_SECONDS = 1.0  # between two attempts to write markers while the disk is full
 
@@ -276,9 +280,7 @@ class Timeline:
         unexpected: BaseException | None = None
         if error is None:
             if batch.tracked:
-                for change in batch.changes:
-                    if change.volume.tracks:
-                        self._track(change)
+                self._track(batch.changes)
             if batch.regions or batch.failures or batch.primary_errors or batch.dead:
                 unexpected = self._note(batch)
         elif isinstance(error, OSError):
@@ -305,9 +307,7 @@ class Timeline:
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
-        for change in batch.restored:
-            if change.volume.tracks:
-                self._track(change)
+        self._track(batch.restored)
         if batch.failures or batch.primary_errors or batch.dead:
             try:
                 self.consequences(batch)
@@ -319,8 +319,11 @@ class Timeline:
                 return error
         return None
 
-    def _track(self, change: PairChange) -> None:
-        self.ledger.track(change.volume.record, change.kind, change.offset, change.length)
+    def _track(self, changes: Sequence[PairChange]) -> None:
+        """Note changes, those of one volume that follow each other in one call."""
+        for volume, ours in groupby(changes, _volume):
+            if volume.tracks:
+                self.ledger.track_all(volume.record, list(ours))
 
     def _grew(self) -> None:
         written = self.writer.written
