@@ -280,7 +280,10 @@ class Timeline:
         unexpected: BaseException | None = None
         if error is None:
             if batch.tracked:
-                self._track(batch.changes)
+                if batch.client is not None:  # the common case: all of one volume
+                    self.ledger.track_all(batch.changes[0].volume.record, batch.changes)
+                else:
+                    self._track(batch.changes)
             if batch.regions or batch.failures or batch.primary_errors or batch.dead:
                 unexpected = self._note(batch)
         elif isinstance(error, OSError):

@@ -71,7 +71,7 @@ async def _check(machine: Machine, pair: Pair, since: KnownCut, until: KnownCut 
 
 
 class ChangingDay(Scenario):
-    """See above. `compared`: how many intervals were looked at, so that a test can say that there were any."""
+    """See above. `compared`: how many intervals were looked at."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
