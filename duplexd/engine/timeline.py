@@ -25,8 +25,6 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from itertools import groupby
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core.ledger import Place
@@ -50,8 +48,6 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
-
-_volume: Callable[[PairChange], Pair] = attrgetter("volume")
 
 STAGED_AGAIN_SECONDS = 1.0  # between two attempts to write markers while the disk is full
 
@@ -280,10 +276,7 @@ class Timeline:
         unexpected: BaseException | None = None
         if error is None:
             if batch.tracked:
-                if batch.client is not None:  # the common case: all of one volume
-                    self.ledger.track_all(batch.changes[0].volume.record, batch.changes)
-                else:
-                    self._track(batch.changes)
+                self._track(batch.changes)
             if batch.regions or batch.failures or batch.primary_errors or batch.dead:
                 unexpected = self._note(batch)
         elif isinstance(error, OSError):
@@ -310,7 +303,8 @@ class Timeline:
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
-        self._track(batch.restored)
+        if batch.restored:
+            self._track(batch.restored)
         if batch.failures or batch.primary_errors or batch.dead:
             try:
                 self.consequences(batch)
@@ -323,10 +317,17 @@ class Timeline:
         return None
 
     def _track(self, changes: Sequence[PairChange]) -> None:
-        """Note changes, those of one volume that follow each other in one call."""
-        for volume, ours in groupby(changes, _volume):
-            if volume.tracks:
-                self.ledger.track_all(volume.record, list(ours))
+        """Note changes; those of one volume that follow each other, mostly all, in one call."""
+        volume, start = changes[0].volume, 0
+        for at, change in enumerate(changes):
+            if change.volume is not volume:
+                self._track_run(volume, changes[start:at])
+                volume, start = change.volume, at
+        self._track_run(volume, changes[start:] if start else changes)
+
+    def _track_run(self, volume: Pair, changes: Sequence[PairChange]) -> None:
+        if volume.tracks:
+            self.ledger.track_all(volume.record, changes)
 
     def _grew(self) -> None:
         written = self.writer.written
