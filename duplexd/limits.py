@@ -231,6 +231,7 @@ class ClientLimits:
     answer_seconds_max: float = 10.0
     settle_seconds: float = 10.0  # members that did not answer are asked again for so long
     release_seconds_max: float = 5.0  # for a daemon to say how a hold ended that is being released
+    changes_answers_max: int = 4096  # with extents of one volume: 32 million of these
     late_seconds_max: float = 2.0  # for a daemon to say that the lease has reached its deadline
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from duplexd.config.groups import Group
     from duplexd.json_object import Json
 
-ANSWERS_MAX = 4096  # of one volume: 32 million extents
-
 
 async def ask(group: Group, links: Mapping[str, Http], since: str, until: str | None) -> Changes:
     """All of them, or the error of one that does not know."""
@@ -46,7 +44,7 @@ async def _of_one(link: Http, targets: Iterable[str], points: list[tuple[str, st
 async def _whole(link: Http, first: Json, points: list[tuple[str, str]]) -> Json:
     """A volume with all of its extents: an answer has only so many."""
     row, extents = first, list(first["extents"])
-    for _ in range(ANSWERS_MAX):
+    for _ in range(link.limits.changes_answers_max):
         offset = row["next_offset"]
         if offset is None:
             del first["next_offset"]
