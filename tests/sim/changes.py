@@ -116,11 +116,18 @@ class BadChangingDay(ChangingDay, BadDay):
     """See above."""
 
 
-def run(seed: int) -> None:
-    """One seed; a failure names it."""
-    scenario.run(seed, ChangingDay)
+def run(seed: int, kind: Callable[[int], ChangingDay] = ChangingDay) -> int:
+    """One seed; a failure names it. Returns how many intervals were compared."""
+    made: list[ChangingDay] = []
+
+    def make(number: int) -> Scenario:
+        made.append(kind(number))
+        return made[0]
+
+    scenario.run(seed, make)
+    return made[0].compared
 
 
-def run_bad(seed: int) -> None:
+def run_bad(seed: int) -> int:
     """The same on a bad day."""
-    scenario.run(seed, BadChangingDay)
+    return run(seed, BadChangingDay)

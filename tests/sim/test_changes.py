@@ -13,7 +13,7 @@ import pytest
 from duplexd.core.change_history import ChangeHistory, Taken
 from duplexd.core.ledger import Ledger
 from duplexd.core.markers import Resync
-from tests.sim.changes import BadChangingDay, ChangingDay, run, run_bad
+from tests.sim.changes import run, run_bad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,22 +39,12 @@ def chunks() -> list[object]:
 
 @pytest.mark.parametrize("seeds", chunks(), ids=lambda seeds: str(seeds.start))
 def test_extents_cover_what_differs_over_crashes_and_resyncs(seeds: range) -> None:
-    for seed in seeds:
-        run(seed)
+    assert sum(map(run, seeds)) > len(seeds), "next to nothing was compared"
 
 
 @pytest.mark.parametrize("seeds", chunks(), ids=lambda seeds: str(seeds.start))
 def test_extents_cover_what_differs_on_bad_days(seeds: range) -> None:
-    for seed in seeds:
-        run_bad(seed)
-
-
-@pytest.mark.parametrize("kind", [ChangingDay, BadChangingDay])
-def test_scenarios_compare_many_intervals(kind: Callable[[int], ChangingDay]) -> None:
-    scenarios = [kind(seed) for seed in range(8)]
-    for scenario in scenarios:
-        scenario.run()
-    assert sum(scenario.compared for scenario in scenarios) > 30
+    assert sum(map(run_bad, seeds)) > len(seeds), "next to nothing was compared"
 
 
 # ------------------------------------------------------------------------- planted mistakes
