@@ -30,6 +30,11 @@ SCRUB_RATE_BYTES_DEFAULT = 32 * MIB  # a second, of each image
 EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
+# Programs around a cut. A database that writes a checkpoint may take minutes.
+HOOK_TIMEOUT_SECONDS_DEFAULT = 10.0
+HOOK_TIMEOUT_SECONDS_MIN, HOOK_TIMEOUT_SECONDS_MAX = 0.1, 600.0
+HOOK_OUTPUT_BYTES_MAX = 4 * KIB  # that is kept, the last of it
+HOOK_ARGUMENTS_MAX = 64
 MEMBERS_MAX = 256  # controllers that take a cut together
 TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's

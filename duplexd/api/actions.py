@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from duplexd.api.event_hub import EventHub
+from duplexd.api.hooked import Hooked
+from duplexd.api.reloads import NOT_RELOADED
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         RepairRequest,
         SwapRequest,
     )
+    from duplexd.api.reloads import Reloads
     from duplexd.api.seams import Changes, Lease
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
@@ -96,6 +99,7 @@ class Controller(Protocol):
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json: ...
     async def resync(self, names: list[str], partial: bool = False) -> Json: ...
     async def resync_wait(self, names: list[str]) -> Json: ...
@@ -116,26 +120,7 @@ class Controller(Protocol):
     ) -> Json: ...
 
 
-class Reloads(Protocol):
-    """The configuration of the daemon, and how it is read again."""
-
-    async def reload(self) -> list[str]: ...
-    async def check(self, text: str | None, path: str | None) -> list[str]: ...
-
-
-class _NotReloaded:
-    """A controller whose configuration is in no file."""
-
-    async def reload(self) -> list[str]:
-        raise WrongStateError("this controller has no configuration file to read again")
-
-    async def check(self, text: str | None, path: str | None) -> list[str]:  # noqa: ARG002
-        return await self.reload()
-
-
 _OTHER_IMAGES = ("secondary-left", "legs-differ", "legs-equal")
-
-NOT_RELOADED: Reloads = _NotReloaded()
 
 
 class Actions:
@@ -150,6 +135,7 @@ class Actions:
         self.controller = controller
         self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
+        self.hooked = Hooked(reloads, lambda: controller.name)
         self.holds: dict[str, Lease] = {}
         # Why the last verify could not compare a volume. Where legs differ, the journal says.
         self.differing: dict[str, str] = {}
@@ -250,14 +236,20 @@ class Actions:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        on_cut: Callable[[str], object] = lambda _: None,
     ) -> Json:
-        """Cut all targets at one point.
+        """Cut all targets at one point, with the hooks of groups around it.
 
         Legal when all are DUPLEX; with `existing` also when a suspend brought all to one cut.
+        A cancelled one leaves no cut half-way.
         """
-        names = self._resolve(targets)
+        names, suspend = self._resolve(targets), self.controller.suspend
         self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
-        return await self.controller.suspend(names, tag, lease_id, fence, certificate, existing)
+        return await self.hooked.suspend(
+            targets, tag, lease_id,
+            lambda made: suspend(names, tag, lease_id, fence, certificate, existing, on_cut=made),
+            on_cut,
+        )  # fmt: skip
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
         """Cut the volumes of a lease that is held for a group's cut. Legal while it is held."""
@@ -420,6 +412,7 @@ class Actions:
         self.stopping = True
         for lease_id in tuple(self.holds):
             self.controller.release(lease_id, "stopping")
+        self.hooked.stop()
         self.hub.close()
 
     def detach(self) -> None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 EXTENTS_MAX = 8192  # of one answer
 CHANGES_QUERY: dict[str, dict[str, Any]] = {
-    "target": {"type": "array", "items": {"type": "string"}},
-    "since": {"type": "string"},
-    "until": {"type": "string"},
+    "target": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    "since": {"type": "string", "minLength": 1},
+    "until": {"type": "string", "minLength": 1},
     "offset": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1, "default": 0},
     "extents": {"type": "integer", "minimum": 0, "maximum": EXTENTS_MAX, "default": EXTENTS_MAX},
 }

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions
-    from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest
+    from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest, SuspendRequest
     from duplexd.api.seams import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]
+    OnCut = Callable[[str], object]
 
 
 async def hold_lines(
@@ -59,6 +60,40 @@ async def hold_lines(
 
 def _verdict(lease: Lease) -> str:
     return "void" if lease.lost else "consistent"
+
+
+async def suspend(
+    actions: Actions, peer: Peer, request: SuspendRequest, on_cut: OnCut = lambda _: None
+) -> Json:
+    """What a request asks for."""
+    return await actions.suspend(
+        peer,
+        request.targets,
+        request.tag,
+        request.lease,
+        request.fence,
+        request.certificate,
+        request.allow_existing,
+        on_cut=on_cut,
+    )
+
+
+async def suspend_lines(actions: Actions, peer: Peer, request: SuspendRequest) -> Lines:
+    """`cut` when it is made, then `done`, when the secondaries are durable.
+
+    Closing it earlier leaves no cut half-way.
+    """
+    made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    work = asyncio.ensure_future(suspend(actions, peer, request, made.set_result))
+    try:
+        await asyncio.wait((made, work), return_when=asyncio.FIRST_COMPLETED)
+        if made.done():
+            yield {"event": "cut", "cut": made.result()}
+        yield {"event": "done"} | await work
+    finally:
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
 
 async def resync_lines(

@@ -18,6 +18,7 @@ from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.health_model import Health, Wellness
 from duplexd.api.models.line_model import (
+    CutAnnounced,
     Event,
     Failed,
     Held,
@@ -74,18 +75,15 @@ async def post_quiesce(context: Context, call: Call) -> Lines:
     return Lines(lines.hold_lines(context.actions, call.peer, body, heartbeat_seconds))
 
 
-async def post_suspend(context: Context, call: Call) -> Answer:
+async def post_suspend(context: Context, call: Call) -> Answer | Lines | Slow:
+    """With hooks it is given up when the client goes, as far as that is possible."""
     body = call.parse(SuspendRequest)
-    suspended = await context.actions.suspend(
-        call.peer,
-        body.targets,
-        body.tag,
-        body.lease,
-        body.fence,
-        body.certificate,
-        body.allow_existing,
-    )
-    return answer(suspended)
+    if body.progress:
+        return Lines(lines.suspend_lines(context.actions, call.peer, body))
+    suspended = lines.suspend(context.actions, call.peer, body)
+    if context.actions.hooked.of(body.targets):
+        return Slow(suspended)
+    return answer(await suspended)
 
 
 async def post_renew(context: Context, call: Call) -> Answer:
@@ -184,6 +182,7 @@ _RANGE_QUERY = {
         "default": CUT_READ_BYTES_DEFAULT,
     },
 }
+_SUSPEND_LINES = (CutAnnounced, Failed)
 _HOLD_LINES = (Held, Holding, HoldEnded, Failed)
 _RESYNC_LINES = (ResyncProgress, ResyncDone, Failed)
 _VERIFY_LINES = (VerifyProgress, Failed)
@@ -209,7 +208,13 @@ ROUTES: tuple[RouteEntry, ...] = (
         _HOLD_LINES,
     ),
     RouteEntry(
-        "POST", "/v1/suspend", post_suspend, "Cut at one point", SuspendRequest, (Suspended,)
+        "POST",
+        "/v1/suspend",
+        post_suspend,
+        "Cut at one point",
+        SuspendRequest,
+        (Suspended,),
+        _SUSPEND_LINES,
     ),
     RouteEntry(
         "DELETE",
@@ -248,6 +253,7 @@ ROUTES: tuple[RouteEntry, ...] = (
         (Changes,),
         (),
         changes.CHANGES_QUERY,
+        needed=("target", "since"),
     ),
     RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (CutStatus,)),
     RouteEntry(

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.access import Access
-from duplexd.api.actions import NOT_RELOADED, Actions
+from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
 from duplexd.api.health import HealthOf, Outlook
 from duplexd.api.http_request import Context
 from duplexd.api.local import Local
 from duplexd.api.loop_lag import LoopLag
+from duplexd.api.reloads import NOT_RELOADED
 from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from duplexd.api.actions import Controller, Reloads
+    from duplexd.api.actions import Controller
+    from duplexd.api.reloads import Reloads
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
@@ -225,7 +227,10 @@ class ControlServer:
         await listening.local.close()
         if listening.remote is not None:
             await listening.remote.close()
+        if serving is not None:
+            await serving.actions.hooked.stopped()
         await listening.connections.stop()
         if serving is not None:
+            await serving.actions.hooked.close()
             serving.detach()
         self._listening = None

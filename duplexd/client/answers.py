@@ -93,6 +93,10 @@ CUT_STATUS = fields(
 )
 _MADE = {"controller": text, "sequence": whole, "time": number, "journal": JOURNAL}
 CUT_MADE = fields(_MADE)
+HOOK = fields(
+    {"hook": text, "group": text, "status": text, "seconds": number},
+    {"output": text, "why": text, "controller": text},
+)
 SUSPENDED = fields(
     {"verdict": VERDICT, "cut": CUT_ID, "controllers": values(whole), "volumes": _TEXTS},
     {
@@ -103,6 +107,7 @@ SUSPENDED = fields(
         "already": flag,
         "time": maybe(number),
         "seconds": number,
+        "hooks": each(HOOK),
     },
 )
 _LEASE = {
@@ -315,6 +320,7 @@ LINES: dict[tuple[str, str], dict[str, Check]] = {
         "holding": fields({"remaining_s": number}),
         "ended": fields({"reason": text, "verdict": VERDICT}),
     },
+    ("POST", "/v1/suspend"): {"cut": fields({"cut": CUT_ID}), "done": SUSPENDED},
     ("POST", "/v1/resync"): {
         "started": RESYNC,
         "progress": fields({"volumes": each(_COPYING)}),

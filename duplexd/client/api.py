@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from duplexd.config.groups import Directory, Group
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
+    from duplexd.runtime.hooks import HookRun
 
     Progress = Callable[[str, Json], None]
 
@@ -106,6 +107,7 @@ class Client:
         certificate: bool = False,
         allow_existing: bool = False,
         on_cut: OnCut | None = None,
+        on_hook: Callable[[HookRun], object] | None = None,
     ) -> Suspended:
         """Cut all targets at one point.
 
@@ -116,17 +118,17 @@ class Client:
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
 
-        `on_cut` gets the result before anything else is waited for. If the command is cancelled, it
-        gets what became of the cut if one was made or may have been: a result, or an
-        UndecidedError.
+        `on_cut` gets the result, without hooks, before anything else is waited for. If the command
+        is cancelled, it gets what became of a cut that was made or may have been: a result, or an
+        UndecidedError. `on_hook` gets what each hook of the groups file did, as it ends.
         """
         from duplexd.client import member, suspend  # noqa: PLC0415 - most commands cut nothing
 
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        cut_id = member.new_cut_id()
-        plan = member.Plan(cut_id, group, hold_max_s, tag, lease, certificate, allow_existing)
+        cut_id, existing = member.new_cut_id(), allow_existing
+        plan = member.Plan(cut_id, group, hold_max_s, tag, lease, certificate, existing, on_hook)
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
         if lease is not None:

@@ -257,6 +257,8 @@ class Drive:
             self._phase, self._since = self.round.phase, now
             if self._phase in {OPENING, SUSPENDING} and self._timer is not None:
                 self._timer.cancel()
+            if self._phase == OPENING and self.plan.on_made is not None:
+                self.plan.on_made(self.plan.cut_id)
         for send in sends:
             if send.request == protocol.CLOSE:
                 self._spawn(self._follow(self.members[send.member]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from duplexd.client import survey
 from duplexd.client.coordinator import Drive
+from duplexd.client.hooking import check_not_held
 from duplexd.client.protocol import HELD
 from duplexd.client.suspend import INTERRUPTED, check_tag, close, suspended
 from duplexd.errors import LeaseLostError, WrongStateError
@@ -181,10 +182,11 @@ class Hold:
         """Cut at this point, open the gates, and decide.
 
         Raises LeaseLostError if it was lost before any member made its cut; UndecidedError;
-        UsageError for a tag that is too long, or not text: the hold goes on.
+        UsageError for a tag that is too long, or not text, or a group with hooks: the hold goes on.
         """
         check_tag(tag)
         drive = self._held()
+        check_not_held(drive.plan)
         if drive.round.phase != HELD:
             raise drive.lost
         self._over = True  # from here on the outcome says what became of it

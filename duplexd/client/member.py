@@ -20,9 +20,12 @@ from duplexd.limits import NAME_CHARACTERS_MAX
 from duplexd.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duplexd.client.http import Http
     from duplexd.config.groups import Group
     from duplexd.json_object import Json
+    from duplexd.runtime.hooks import HookRun
 
 BY_ANOTHER = "released by somebody else"
 
@@ -38,6 +41,8 @@ class Plan:
     lease: str | None = None  # a hold of another command, under which to cut
     certificate: bool = False
     existing: bool = False  # a cut that all are at already is an answer, too
+    on_hook: Callable[[HookRun], object] | None = None  # gets what each hook did, at once
+    on_made: Callable[[str], object] | None = None  # gets the cut's id when all have made it
 
     @property
     def alone(self) -> bool:
@@ -161,9 +166,22 @@ class Member:
             body |= self._named_lease()
         elif plan.lease is not None:
             body["lease"] = plan.lease
-        answer = await self.link.call_patiently("POST", "/v1/suspend", body)
+        if plan.on_made is None:
+            answer = await self.link.call_patiently("POST", "/v1/suspend", body)
+        else:
+            answer = await self._suspend_and_say(body | {"progress": True}, plan.on_made)
         self.made, self.hold = answer, answer.get("hold")
         return str(answer["verdict"])
+
+    async def _suspend_and_say(self, body: Json, on_made: Callable[[str], object]) -> Json:
+        """The same; `on_made` is called before the secondaries are durable."""
+        async with aclosing(self.link.lines_patiently("POST", "/v1/suspend", body)) as lines:
+            async for line in lines:
+                if line["event"] == "cut":
+                    on_made(line["cut"])
+                elif line["event"] == "done":
+                    return {key: value for key, value in line.items() if key != "event"}
+        raise UnreachableError(f"{self.link.prefix}broke off before the suspend ended; see its log")
 
     async def _release(self) -> None:
         # a member that does not answer for so long has released by itself

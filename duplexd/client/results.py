@@ -98,6 +98,8 @@ class Suspended(Result):
     members: list[Json] = field(default_factory=list)  # what each controller said of its cut
     time: float | None = None  # of the cut, seconds since 1970; of several controllers the latest
     seconds: float = 0.0  # that the suspend took
+    # {hook, group, status, seconds, exit_code, output, why, controller}; not what the verdict is of
+    hooks: list[Json] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

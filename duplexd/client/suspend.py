@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from duplexd.client import outcomes, survey
+from duplexd.client import hooking, outcomes, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import VOID
@@ -58,20 +58,26 @@ async def suspend_one(
     """
     with survey.nothing_suspended():
         survey.raise_all(await survey.identify(links))
-    try:
-        found = await _cut(Drive(plan, links), settling.settle_s, on_cut)
-    except WrongStateError:
-        if plan.group.alone:
-            raise
-        # they may be at a cut of several controllers that is in doubt
-        await settling.calm(plan.group, links)
-        found = await _cut(Drive(plan, links), settling.settle_s, on_cut)
+    found = await hooking.around(plan, lambda: _one_step(plan, links, settling, on_cut))
     if found.already:  # a daemon that runs on after an upgrade may not know that this is an error
         now = time.time()
         age_s = now - (now if found.time is None else found.time)
         standing = Standing(found.cut, found.tag, age_s, frozenset({BY_COMMAND}))
         check_standing(standing, plan.existing)
     return found
+
+
+async def _one_step(
+    plan: Plan, links: Links, settling: Settling, on_cut: OnCut | None
+) -> Suspended:
+    try:
+        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
+    except WrongStateError:
+        if plan.group.alone:
+            raise
+        # they may be at a cut of several controllers that is in doubt
+        await settling.calm(plan.group, links)
+        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
 
 
 async def suspend_together(
@@ -87,7 +93,7 @@ async def suspend_together(
         survey.check_duplex(statuses)
         survey.check_equal(statuses)
         await survey.measure(links, plan.hold_max_s, plan.cut_id)
-    return await _cut(Drive(plan, links), settling.settle_s, on_cut)
+    return await hooking.around(plan, lambda: _cut(Drive(plan, links), settling.settle_s, on_cut))
 
 
 async def _cut(drive: Drive, settle_s: float, on_cut: OnCut | None) -> Suspended:
@@ -192,6 +198,7 @@ def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
         members=answer.get("members", []),
         time=answer.get("time"),
         seconds=answer.get("seconds", 0.0),
+        hooks=answer.get("hooks", []),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
 from duplexd import limits
 from duplexd.config.fields import FilePath, Name, Section, SocketPath
+from duplexd.config.hook_fields import HookFields
 from duplexd.config.nbd_section import ALLOW_EXAMPLES, AllowList, GroupName, Mode, NbdConfig
 from duplexd.config.values import (
     check_copy_rate,
@@ -131,7 +132,7 @@ class VolumeConfig(Section):
     read_only: StrictBool = Field(default=False, examples=["true"])
 
 
-class GroupConfig(Section):
+class GroupConfig(HookFields):
     """`[groups.NAME]`: volumes that are cut together."""
 
     volumes: list[StrictStr] = Field(min_length=1, examples=['["data", "wal"]'])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from duplexd.net.address import Address, UrlAddress
+    from duplexd.runtime.hooks import GroupHooks
 
 LOCAL = "local"  # what the one daemon behind a socket is called until it says its name
 
@@ -63,6 +64,8 @@ class Group:
     hold_max: float = HOLD_SECONDS_DEFAULT
     canary: tuple[str, ...] = ()
     alone: bool = False
+    hooks: tuple[GroupHooks, ...] = ()  # of the groups that were named, in that order
+    hooks_file: str = ""  # where they are written
 
     @property
     def controllers(self) -> tuple[str, ...]:

@@ -23,11 +23,19 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 from duplexd.config.explain import did_you_mean, explain
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
 from duplexd.config.groups import Group
+from duplexd.config.hook_fields import HookFields
 from duplexd.config.text import decode
 from duplexd.config.values import check_hold_max
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
@@ -83,7 +91,7 @@ class ControllerEntry(Section):
         return self
 
 
-class GroupEntry(Section):
+class GroupEntry(HookFields):
     """`[groups.NAME]`: volumes, or groups of a controller, that are cut at one point."""
 
     members: list[StrictStr] = Field(min_length=1, examples=['["alpha:data", "beta:wal"]'])
@@ -100,6 +108,11 @@ class Groups(Section):
 
     controllers: dict[Name, ControllerEntry] = Field(min_length=1)
     groups: dict[Name, GroupEntry] = Field(default_factory=dict)
+    _path: str = PrivateAttr(default="")  # of the file; empty for one made of objects
+
+    def read_from(self, path: str | Path) -> None:
+        """Note where it is written."""
+        self._path = str(Path(path).absolute())
 
     def has(self, target: str) -> bool:
         """Whether `target` is a group of the file, or names one of its controllers."""
@@ -114,12 +127,13 @@ class Groups(Section):
                 "no target given; name at least one group, or volumes as controller:volume"
             )
         members: dict[str, dict[str, None]] = {}
-        entries = []
+        entries, hooks = [], []
         targets = list(dict.fromkeys(targets))
         for target in targets:
             entry = self.groups.get(target)
             if entry is not None:
                 entries.append(entry)
+                hooks.append(entry.hooks(target))
             for member in [*entry.members, *entry.canary] if entry else [target]:
                 controller, name = self._split(member)
                 members.setdefault(controller, {})[name] = None
@@ -128,6 +142,8 @@ class Groups(Section):
             {controller: tuple(names) for controller, names in members.items()},
             min((entry.hold_max for entry in entries), default=HOLD_SECONDS_DEFAULT),
             tuple(dict.fromkeys(volume for entry in entries for volume in entry.canary)),
+            hooks=tuple(each for each in hooks if each),
+            hooks_file=self._path,
         )
 
     def everything(self) -> Group:
@@ -157,7 +173,9 @@ def load(path: str | Path) -> Groups:
         ) from None
     except ValueError as error:
         raise ConfigurationError(f"{str(path)!r}: not a file name: {error}") from None
-    return parse(decode(data, path), path)
+    groups = parse(decode(data, path), path)
+    groups.read_from(path)
+    return groups
 
 
 def parse(text: str, path: str | Path) -> Groups:

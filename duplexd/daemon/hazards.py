@@ -8,10 +8,12 @@ what was promised to clients. Looks at paths only, and gives up those that hang.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.runtime.free_space import room_of
+from duplexd.runtime.hooks import AFTER, BEFORE, look_at
 from duplexd.runtime.machine import is_memory
 from duplexd.units import format_size
 
@@ -41,6 +43,7 @@ def hazards(config: Config, patience: Patience) -> list[str]:
         *_one_file_system(config, images),
         *_in_memory(config, images, patience),
         *_not_cut(config),
+        *_hooks(config, patience),
         *_large_journal(config, patience),
         *_no_room(images),
     ]
@@ -113,6 +116,17 @@ def _not_cut(config: Config) -> Iterator[str]:
                 f"groups.{name}: {', '.join(alone)} has no secondary, so the group cannot be"
                 " suspended; give it one, or take it out of the group"
             )
+
+
+def _hooks(config: Config, patience: Patience) -> Iterator[str]:
+    """A hook that cannot be run fails every suspend of its group."""
+    for name, group in config.groups.items():
+        for hook, command in ((BEFORE, group.before_suspend), (AFTER, group.after_suspend)):
+            if command is not None:
+                key = f"groups.{name}.{hook}"
+                with suppress(OSError):
+                    if found := patience.call(partial(look_at, key, command[0])):
+                        yield found
 
 
 def _large_journal(config: Config, patience: Patience) -> Iterator[str]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from duplexd.engine.controller import Controller
     from duplexd.nbd_server.listeners import Listeners
     from duplexd.net.address import Address
+    from duplexd.runtime.hooks import GroupHooks, HookRun
     from duplexd.runtime.threads import Workers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
@@ -108,6 +109,15 @@ class Reloads:
             with in_file(new):
                 await self._controller.check_reload(new)
         return differences(old, new)
+
+    def hooks(self, group: str) -> GroupHooks | None:
+        """What is run around suspends of a group, by the configuration in force."""
+        found = self.config.groups.get(group)
+        return found.hooks(group) if found else None
+
+    def hook_ended(self, run: HookRun) -> None:
+        """Emit `hook-ended`, which the log has, too."""
+        self._controller.events.emit("hook-ended", **run.json())
 
     async def _alone(self) -> list[str]:
         async with self._one:
@@ -217,4 +227,6 @@ def _rest_of(found: Sequence[str]) -> list[str]:
 def _is_of_rest(key: str) -> bool:
     if key.startswith("volumes."):
         return key.endswith((".allow", ".read_only"))
+    if key.startswith("groups."):
+        return key.endswith(("_suspend", ".hook_timeout"))
     return key.startswith(("nbd.", "control.", "health.", "scrub.")) and key != "nbd.listen"

@@ -25,9 +25,11 @@ from duplexd.errors import (
 )
 from duplexd.limits import HOLD_SECONDS_MAX
 from duplexd.printable import printable
+from duplexd.runtime.hooks import AFTER, faults
 
 if TYPE_CHECKING:
     from duplexd.client import Client
+    from duplexd.runtime.hooks import HookRun
 
 
 @click.command(short_help="Cut at one point; secondaries keep that state, durably.")
@@ -87,11 +89,13 @@ def suspend(
             certificate=certificate is not None,
             allow_existing=allow_existing,
             on_cut=outcome.known,
+            on_hook=outcome.hook,
         )
 
     try:
         result = run(settings, cut, of_groups)
     except (StoppedError, TimedOutError) as error:
+        outcome.complain_of_hooks()
         outcome.say_interrupted(settings, error)
     outcome.say(settings, result)
 
@@ -124,6 +128,21 @@ class _Outcome:
         self._certificate = certificate
         self._found: Suspended | UndecidedError | None = None
         self._uncertified: DuplexdError | None = None  # why there is no certificate
+        self._hooks: list[HookRun] = []
+
+    def hook(self, ended: HookRun) -> None:
+        """A hook has ended. Of one that failed all is said that it wrote; errors have a line."""
+        self._hooks.append(ended)
+        lines = ended.output.splitlines() if ended.fault else []
+        if len(lines) > 1:
+            for line in lines:
+                complain(f"{ended.hook}: {printable(line)}")
+
+    def complain_of_hooks(self) -> None:
+        """Of those that failed to undo what was done before a suspend that was interrupted."""
+        for each in self._hooks:
+            if each.hook == AFTER and each.fault:
+                complain(each.fault)
 
     def known(self, found: Suspended | UndecidedError) -> None:
         self._found = found
@@ -142,7 +161,8 @@ class _Outcome:
                 "already suspended: a certificate is written only by the suspend that makes the"
                 " cut; resync and suspend again"
             )
-        errors = [error for error in (_fault(result), self._uncertified) if error is not None]
+        found = (_fault(result), _hook_fault(result), self._uncertified)
+        errors = [error for error in found if error is not None]
         for error in errors[1:]:
             complain(str(error))
         if errors:
@@ -178,6 +198,16 @@ def _fault(result: Suspended) -> DuplexdError | None:
         return LeaseLostError(
             "the cut was consistent, but not all secondaries are still at it"
             f" ({printable(result.why)}); resync, and suspend again"
+        )
+    return None
+
+
+def _hook_fault(result: Suspended) -> DuplexdError | None:
+    """What hooks failed to do. Had it been before the cut, there would be no result."""
+    if found := faults(result.hooks):
+        return DuplexdError(
+            f"{'; '.join(found)}; the cut is as shown, but look at the application: it may still"
+            " be frozen"
         )
     return None
 

@@ -100,7 +100,16 @@ def suspended_text(result: Suspended) -> str:
             f"  {' and '.join(result.untold)} did not get the verdict yet:"
             f" `duplexctl settle {result.group}`"
         )
+    lines += [f"  {_hook_text(run)}" for run in result.hooks]
     return joined(lines)
+
+
+def _hook_text(run: Json) -> str:
+    name = f"{run['hook']} of {printable(str(run['group']))}"
+    said = printable(str(run["status"])) + (
+        f", {printable(why)}" if (why := run.get("why")) else ""
+    )
+    return f"{name}: {said} ({run['seconds']:.2f} s)"
 
 
 def _hold_text(result: Suspended) -> str:

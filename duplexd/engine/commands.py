@@ -12,7 +12,7 @@ from duplexd.errors import WrongStateError
 from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.adopt import Adoptions
@@ -80,10 +80,12 @@ class Commands:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """See `Suspends.suspend`."""
-        pairs = self._served(names)
-        return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate, existing)
+        return await self._suspends.suspend(
+            self._served(names), tag, lease_id, fence, certificate, existing, on_cut=on_cut
+        )
 
     async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
         """See `Resyncs.resync`. What is absent of these pairs is opened before.

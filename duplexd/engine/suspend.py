@@ -20,7 +20,7 @@ from duplexd.engine.settling import reached
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
@@ -93,6 +93,7 @@ class Suspends:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
 
@@ -100,7 +101,7 @@ class Suspends:
         not all pairs can be cut together, or if they are at one cut already and not `existing`;
         LeaseLostError if the hold has ended. A cut that turns out not to be consistent is recorded
         as void. With `certificate` the result holds what
-        proves the cut.
+        proves the cut. `on_cut` is called with the id of a cut that is made, before it is settled.
         """
         if not pairs:
             raise UsageError("name at least one volume or group")
@@ -110,6 +111,8 @@ class Suspends:
             lambda: self._step(pairs, tag, lease_id, fence, existing)
         )
         cut, already = step.cut, step.already
+        if on_cut is not None and not already:
+            on_cut(cut.id)
         await self._settling.wait(cut)
         if already and cut.verdict == CONSISTENT:
             await self._settling.look(pairs)

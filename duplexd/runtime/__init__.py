@@ -7,6 +7,6 @@
 
     notify("READY=1")                               # sd_notify
 
-Nothing here knows what it is used for, and whatever is wanted from the operating system by more
-than one room is here once.
+Nothing here knows what it is used for, but `hooks.py`, which the daemon and the coordinator share.
+Whatever is wanted from the operating system by more than one room is here once.
 """

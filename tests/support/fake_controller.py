@@ -549,6 +549,7 @@ class FakeController:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
@@ -575,6 +576,8 @@ class FakeController:
             members=[self._proof(cut_id, names)] if certificate and not already else [],
             already=already,
         )
+        if on_cut is not None and not already:
+            on_cut(cut_id)
         if lease_id is not None:
             self.end(lease_id, "suspended")
         self.emit("suspended", volumes=names)

@@ -7,6 +7,8 @@ find the cut in the journal and on disk (`CutProof`).
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, CutState, Verdict
@@ -160,6 +162,23 @@ class CutReleased(Answer):
     released: bool
 
 
+class HookRun(Answer):
+    """What a hook of a group did."""
+
+    hook: Literal["before_suspend", "after_suspend"]
+    group: str
+    status: Literal["ok", "failed", "timed-out", "stopped"] = Field(
+        description="ok: exit code 0; timed-out, stopped: it was killed"
+    )
+    seconds: float
+    exit_code: int | None = Field(
+        None, description="negative: a signal; null: it could not be started"
+    )
+    output: str = Field("", description="the last 4 KiB of what it wrote to stdout and stderr")
+    why: str = Field("", description="what went wrong")
+    controller: str = Field("", description="the daemon that ran it")
+
+
 class Suspended(Answer):
     """POST /v1/suspend: the secondaries are durable, and readable at their paths."""
 
@@ -176,3 +195,8 @@ class Suspended(Answer):
         default_factory=list, description="what a certificate contains, if it was asked for"
     )
     already: bool = Field(False, description="all of them were at this cut before the command")
+    hooks: list[HookRun] = Field(
+        default_factory=list,
+        description="of the groups that were named; look at each `status`: the verdict is not"
+        " about them",
+    )

@@ -38,6 +38,15 @@ class HoldEnded(Answer):
     )
 
 
+class CutAnnounced(Answer):
+    """First line of POST /v1/suspend with `progress`; the last is the result, with `"event":
+    "done"`. There is only the last one if no cut is made.
+    """
+
+    event: Literal["cut"]
+    cut: str = Field(description="id of the cut that is made; it has no verdict yet")
+
+
 class Released(Answer):
     """DELETE /v1/leases/ID."""
 

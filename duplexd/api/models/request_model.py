@@ -67,6 +67,9 @@ class SuspendRequest(Request):
     allow_existing: bool = Field(
         False, description="a cut that all targets are at already is an answer, too (`already`)"
     )
+    progress: bool = Field(
+        False, description="answer with lines: when the cut is made, then the result"
+    )
 
 
 class ResyncRequest(Request):

@@ -40,7 +40,7 @@ CASES = {
     "unknown key of a group": (
         "[groups.db]",
         "[groups.db]\nx = 1",
-        "groups.db.x: unknown key; expected one of: volumes",
+        "groups.db.x: unknown key; expected one of: before_suspend, after_suspend, hook_timeout",
     ),
     "unknown table": ("[nbd]", "[volume.x]\n[nbd]", "volume: unknown key; did you mean 'volumes'?"),
     "a key of ours": (

@@ -67,10 +67,14 @@ def test_a_state_directory_in_memory_is_warned_of() -> None:
     [
         ({"secondary": "b.img"}, "volumes: both images of data lie on one file system"),
         ({"more": ', "alone"'}, "groups.db: alone has no secondary, so the group cannot be"),
+        (
+            {"more": ']\nbefore_suspend = ["/nowhere/freeze"'},
+            "groups.db.before_suspend: '/nowhere/freeze' is not a file",
+        ),
         ({"journal": "1TiB"}, "controller.journal_size: 1.0 TiB is more than the file system"),
         ({"size": "64TiB"}, "may grow by 64.0 TiB, but its file system has"),
     ],
-    ids=["one file system", "no secondary in a group", "large journal", "no room for images"],
+    ids=["one file system", "no secondary in a group", "no hook", "large journal", "no room"],
 )
 def test_what_will_hurt_is_named(tmp_path: Path, changed: dict[str, str], line: str) -> None:
     lines = found(tmp_path, **changed)

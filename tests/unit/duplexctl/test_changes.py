@@ -22,10 +22,10 @@ def test_a_line_for_each_volume(plane: ControlPlane, capfd: pytest.CaptureFixtur
     assert call(plane, "db", "--since", "monday", "--until", "tuesday") == 0
     first, second = capfd.readouterr().out.splitlines()
     assert first == (
-        "data: 256 KiB of 1 MiB changed from cut 0000000000000001 (monday) to cut"
-        " 0000000000000002 (tuesday), in 3 extents of 64 KiB and more"
+        "data: 256.0 KiB of 1.0 MiB changed from cut 0000000000000001 (monday) to cut"
+        " 0000000000000002 (tuesday), in 3 extents of 64.0 KiB and more"
     )
-    assert second.startswith("wal: 256 KiB of 1 MiB changed")
+    assert second.startswith("wal: 256.0 KiB of 1.0 MiB changed")
 
 
 def test_until_now_and_why_more_counts(

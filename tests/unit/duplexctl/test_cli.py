@@ -96,8 +96,8 @@ def test_an_old_cut_is_no_new_one_though_the_daemon_says_so(
     ctl("suspend", "db", "--tag", "old")
     suspend = plane.controller.suspend
 
-    async def allowing(*given: Any) -> Any:
-        return await suspend(*(*given[:-1], True))
+    async def allowing(names: list[str], *_given: object, **_named: object) -> Any:
+        return await suspend(names, existing=True)
 
     monkeypatch.setattr(plane.controller, "suspend", allowing)
     code, out, err = ctl("suspend", "db", "--tag", "new")
@@ -161,7 +161,7 @@ def test_an_interrupted_suspend_says_that_it_may_be_done(
     more: list[str],
     number: signal.Signals,
 ) -> None:
-    async def never(*_: object) -> None:
+    async def never(*_: object, **_named: object) -> None:
         os.kill(os.getpid(), number)
         await asyncio.Event().wait()
 

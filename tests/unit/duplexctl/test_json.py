@@ -15,6 +15,7 @@ from duplexd.client import results
 from duplexd.duplexctl.cli import run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -112,6 +113,7 @@ def test_a_certificate_changes_no_field(
         fence: int | None,
         certificate: bool,
         existing: bool,
+        on_cut: Callable[[str], object],
     ) -> Json:
         answer = await suspend(names, tag, lease, fence)
         return answer | {"members": [proof] if certificate else []}

@@ -44,6 +44,20 @@ async def test_a_cut_is_one_number_and_later_changes_do_not_reach_the_secondarie
         assert [core.pair(name).applied for name in TWO] == [cut.sequence] * 2
 
 
+async def test_a_cut_is_announced_when_it_is_made_and_has_no_verdict_yet() -> None:
+    async with running(TWO, DB) as core:
+        said: list[tuple[str, object]] = []
+
+        def made(cut: str) -> None:
+            said.append((cut, core.controller.cuts.show(cut)["verdict"]))
+
+        result = await core.controller.suspend(BOTH, on_cut=made)
+        assert said == [(result["cut"], None)]
+        again = await core.controller.suspend(BOTH, existing=True, on_cut=made)
+        assert again["already"]
+        assert len(said) == 1  # it made none
+
+
 async def test_a_change_that_runs_when_the_suspend_comes_is_before_the_cut() -> None:
     async with running() as core:
         change = core.send("data", 0, b"x" * 600 * KIB)  # in a worker
