@@ -286,9 +286,7 @@ class Client:
 
     async def changes(self, *targets: str, since: str, until: str | None = None) -> Changes:
         """What changed between two cuts, each an id, a tag or `latest`; until now without `until`.
-
-        Raises NotFoundError for a cut that a volume does not remember, WrongStateError where it
-        remembers none.
+        Raises NotFoundError for a cut that is not remembered, WrongStateError where none is.
         """
         from duplexd.client import changes  # noqa: PLC0415 - its own command asks it, nobody else
 
