@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.api.access import Peer
+    from duplexd.api.engine_parts import Changes, Lease
     from duplexd.api.models.request_model import (
         CutRequest,
         GradeRequest,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         SwapRequest,
     )
     from duplexd.api.reloads import Reloads
-    from duplexd.api.seams import Changes, Lease
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits

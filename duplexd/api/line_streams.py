@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions
+    from duplexd.api.engine_parts import Lease
     from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest, SuspendRequest
-    from duplexd.api.seams import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]

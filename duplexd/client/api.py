@@ -288,10 +288,10 @@ class Client:
         """What changed between two cuts, each an id, a tag or `latest`; until now without `until`.
         Raises NotFoundError for a cut that is not remembered, WrongStateError where none is.
         """
-        from duplexd.client import changes  # noqa: PLC0415 - its own command asks it, nobody else
+        from duplexd.client import changed_blocks  # noqa: PLC0415 - only its command asks it
 
         group, _ = self._group(targets, None)
-        return await changes.ask(group, self.links_to(group.members), since, until)
+        return await changed_blocks.ask(group, self.links_to(group.members), since, until)
 
     async def resync(
         self, *targets: str, wait: bool = False, progress: Progress | None = None

@@ -21,12 +21,12 @@ dropped after hours, cuts are kept for weeks).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from duplexd.core.marker_fields import pack_map, unpack_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from duplexd.backend import Change
     from duplexd.core.change_map import ChangeMap
@@ -73,20 +73,23 @@ class ChangeHistory:
     `note` only lists grains, and they are set many at once, or when `live` is asked for.
     """
 
-    __slots__ = ("_live", "_noted", "_shift", "cuts", "why")
+    __slots__ = ("_live", "_new_map", "_noted", "cuts", "why")
 
-    def __init__(self, cut: Cut, live: ChangeMap) -> None:
-        """It begins with its first cut. `live` is empty."""
+    def __init__(self, cut: Cut, new_map: Callable[[], ChangeMap]) -> None:
+        """It begins with its first cut. `new_map` makes an empty map."""
+        self._new_map = new_map
         self.cuts = [_known(cut)]
-        self._begin(live, ())
+        self._begin(None, ())
 
-    def _begin(self, live: ChangeMap, why: tuple[str, ...]) -> None:
+    def _begin(self, live: ChangeMap | None, why: tuple[str, ...]) -> None:
+        """Without a map: it is made when something changes, not in the step of a cut."""
         self._live, self._noted, self.why = live, list[int](), why
-        self._shift = live.grain_bytes.bit_length() - 1
 
     @property
     def live(self) -> ChangeMap:
         """What changed since the newest cut."""
+        if self._live is None:
+            self._live = self._new_map()
         if self._noted:
             self._live.set_grains(self._noted)
             self._noted.clear()
@@ -94,22 +97,23 @@ class ChangeHistory:
 
     def note(self, changes: Iterable[Change]) -> None:
         """These changed. On the path of every write of a volume that has been cut."""
-        noted, shift = self._noted, self._shift
+        live = self._live or self.live
+        noted, shift = self._noted, live.shift
         for change in changes:
             offset = change.offset
             grain = offset >> shift
             if (offset + change.length - 1) >> shift == grain:
                 noted.append(grain)
             else:
-                self._live.set(offset, change.length)
+                live.set(offset, change.length)
         if len(noted) >= NOTED_MAX:
-            self._live.set_grains(noted)
+            live.set_grains(noted)
             noted.clear()
 
-    def cut(self, cut: Cut, live: ChangeMap, kept: int) -> None:
+    def cut(self, cut: Cut, kept: int) -> None:
         """Freeze the live map at a cut, and go on with an empty one; `kept` cuts are remembered."""
         self.cuts.append(_known(cut)._replace(changed=self.live, why=self.why))
-        self._begin(live, ())
+        self._begin(None, ())
         self.keep(kept)
 
     def keep(self, kept: int) -> None:
@@ -177,9 +181,26 @@ class ChangeHistory:
     def restore(cls, taken: Taken) -> ChangeHistory:
         """The reverse."""
         history = cls.__new__(cls)
-        history.cuts = list(taken.cuts)
+        history.cuts, history._new_map = list(taken.cuts), taken.live.emptied
         history._begin(taken.live, taken.why)
         return history
+
+
+class CutVolume(Protocol):
+    """What a cut needs of a `PairRecord`, for the ledger."""
+
+    history: ChangeHistory | None
+
+    def new_map(self) -> ChangeMap: ...
+
+
+def freeze(pairs: Iterable[CutVolume], cut: Cut, kept: int) -> None:
+    """Pairs are cut: the history of each goes on there, or begins."""
+    for pair in pairs:
+        if pair.history is not None:
+            pair.history.cut(cut, kept)
+        elif kept:
+            pair.history = ChangeHistory(cut, pair.new_map)
 
 
 def _known(cut: Cut) -> KnownCut:

@@ -128,6 +128,10 @@ class Ledger(Unmarked):
             raise DamageError(f"journal record {place.sequence}: {error}") from error
         self.apply(place, marker)
 
+    def advance(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the secondary holds all changes up to `sequence`. Any thread."""
+        pair.applied = max(pair.applied, sequence)
+
     def _of(self, numbers: Iterable[int]) -> list[PairRecord]:
         return [self.pairs[number] for number in numbers]
 
@@ -226,7 +230,7 @@ class Ledger(Unmarked):
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
-            self._freeze(pair, cut)
+        change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
         self._book.remember(cut, marker.volumes)
 
     @_fold.register
@@ -371,12 +375,6 @@ class Ledger(Unmarked):
                 pair.history = None
             elif pair.history is not None:
                 pair.history.keep(tracked_cuts)
-
-    def _freeze(self, pair: PairRecord, cut: Cut) -> None:
-        if pair.history is not None:
-            pair.history.cut(cut, pair.new_map(), self.tracked_cuts)
-        elif self.tracked_cuts:
-            pair.history = change_history.ChangeHistory(cut, pair.new_map())
 
     def _widen_histories(self) -> None:
         """After an unclean stop a primary may hold changes whose records were lost: in its open

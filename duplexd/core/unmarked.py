@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 class Unmarked:
     """See above; `Ledger` has these methods. Each writes to the pair that it is given."""
 
-    def advance(self, pair: PairRecord, sequence: int) -> None:
-        """Note that the secondary holds all changes up to `sequence`. Any thread."""
-        pair.applied = max(pair.applied, sequence)
-
     def exchange_keys(self, pair: PairRecord) -> None:
         """Note that the configuration names the images of a pair the other way round than before:
         each has the role that it had.

@@ -52,7 +52,7 @@ def uncovered(before: bytes, after: bytes, extents: list[dict[str, int]]) -> lis
 def test_changes_cover_what_differs_over_a_resync_and_a_kill(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
-    files = make_files(volumes={"data": 16 << 20, "wal": 16 << 20})
+    files = make_files(volumes={"data": 16 << 20, "wal": 16 << 20}, groups={"db": ["data", "wal"]})
     daemon = start_daemon(files)
     copies: dict[str, dict[str, bytes]] = {}
     for number, tag in enumerate(("monday", "tuesday", "wednesday")):

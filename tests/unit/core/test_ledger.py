@@ -664,7 +664,10 @@ RECORDED = {
     "applied", "usable", "changed", "tracked_bytes", "staging", "staged", "removed",
     "secondary_path", "crc", "chain",
 }  # fmt: skip
-WRITERS = {"core/ledger.py", "core/unmarked.py", "core/snapshot.py", "core/pair.py", "core/cut.py"}
+WRITERS = {
+    *("core/ledger.py", "core/unmarked.py", "core/change_history.py"),
+    *("core/snapshot.py", "core/pair.py", "core/cut.py"),
+}
 
 
 def written(path: Path) -> set[str]:
