@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Extent = tuple[int, int, bool]
 """Offset, length, whether it is data. What is not data reads as zeroes."""
@@ -88,18 +88,43 @@ class Client(Protocol):
         """
 
 
+class Reader(Protocol):
+    """A connection, as the volume sees it that it has chosen."""
+
+    def end_reading(self, why: str) -> None:
+        """What it reads is taken away: refuse what comes from now on, and close."""
+
+
 class Volume(Protocol):
-    """What a client sees as an NBD export. Sizes and offsets in bytes."""
+    """What a client sees as an NBD export: a volume, or a point of one. Sizes in bytes."""
 
     name: str
     size: int
-    connections: int  # kept by the server
+    connections: int  # of clients that have chosen it
     failing: dict[str, int]  # by the server: "read" or "change", if the last one failed, and errno
     failed: str  # why it is not served; "" for one that is
 
     @property
+    def of(self) -> str:
+        """The volume whose rules count: its own name, but for a point."""
+
+    @property
+    def counted_as(self) -> str:
+        """What its requests are counted under: points come and go, and must not add up."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nobody may write to it."""
+
+    @property
     def can_zero_fast(self) -> bool:
         """Whether a ZERO that need not allocate is faster than writing zeroes, on both legs."""
+
+    def joined(self, reader: Reader, peer: str) -> None:
+        """A connection has chosen it; `peer` says whose, for people."""
+
+    def left(self, reader: Reader) -> None:
+        """A connection that had chosen it is closed."""
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` without blocking; False if that is not possible. Raises OSError.
@@ -117,12 +142,15 @@ class Backend(Protocol):
     """The write path as the NBD server sees it. All methods are called from the event loop."""
 
     def volume(self, name: str) -> Volume | None:
-        """The volume of that name. "" is the only volume, and none where there are several: which
-        of them was meant could change with the configuration.
+        """The volume or the point of that name. "" is the only volume, and none where there are
+        several: which of them was meant could change with the configuration.
         """
 
     def volume_names(self) -> list[str]:
         """Every volume, in the order of the configuration."""
+
+    def point_names(self) -> Iterator[str]:
+        """Every point that can be read now, one name for each. Looked up as it is asked for."""
 
     def submit(self, changes: list[Change]) -> None:
         """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid,

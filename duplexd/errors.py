@@ -94,7 +94,7 @@ class LeaseLostError(DuplexdError):
 
 
 class UncheckedError(DuplexdError):
-    """`verify-cut`: the journal has the cut, but of the images nothing was checked."""
+    """`verify-cut`: the journal has the cut, but too little of the images was checked."""
 
     exit_code = 10
     http_status = 409

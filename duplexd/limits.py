@@ -115,6 +115,7 @@ class EngineLimits:
     scrub_mark_bytes: int = 1024 * MIB  # compared, before the journal says how far a scrub is
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
+    named_readers_max: int = 32  # of a volume at its cut; each is in every checkpoint
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
     void_cuts_kept_max: int = 64  # the same of void ones, which use up none of those
     cut_figures_kept_max: int = 16  # of them, those of which is known how long writes waited

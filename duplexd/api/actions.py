@@ -10,114 +10,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from duplexd.api.event_hub import EventHub
 from duplexd.api.hooked import Hooked
 from duplexd.api.reloads import NOT_RELOADED
+from duplexd.core.leaving import Leaving
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from duplexd.api.access import Peer
-    from duplexd.api.engine_parts import Changes, Lease
+    from duplexd.api.models.reader_model import ReaderEnds, ReaderRequest
     from duplexd.api.models.request_model import (
         CutRequest,
         GradeRequest,
         ReloadRequest,
         RepairRequest,
+        ResyncRequest,
+        SuspendRequest,
         SwapRequest,
     )
+    from duplexd.api.protocols import Controller, Lease
     from duplexd.api.reloads import Reloads
-    from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
-
-
-class Cuts(Protocol):
-    """Cuts that a controller takes together with others."""
-
-    async def make(
-        self,
-        cut_id: str,
-        lease_id: str,
-        fence: int | None,
-        tag: str,
-        group: str,
-        members: list[str],
-    ) -> Json: ...
-    async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json: ...
-    async def decide(self, cut_id: str, how: str) -> Json: ...
-    async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json: ...
-    async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes: ...
-    def show(self, cut_id: str) -> Json: ...
-    def all(self, names: Sequence[str] = ()) -> Json: ...
-    def release(self, cut_id: str) -> Json: ...
-
-
-class Controller(Protocol):
-    """What the control plane needs of the controller. All of it is called in the event loop."""
-
-    name: str
-    listeners: list[Callable[[Json], None]]
-
-    @property
-    def failed(self) -> str:
-        """Why changes are refused; empty while they are accepted."""
-        ...
-
-    @property
-    def sequence(self) -> int:
-        """The last number given out."""
-        ...
-
-    @property
-    def cuts(self) -> Cuts: ...
-
-    @property
-    def changes(self) -> Changes: ...
-
-    def status(self) -> Json: ...
-    async def look_again(self) -> None: ...
-    def counters(self) -> Counters: ...
-    def resolve(self, targets: list[str]) -> list[str]: ...
-    async def quiesce(
-        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
-    ) -> Lease: ...
-    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json: ...
-    def release(
-        self, lease_id: str, reason: str = "released", fence: int | None = None
-    ) -> bool: ...
-    async def suspend(
-        self,
-        names: list[str],
-        tag: str = "",
-        lease_id: str | None = None,
-        fence: int | None = None,
-        certificate: bool = False,
-        existing: bool = False,
-        on_cut: Callable[[str], object] | None = None,
-    ) -> Json: ...
-    async def resync(self, names: list[str], partial: bool = False) -> Json: ...
-    async def resync_wait(self, names: list[str]) -> Json: ...
-    async def verify(
-        self, names: list[str], progress: Callable[[str, int, int], None] | None = None
-    ) -> Json: ...
-    async def swap(
-        self,
-        names: list[str],
-        roll_forward: bool,
-        keep_to: str | None,
-        lose_changes: bool,
-        accept_differences: bool = False,
-    ) -> Json: ...
-    async def adopt(self, names: list[str]) -> Json: ...
-    async def repair(
-        self, names: list[str], source: str, dry_run: bool, some: bool = False
-    ) -> Json: ...
 
 
 _OTHER_IMAGES = ("secondary-left", "legs-differ", "legs-equal")
@@ -230,24 +150,25 @@ class Actions:
     async def suspend(
         self,
         peer: Peer,
-        targets: list[str],
-        tag: str,
-        lease_id: str | None,
-        fence: int | None = None,
-        certificate: bool = False,
-        existing: bool = False,
+        body: SuspendRequest,
         on_cut: Callable[[str], object] = lambda _: None,
     ) -> Json:
         """Cut all targets at one point, with the hooks of groups around it.
 
-        Legal when all are DUPLEX; with `existing` also when a suspend brought all to one cut.
+        Legal when all are DUPLEX; with `allow_existing` also when a suspend brought all to one cut.
         A cancelled one leaves no cut half-way.
         """
-        names, suspend = self._resolve(targets), self.controller.suspend
-        self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
+        names, reader, lease = self._resolve(body.targets), body.reader or "", body.lease
+        suspend = self.controller.suspend
+        self._command(
+            peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader
+        )
         return await self.hooked.suspend(
-            targets, tag, lease_id,
-            lambda made: suspend(names, tag, lease_id, fence, certificate, existing, on_cut=made),
+            body.targets, body.tag, lease,
+            lambda made: suspend(
+                names, body.tag, lease, body.fence, body.certificate, body.allow_existing,
+                reader=reader, on_cut=made,
+            ),
             on_cut,
         )  # fmt: skip
 
@@ -297,15 +218,29 @@ class Actions:
             raise UsageError(f"{name!r} is a group; name a volume")
         return await self.controller.cuts.read(cut_id, name, offset, length)
 
-    async def resync(self, peer: Peer, targets: list[str], partial: bool = False) -> Json:
+    async def resync(self, peer: Peer, body: ResyncRequest) -> Json:
         """Start a resync of the secondaries.
 
-        Legal for SUSPENDED; does nothing for DUPLEX and PENDING; not legal for SIMPLEX. `partial`:
-        it is started for those for which it is legal, and possible, if there are any.
+        Legal for SUSPENDED that nobody reads, or with `force`; does nothing for DUPLEX and PENDING;
+        not legal for SIMPLEX. `partial`: it is started for those for which it is legal, and
+        possible, if there are any.
         """
-        names = self._resolve(targets)
-        self._command(peer, "resync", targets=targets)
-        return await self.controller.resync(names, partial)
+        names = self._resolve(body.targets)
+        how = Leaving(body.cut or "", body.reader or "", body.force)
+        self._command(peer, "resync", targets=body.targets, reader=how.reader, force=how.force)
+        return await self.controller.resync(names, body.partial, how)
+
+    async def add_reader(self, peer: Peer, body: ReaderRequest) -> Json:
+        """Name a reader of a cut. Legal while all targets are at that cut."""
+        names = self._resolve(body.targets)
+        self._command(peer, "reader", targets=body.targets, reader=body.reader, cut=body.cut)
+        return await self.controller.add_reader(names, body.reader, body.cut)
+
+    async def release_reader(self, peer: Peer, body: ReaderEnds) -> Json:
+        """End a named reader. Legal in any state; one that reads none of them is not found."""
+        names = self._resolve(body.targets)
+        self._command(peer, "release-reader", targets=body.targets, reader=body.reader)
+        return await self.controller.release_reader(names, body.reader)
 
     async def resync_wait(self, targets: list[str]) -> Json:
         """Wait for a resync that was started. A cancellation only ends the waiting."""
@@ -357,6 +292,7 @@ class Actions:
             keep_to=request.keep_to,
             lose_changes=request.lose_changes,
             accept_differences=request.accept_differences,
+            force=request.force,
         )
         return await self.controller.swap(
             names,
@@ -364,6 +300,7 @@ class Actions:
             request.keep_to,
             request.lose_changes,
             request.accept_differences,
+            request.force,
         )
 
     async def repair(self, peer: Peer, request: RepairRequest) -> Json:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions
-    from duplexd.api.engine_parts import Lease
     from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest, SuspendRequest
+    from duplexd.api.protocols import Lease
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]
@@ -62,29 +62,13 @@ def _verdict(lease: Lease) -> str:
     return "void" if lease.lost else "consistent"
 
 
-async def suspend(
-    actions: Actions, peer: Peer, request: SuspendRequest, on_cut: OnCut = lambda _: None
-) -> Json:
-    """What a request asks for."""
-    return await actions.suspend(
-        peer,
-        request.targets,
-        request.tag,
-        request.lease,
-        request.fence,
-        request.certificate,
-        request.allow_existing,
-        on_cut=on_cut,
-    )
-
-
 async def suspend_lines(actions: Actions, peer: Peer, request: SuspendRequest) -> Lines:
     """`cut` when it is made, then `done`, when the secondaries are durable.
 
     Closing it earlier leaves no cut half-way.
     """
     made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    work = asyncio.ensure_future(suspend(actions, peer, request, made.set_result))
+    work = asyncio.ensure_future(actions.suspend(peer, request, made.set_result))
     try:
         await asyncio.wait((made, work), return_when=asyncio.FIRST_COMPLETED)
         if made.done():
@@ -103,7 +87,7 @@ async def resync_lines(
 
     Closing it earlier leaves the resync running.
     """
-    started = await actions.resync(peer, request.targets, request.partial)
+    started = await actions.resync(peer, request)
     yield {"event": "started"} | started
     targets = [volume["name"] for volume in started["volumes"]]
     waiting = asyncio.ensure_future(actions.resync_wait(targets))
@@ -120,6 +104,7 @@ async def resync_lines(
             "event": "done",
             "ok": not started["refused"]
             and all(volume["state"] == "DUPLEX" for volume in result["volumes"]),
+            "readers": started.get("readers", []),
             "refused": started["refused"],
         } | result
     finally:

@@ -72,6 +72,11 @@ _GAUGES = (
         "when the pair was last compared as a whole; 0 if that is not known",
         lambda volume: float((volume.get("scrub") or {}).get("done_time") or 0),
     ),
+    Gauge(
+        "duplexd_cut_readers",
+        "who reads the secondary at its cut: connections and named readers",
+        lambda volume: float(len(volume.get("readers") or ())),
+    ),
     Gauge("duplexd_volume_size_bytes", "size of the volume", _field("size")),
     Gauge("duplexd_secondary_lag_bytes", "changes that the secondary has yet to apply", _lag),
     Gauge("duplexd_copy_done_bytes", "of the copy that runs", _copied("done_bytes")),
@@ -143,7 +148,7 @@ def leg_metrics(
             failed.add_metric(name, bool(leg.get("error")))
             counts.add_metric(name, errors.get(name, 0))
             room = around.images.get(leg.get("path") or "")
-            if room is not None and room.device:
+            if room is not None and room.device and room.free_bytes is not None:
                 free.add_metric(name, room.free_bytes)
     yield from (failed, counts, free)
     state = around.state_free_bytes

@@ -31,6 +31,7 @@ from duplexd.api.models.line_model import (
     Verified,
     VerifyProgress,
 )
+from duplexd.api.models.reader_model import ReaderBegan, ReaderEnded, ReaderEnds, ReaderRequest
 from duplexd.api.models.reload_model import Reloaded
 from duplexd.api.models.repair_model import Repaired
 from duplexd.api.models.request_model import (
@@ -80,7 +81,7 @@ async def post_suspend(context: Context, call: Call) -> Answer | Lines | Slow:
     body = call.parse(SuspendRequest)
     if body.progress:
         return Lines(lines.suspend_lines(context.actions, call.peer, body))
-    suspended = lines.suspend(context.actions, call.peer, body)
+    suspended = context.actions.suspend(call.peer, body)
     if context.actions.hooked.of(body.targets):
         return Slow(suspended)
     return answer(await suspended)
@@ -99,9 +100,17 @@ async def delete_lease(context: Context, call: Call) -> Answer:
 async def post_resync(context: Context, call: Call) -> Answer | Lines:
     body = call.parse(ResyncRequest)
     if not body.wait:
-        return answer(await context.actions.resync(call.peer, body.targets, body.partial))
+        return answer(await context.actions.resync(call.peer, body))
     progress_seconds = context.limits.progress_seconds
     return Lines(lines.resync_lines(context.actions, call.peer, body, progress_seconds))
+
+
+async def post_reader(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.add_reader(call.peer, call.parse(ReaderRequest)))
+
+
+async def post_reader_release(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.release_reader(call.peer, call.parse(ReaderEnds)))
 
 
 async def post_verify(context: Context, call: Call) -> Lines | Slow:
@@ -323,6 +332,22 @@ ROUTES: tuple[RouteEntry, ...] = (
         ResyncRequest,
         (ResyncStarted,),
         _RESYNC_LINES,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/readers",
+        post_reader,
+        "Name a reader of a cut",
+        ReaderRequest,
+        (ReaderBegan,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/readers/release",
+        post_reader_release,
+        "End a named reader",
+        ReaderEnds,
+        (ReaderEnded,),
     ),
     RouteEntry(
         "POST",

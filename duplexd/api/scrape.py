@@ -20,10 +20,10 @@ from duplexd.runtime.histogram import Histogram
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from duplexd.api.actions import Controller
     from duplexd.api.durations import Later
     from duplexd.api.health import HealthOf
     from duplexd.api.loop_lag import LoopLag
+    from duplexd.api.protocols import Controller
     from duplexd.json_object import Json
 
     Source = Callable[[], Iterable[Metric | Later]]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from duplexd.api.actions import Controller
+    from duplexd.api.protocols import Controller
     from duplexd.api.reloads import Reloads
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting

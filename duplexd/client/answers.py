@@ -89,7 +89,7 @@ CUT_STATUS = fields(
         "time": number,
         "volumes": _TEXTS,
     },
-    _CUT | {"hold": maybe(HOLD), "images": IMAGES},
+    _CUT | {"hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS},
 )
 _MADE = {"controller": text, "sequence": whole, "time": number, "journal": JOURNAL}
 CUT_MADE = fields(_MADE)
@@ -105,6 +105,7 @@ SUSPENDED = fields(
         "hold": maybe(HOLD),
         "members": each(fields(_MADE | {"volumes": IMAGES})),
         "already": flag,
+        "reader": maybe(text),
         "time": maybe(number),
         "seconds": number,
         "hooks": each(HOOK),
@@ -175,6 +176,7 @@ VOLUME = fields(
         "primary": maybe(fields({}, {"path": text, "error": maybe(text), "repaired_bytes": whole})),
         "rebuild": maybe(fields({"possible": flag})),
         "differs": maybe(fields({"text": text})),
+        "readers": each(fields({"name": text}, {"kind": text, "since": maybe(number)})),
     },
 )
 STATUS = fields(
@@ -203,7 +205,13 @@ ROLES = fields(
         "volumes": each(
             fields(
                 {"name": text, "state": text, "primary": text},
-                {"reason": maybe(text), "secondary": maybe(text), "lost": maybe(LOST)},
+                {
+                    "reason": maybe(text),
+                    "secondary": maybe(text),
+                    "lost": maybe(LOST),
+                    "taken": _TEXTS,
+                    "secondary_error": maybe(text),
+                },
             )
         )
     }
@@ -228,7 +236,8 @@ REPAIRED = fields(
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
 REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
 RESYNC = fields(
-    {"volumes": each(fields({"name": text, "how": text}))}, {"job": text, "refused": REFUSED}
+    {"volumes": each(fields({"name": text, "how": text}))},
+    {"job": text, "refused": REFUSED, "readers": _TEXTS},
 )
 _COPIED = fields(
     {"name": text, "state": text},
@@ -307,6 +316,8 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("DELETE", "/v1/leases/*"): RELEASED,
     ("POST", "/v1/suspend"): SUSPENDED,
     ("POST", "/v1/resync"): RESYNC,
+    ("POST", "/v1/readers"): fields({"reader": text, "volumes": _TEXTS}),
+    ("POST", "/v1/readers/release"): fields({"reader": text, "volumes": _TEXTS}),
     ("POST", "/v1/verify"): VERIFIED,
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
@@ -324,7 +335,9 @@ LINES: dict[tuple[str, str], dict[str, Check]] = {
     ("POST", "/v1/resync"): {
         "started": RESYNC,
         "progress": fields({"volumes": each(_COPYING)}),
-        "done": fields({"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED}),
+        "done": fields(
+            {"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED, "readers": _TEXTS}
+        ),
     },
     ("POST", "/v1/verify"): {
         "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),

@@ -12,6 +12,8 @@ from duplexd.client.http import Http
 from duplexd.client.results import (
     Changes,
     Cuts,
+    Points,
+    ReaderEnded,
     Released,
     Reloaded,
     Repaired,
@@ -22,14 +24,15 @@ from duplexd.client.results import (
     Suspended,
     Verified,
     Wellness,
+    titled,
 )
 from duplexd.config.groups import OneDaemon
+from duplexd.core.leaving import Leaving
 from duplexd.errors import (
     NotFoundError,
     TimedOutError,
     UnreachableError,
     UsageError,
-    WrongStateError,
 )
 from duplexd.limits import HOLD_SECONDS_MAX, ClientLimits
 
@@ -48,7 +51,6 @@ if TYPE_CHECKING:
     Progress = Callable[[str, Json], None]
 
 _LIMITS = ClientLimits()
-_RESYNC_LINES = {"started", "progress", "done"}  # a later version may have others
 
 
 class Client:
@@ -106,6 +108,7 @@ class Client:
         hold_max: float | None = None,
         certificate: bool = False,
         allow_existing: bool = False,
+        reader: str = "",
         on_cut: OnCut | None = None,
         on_hook: Callable[[HookRun], object] | None = None,
     ) -> Suspended:
@@ -114,6 +117,7 @@ class Client:
         `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
+        `reader`: who keeps the secondaries at the cut, until `resync` or `release_reader` ends it.
 
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
@@ -128,7 +132,9 @@ class Client:
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
         cut_id, existing = member.new_cut_id(), allow_existing
-        plan = member.Plan(cut_id, group, hold_max_s, tag, lease, certificate, existing, on_hook)
+        plan = member.Plan(
+            cut_id, group, hold_max_s, tag, lease, certificate, existing, reader, on_hook
+        )
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
         if lease is not None:
@@ -294,71 +300,46 @@ class Client:
         return await changed_blocks.ask(group, self.links_to(group.members), since, until)
 
     async def resync(
-        self, *targets: str, wait: bool = False, progress: Progress | None = None
+        self,
+        *targets: str,
+        wait: bool = False,
+        cut: str = "",
+        reader: str = "",
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> Resynced:
         """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed. One that
         cannot be brought back keeps none of the others from it: the result says which and why.
+
+        Nothing is begun on any controller, and WrongStateError raised, while somebody reads one of
+        the secondaries, unless `force`, which ends all readers; or with `cut`, if they are not all
+        at it. `reader` ends by it; if there are others then, the result names them.
 
         `progress` gets (controller, line), with volumes called as in the result. Members first get
         the outcome of the cut that they are at. A cut of which that can't be known is given up,
         with a warning in the result.
         """
+        from duplexd.client import bringing_back  # noqa: PLC0415 - as in `suspend`
+
         group, _ = self._group(targets, None)
-        links = self.links_to(group.members)
-        warnings = [] if group.alone else await self._settle_before_resync(group, links)
-        work = self._resync_wait if wait else self._resync
-        done, errors = await survey.gather(
-            {name: work(link, group, progress) for name, link in links.items()}
+        order = bringing_back.Order(wait, Leaving(cut, reader, force), progress)
+        return await bringing_back.resync(
+            group, self.links_to(group.members), self._settling, order
         )
-        refusing = {
-            name: error for name, error in errors.items() if isinstance(error, WrongStateError)
-        }
-        if not done or len(refusing) < len(errors):
-            survey.raise_all(errors)
-        volumes = [row for answer in done.values() for row in answer["volumes"]]
-        refused = [row for answer in done.values() for row in answer.get("refused", ())]
-        for name, error in refusing.items():
-            titles = (group.title(name, target) for target in group.members[name])
-            refused += [{"name": title, "error": str(error)} for title in titles]
-        ok = not refused and (
-            not wait or all(row["state"] == "DUPLEX" and not row.get("differs") for row in volumes)
-        )
-        jobs = [str(answer.get("job", "")) for answer in done.values()]
-        job = jobs[0] if len(group.members) == 1 else ""
-        return Resynced(volumes, wait, ok, warnings, job, refused)
 
-    async def _settle_before_resync(self, group: Group, links: dict[str, Http]) -> list[str]:
-        statuses = await survey.ask_status(group, links)
-        survey.check_free(statuses)
-        _, undecided = await self._settling.settle(survey.undecided(statuses), group.name)
-        return [
-            f"secondaries gave up a cut of which nobody knows whether it is consistent: {error}"
-            for error in undecided.values()
-        ]
+    async def release_reader(self, *targets: str, reader: str) -> ReaderEnded:
+        """End a named reader of secondaries at their cut. Raises NotFoundError if none has it."""
+        from duplexd.client import reading  # noqa: PLC0415 - as above
 
-    async def _resync(self, link: Http, group: Group, _progress: Progress | None) -> Json:
-        body = {"targets": list(group.members[link.name]), "partial": True}
-        answer = await link.call_patiently("POST", "/v1/resync", body)
-        return survey.titled(group, link, answer)
+        group, _ = self._group(targets, None)
+        return await reading.release(group, self.links_to(group.members), reader)
 
-    async def _resync_wait(self, link: Http, group: Group, progress: Progress | None) -> Json:
-        how: dict[str, str] = {}
-        body = {"targets": list(group.members[link.name]), "wait": True, "partial": True}
-        async with aclosing(link.lines_patiently("POST", "/v1/resync", body)) as lines:
-            async for bare in lines:
-                if bare["event"] not in _RESYNC_LINES:
-                    continue
-                line = survey.titled(group, link, bare)
-                if progress is not None:
-                    progress(link.name, line)
-                if line["event"] == "started":
-                    how = {row["name"]: row["how"] for row in line["volumes"]}
-                elif line["event"] == "done":
-                    rows = [row | {"how": how.get(row["name"])} for row in line["volumes"]]
-                    return line | {"volumes": rows}
-        raise UnreachableError(
-            f"{link.prefix}broke off before the resync ended; `duplexctl status` shows its state"
-        )
+    async def points(self, *targets: str) -> Points:
+        """What can be read of the targets' cuts, and where: what a backup needs to know."""
+        from duplexd.client import manifest  # noqa: PLC0415 - as above
+
+        group, _ = self._group(targets, None)
+        return await manifest.ask(group, self.links_to(group.members))
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""
@@ -377,7 +358,7 @@ class Client:
         async with aclosing(link.lines_patiently("POST", "/v1/verify", body)) as lines:
             async for line in lines:
                 if line["event"] == "done":
-                    return survey.titled(group, link, line)
+                    return titled(group, link.name, line)
                 if progress is not None and line["event"] == "progress":
                     progress(link.name, line | {"name": group.title(link.name, line["name"])})
         raise UnreachableError(f"{link.prefix}broke off before the comparison ended")
@@ -389,17 +370,20 @@ class Client:
         keep_to: str | None = None,
         lose_changes: bool = False,
         accept_differences: bool = False,
+        force: bool = False,
     ) -> Roles:
         """Let the two images of each pair change roles; clients notice nothing.
 
         `roll_forward`, of SUSPENDED pairs: the secondary leaves its cut for the last change first,
         and with `keep_to` is copied there, as it is at the cut, before that. `lose_changes`: it is
-        taken as it is. `accept_differences`: also where the legs are known to differ. Raises
-        WrongStateError if one of them is needed, or is not possible.
+        taken as it is. `accept_differences`: also where the legs are known to differ. `force`: end
+        who reads a secondary at its cut. Raises WrongStateError if one of them is needed, or is not
+        possible.
         """
         group, _ = self._group(targets, None)
         options = {"roll_forward": roll_forward, "keep_to": keep_to, "lose_changes": lose_changes}
         options |= {"accept_differences": True} if accept_differences else {}
+        options |= {"force": True} if force else {}
         return await roles.change(group, self.links_to(group.members), "/v1/swap", options)
 
     async def repair(self, *targets: str, source: str, dry_run: bool = False) -> Repaired:

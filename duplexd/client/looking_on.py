@@ -66,6 +66,10 @@ class LookingOn:
         metrics = await self._metrics(missing)
         return Look(status, findings, self._cuts, metrics, cuts_of, missing)
 
+    async def health(self) -> list[Json] | None:
+        """The findings alone, between two looks; None if they are not known."""
+        return await self._findings({}, [])
+
     async def sign_of_life(self) -> None:
         """Raises a DuplexdError if no controller answers."""
         asked = {

@@ -41,6 +41,7 @@ class Plan:
     lease: str | None = None  # a hold of another command, under which to cut
     certificate: bool = False
     existing: bool = False  # a cut that all are at already is an answer, too
+    reader: str = ""  # who is to keep the secondaries at the cut
     on_hook: Callable[[HookRun], object] | None = None  # gets what each hook did, at once
     on_made: Callable[[str], object] | None = None  # gets the cut's id when all have made it
 
@@ -162,6 +163,8 @@ class Member:
         body["certificate"] = plan.certificate
         if plan.existing:
             body["allow_existing"] = True
+        if plan.reader:
+            body["reader"] = plan.reader
         if self.lease:
             body |= self._named_lease()
         elif plan.lease is not None:

@@ -76,6 +76,7 @@ def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> 
         states,
         members,
         {name: each["canary"] for name, each in known.items() if each.get("canary")},
+        list(dict.fromkeys(who for each in known.values() for who in each.get("readers") or ())),
     )
 
 

@@ -98,6 +98,7 @@ class Suspended(Result):
     members: list[Json] = field(default_factory=list)  # what each controller said of its cut
     time: float | None = None  # of the cut, seconds since 1970; of several controllers the latest
     seconds: float = 0.0  # that the suspend took
+    reader: str = ""  # who keeps the secondaries at the cut
     # {hook, group, status, seconds, exit_code, output, why, controller}; not what the verdict is of
     hooks: list[Json] = field(default_factory=list)
 
@@ -115,6 +116,7 @@ class Cut(Result):
     states: dict[str, str | None]  # of each member; None: it does not answer
     members: list[str]
     canary: dict[str, Json] = field(default_factory=dict)  # controller: what the canary found
+    readers: list[str] = field(default_factory=list)  # who reads it, on any controller
 
     @property
     def untold(self) -> list[str]:
@@ -195,6 +197,33 @@ class Resynced(Result):
     warnings: list[str] = field(default_factory=list)
     job: str = ""  # of one controller, which is not waited for
     refused: list[Json] = field(default_factory=list)  # {name, error}
+    readers: list[str] = field(default_factory=list)  # who read the cut still: nothing was begun
+
+
+@dataclass(frozen=True)
+class ReaderEnded(Result):
+    """A named reader that reads no more, and what it read."""
+
+    reader: str
+    volumes: list[str]
+
+
+@dataclass(frozen=True)
+class Points(Result):
+    """What can be read of the volumes' cuts. `cut` and `verdict` are those of all of them, if they
+    are at one; else null, and nothing that is read of them belongs together.
+    """
+
+    group: str
+    cut: str | None
+    verdict: str | None
+    tag: str
+    time: float | None
+    controllers: dict[str, Json]  # {nbd, sequence} of each
+    # {name, controller, volume, export, uris, size, cut, sequence, time, tag, verdict, path,
+    # readers}; those that cannot be read have no `export`, and say `why`
+    volumes: list[Json]
+    certificate: Json | None = None  # of the cut, as `suspend --certificate` writes it
 
 
 @dataclass(frozen=True)
@@ -244,6 +273,16 @@ class Released(Result):
     lease: str
     released: bool
     leases: dict[str, bool]
+
+
+def titled(group: Group, controller: str, answer: Json) -> Json:
+    """An answer about volumes, with these called as in targets."""
+    named = {"volumes": answer["volumes"], "refused": answer.get("refused") or []}
+    return answer | {
+        key: [row | {"name": group.title(controller, row["name"])} for row in each]
+        for key, each in named.items()
+        if key in answer
+    }
 
 
 def merge_holds(group: Group, figures: Mapping[str, Json | None], hold_max_s: float) -> Hold:

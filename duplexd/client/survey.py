@@ -333,13 +333,3 @@ def standing(statuses: Mapping[str, Json]) -> dict[str, list[str]]:
     """Cuts of several controllers that some of these secondaries are at, and their members."""
     cuts = [cut_of(volume) for volume in volumes(statuses).values()]
     return {cut["id"]: cut["members"] for cut in cuts if cut.get("members")}
-
-
-def titled(group: Group, link: Http, answer: Json) -> Json:
-    """An answer about volumes, with these called as in targets."""
-    named = {"volumes": answer["volumes"], "refused": answer.get("refused") or []}
-    return answer | {
-        key: [row | {"name": group.title(link.name, row["name"])} for row in each]
-        for key, each in named.items()
-        if key in answer
-    }

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from duplexd.client import hooking, outcomes, survey
+from duplexd.client import hooking, outcomes, reading, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
-from duplexd.core.cut_states import VOID
+from duplexd.core.cut_states import CONSISTENT, VOID
 from duplexd.core.cuttable import Standing, check_standing
 from duplexd.core.pair_states import BY_COMMAND
 from duplexd.errors import UndecidedError, UsageError, WrongStateError
@@ -89,11 +90,20 @@ async def suspend_together(
         survey.check_members(statuses)
         if (cut := survey.common_cut(statuses)) is not None:
             check_standing(_standing(cut, statuses), plan.existing)
-            return _already(plan.group, cut, statuses)
+            return await _read(plan, links, _already(plan.group, cut, statuses))
         survey.check_duplex(statuses)
         survey.check_equal(statuses)
         await survey.measure(links, plan.hold_max_s, plan.cut_id)
-    return await hooking.around(plan, lambda: _cut(Drive(plan, links), settling.settle_s, on_cut))
+    work = hooking.around(plan, lambda: _cut(Drive(plan, links), settling.settle_s, on_cut))
+    return await _read(plan, links, await work)
+
+
+async def _read(plan: Plan, links: Links, found: Suspended) -> Suspended:
+    """Name who reads the cut. One that is no backup source has no reader."""
+    if not plan.reader or found.verdict != CONSISTENT or found.left:
+        return found
+    await reading.begin(plan.group, links, plan.reader, found.cut)
+    return replace(found, reader=plan.reader)
 
 
 async def _cut(drive: Drive, settle_s: float, on_cut: OnCut | None) -> Suspended:
@@ -198,6 +208,7 @@ def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
         members=answer.get("members", []),
         time=answer.get("time"),
         seconds=answer.get("seconds", 0.0),
+        reader=answer.get("reader") or "",
         hooks=answer.get("hooks", []),
     )
 

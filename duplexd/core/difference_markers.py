@@ -52,13 +52,16 @@ class Scrubbed(NamedTuple):
     began_us: int
     done_us: int
     error: str = ""
+    earlier: str = ""
 
     def pack(self) -> Json:
         own = {"m": "scrubbed", "id": self.id, "at": self.at}
-        error = {"error": self.error} if self.error else {}
-        return {**own, "began": self.began_us, "done": self.done_us, **error}
+        errors = {"error": self.error, "earlier": self.earlier}
+        found = {key: error for key, error in errors.items() if error}
+        return {**own, "began": self.began_us, "done": self.done_us, **found}
 
     @classmethod
     def unpack(cls, fields: Json) -> Scrubbed:
         at, began, done = int(fields["at"]), int(fields["began"]), int(fields["done"])
-        return cls(int(fields["id"]), at, began, done, str(fields.get("error", "")))
+        errors = (str(fields.get(key, "")) for key in ("error", "earlier"))
+        return cls(int(fields["id"]), at, began, done, *errors)

@@ -84,12 +84,13 @@ class Expected(NamedTuple):
 
 class ImageRoom(NamedTuple):
     """One image on its file system. `device` 0: a block device, which has all of its room.
-    `missing_bytes`: what it would take if all of it were written.
+    `missing_bytes`: what it would take if all of it were written. `free_bytes`: None if the file
+    system does not say.
     """
 
     device: int
     missing_bytes: int
-    free_bytes: int
+    free_bytes: int | None
 
 
 class Around(NamedTuple):
@@ -262,8 +263,9 @@ def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:
             by_device.setdefault(room.device, []).append(path)
     for paths in by_device.values():
         missing = sum(images[path].missing_bytes for path in paths)
-        free = min(images[path].free_bytes for path in paths)
-        if missing > free:
+        rooms = [images[path].free_bytes for path in paths]
+        known = [room for room in rooms if room is not None]
+        if known and missing > (free := min(known)):
             more = len(paths) - 1
             others = (
                 f" and {'1 more image' if more == 1 else f'{more} more images'}" if more else ""

@@ -172,18 +172,32 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     return SAME._replace(proven=proven)
 
 
-def doubted(judgement: Judgement, pair: PairRecord, path: str) -> Judgement:
+def doubted(judgement: Judgement, pair: PairRecord, found: Found, facts: Facts) -> Judgement:
     """The same of the secondary of a pair. At a cut it cannot be compared with its primary, so one
     that nothing shows to be the right image is not called current.
     """
     at_cut = pair.state == SUSPENDED and pair.usable
-    if judgement.proven or not judgement.current or not at_cut:
+    if not judgement.current or not at_cut:
+        return judgement
+    if judgement.proven and not _is_sampled_before(pair, found, facts):
         return judgement
     return Judgement(
         "changed",
-        f"{path}: nothing shows that this is the image that was used last: it carries no mark, and"
-        " was too far behind for samples of its content",
+        f"{found.path}: nothing shows that this is the image that was used last: it carries no"
+        " mark, and no checkpoint has samples of its content at the cut",
     )
+
+
+def _is_sampled_before(pair: PairRecord, found: Found, facts: Facts) -> bool:
+    """Whether nothing but samples speaks for an image, and those are of a number before the one
+    that it is durable at. The journal is not applied to it again from there, so a copy of that time
+    would stay what it is; and what was written since is not in the samples that count.
+    """
+    image = pair.secondary_image
+    if image is None or facts.writing == "nothing" or pair.applied <= image.sampled_at:
+        return False
+    is_marked = found.mark is not None and found.mark.id == image.id
+    return not is_marked and not _is_dated(image, found, facts)
 
 
 def _is_proven(recorded: Image, found: Found, facts: Facts) -> bool:

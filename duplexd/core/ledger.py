@@ -13,17 +13,25 @@ from __future__ import annotations
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import change_history, cut_states, leg_differences, markers, pair_states, snapshot
+from duplexd.core import (
+    change_history,
+    cut_states,
+    leg_differences,
+    marker_check,
+    markers,
+    pair_states,
+    snapshot,
+)
 from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook
-from duplexd.core.cuttable import refuse_differing
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
+from duplexd.core.readers import Readers
 from duplexd.core.scrub_state import Scrub
 from duplexd.core.synced import Synced
-from duplexd.core.transitions import PAIR_EVENTS, Moving
+from duplexd.core.transitions import Moving
 from duplexd.core.unmarked import Unmarked
-from duplexd.errors import DamageError, WrongStateError
+from duplexd.errors import DamageError
 from duplexd.limits import TRACKED_CUTS_DEFAULT
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ class Ledger(Unmarked):
         self.closed = False  # the daemon was shut down cleanly
         self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
         self.scrub_us = 0  # since when scrubs are wanted, by checkpoints alone; 0: they are not
+        self.readers = Readers(self.pairs)
         self._book = CutBook(self.pairs, limits)
 
     def next_id(self) -> int:
@@ -90,17 +99,8 @@ class Ledger(Unmarked):
     # ------------------------------------------------------------------------------- folding
 
     def check(self, marker: Marker) -> None:
-        """Before a marker is written: raises WrongStateError if it does not fit the states."""
-        if not isinstance(marker, Moving):
-            return
-        event = PAIR_EVENTS[type(marker)]
-        for pair in self._of(marker.volumes):
-            if (pair.state, event) not in pair_states.TRANSITIONS:
-                raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
-        if isinstance(marker, markers.MakeCut):
-            differing = [pair for pair in self._of(marker.volumes) if pair.differs is not None]
-            if differing:
-                refuse_differing(differing)
+        """Before a marker is written: raises WrongStateError, see `marker_check`."""
+        marker_check.check(marker, self.pairs, self.readers)
 
     def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
         """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
@@ -245,6 +245,10 @@ class Ledger(Unmarked):
     def _(self, marker: markers.Grade, _place: Place) -> None:
         self._book.grade(marker)
 
+    @_fold.register
+    def _(self, marker: markers.Reader | markers.Unread, place: Place) -> None:
+        self.readers.fold(marker, place.time_us)
+
     # ----------------------------------------------------------------------------- comparisons
 
     @_fold.register
@@ -281,6 +285,7 @@ class Ledger(Unmarked):
             reason = pair_states.BY_ERROR if failed else others
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
+            pair.readers.clear()
             pair.secondary_at = min(pair.secondary_at, pair.applied)
             pair.usable = pair.usable and pair.id not in marker.unusable
             pair.staging = ""
@@ -390,6 +395,7 @@ class Ledger(Unmarked):
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
         pair.adopted = False
+        pair.readers.clear()
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -434,6 +440,7 @@ class Ledger(Unmarked):
         found = snapshot.unpack_all(saved, self._limits)
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
         self.pairs, self.ahead, self.scrub_us = found.pairs, found.ahead, found.scrub_us
+        self.readers = Readers(self.pairs)
         self._book = CutBook(self.pairs, self._limits)
         self._book.known = found.cuts
         for number, history in found.changes.items():

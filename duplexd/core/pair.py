@@ -19,6 +19,7 @@ from duplexd.core.scrub_state import Scrub
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from duplexd.backend import Reader
     from duplexd.core.change_history import ChangeHistory
     from duplexd.core.cut import Cut
     from duplexd.core.image_record import Image
@@ -62,14 +63,15 @@ class PairRecord:
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
-    that are remembered; None if there is none.
+    that are remembered; None if there is none. `readers`: who reads the secondary at its
+    cut, by name, and since when (us since 1970), see `core/readers.py`.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
-        "last_cut", "limits", "name", "primary_at", "primary_image", "reason", "regions",
-        "removed", "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged",
-        "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
+        "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
+        "regions", "removed", "scrub", "secondary_at", "secondary_image", "secondary_path",
+        "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -94,6 +96,7 @@ class PairRecord:
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
         self.history: ChangeHistory | None = None
+        self.readers: dict[str, int] = {}
         self.differs: Differences | None = None
         self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
@@ -167,8 +170,8 @@ class Pair:
         self.name = record.name
         self.size = record.size
         self.regions = record.regions
-        self.connections = 0  # kept by the NBD server, as the next one
-        self.failing: dict[str, int] = {}
+        self.connections = 0
+        self.failing: dict[str, int] = {}  # kept by the NBD server
         self.groups: list[str] = []
         self.failed = ""  # why it is not served: neither of its images is good and current
         self.halfway: Halfway | None = None  # its secondary, while it is not served
@@ -203,6 +206,31 @@ class Pair:
         duplex = self.record.state == DUPLEX and self.halfway is None
         self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
         self.tracks = self.record.tracks
+
+    # ------------------------------------------------------------------------ as an NBD export
+
+    @property
+    def of(self) -> str:
+        """See `Volume`, as the next ones."""
+        return self.name
+
+    @property
+    def counted_as(self) -> str:
+        """Its own name."""
+        return self.name
+
+    @property
+    def read_only(self) -> bool:
+        """It can be written to; who may do so is another matter."""
+        return False
+
+    def joined(self, _reader: Reader, _peer: str) -> None:
+        """A client of a volume keeps nothing where it is."""
+        self.connections += 1
+
+    def left(self, _reader: Reader) -> None:
+        """See `joined`."""
+        self.connections -= 1
 
     # ------------------------------------------------------------------------ what is recorded
 

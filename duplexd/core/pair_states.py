@@ -41,6 +41,10 @@ TRANSITIONS = {
     (SUSPENDED, SWAP): SUSPENDED,
 }
 
+# What writes to a secondary that is at a cut, or gives it another role: not while it has a reader.
+# A failure is not among them, because nobody can refuse it.
+LEAVING = (COPY, RESYNC, DETACH, SWAP)
+
 # Why a pair is in its state, as status shows it.
 BY_COMMAND, BY_ERROR, BY_GROUP = "by command", "by secondary error", "by group freeze"
 BY_JOURNAL = "by journal error"  # no image is to blame

@@ -22,20 +22,29 @@ class Scrub(NamedTuple):
     way. `done_us`: when the last pass ended, or the legs became a pair by a copy of all; until then
     `began_us` says that such a copy has begun, which no checkpoint keeps: the pair is due earlier
     then. Times in microseconds since 1970, 0 for never. `error`: what could not be read, in
-    the pass that is under way or else in the last one.
+    the pass that is under way or else in the last one. `earlier`: while one is under way, the same
+    of the last one: it holds until a pass has read all.
     """
 
     at: int = 0
     began_us: int = 0
     done_us: int = 0
     error: str = ""
+    earlier: str = ""
 
     def pack(self) -> list[int | str]:
         """For the checkpoint; empty if nothing is to be remembered."""
-        if not (self.at or self.done_us or self.error):
+        if not (self.at or self.done_us or self.unreadable):
             return []
-        times = [self.at, self.began_us, self.done_us]
-        return [*times, self.error] if self.error else [*times]
+        fields: list[int | str] = [self.at, self.began_us, self.done_us, self.error, self.earlier]
+        while not fields[-1]:
+            fields.pop()
+        return fields
+
+    @property
+    def unreadable(self) -> str:
+        """What could not be read, and has not been since."""
+        return self.error or self.earlier
 
     @property
     def under_way(self) -> bool:
@@ -61,7 +70,8 @@ class Scrub(NamedTuple):
 def unpack(packed: Sequence[int | str]) -> Scrub:
     """The reverse of `pack`. Raises ValueError, TypeError."""
     at, began_us, done_us = [*map(int, packed[:3]), 0, 0, 0][:3]
-    return Scrub(at, began_us, done_us, str(packed[3]) if len(packed) > 3 else "")
+    error, earlier = [*map(str, packed[3:5]), "", ""][:2]
+    return Scrub(at, began_us, done_us, error, earlier)
 
 
 def due(scrubs: Mapping[int, Scrub], every_s: float, now_us: int) -> int | None:

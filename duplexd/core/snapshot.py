@@ -84,6 +84,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
         **_cuts_of(pair),
@@ -145,7 +146,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next two
+    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next three
+    pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))
     # left out where nothing is known of them

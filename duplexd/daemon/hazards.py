@@ -33,7 +33,7 @@ class _Place(NamedTuple):
     path: Path
     device: int
     missing_bytes: int
-    free_bytes: int
+    free_bytes: int | None  # None: the file system does not say
 
 
 def hazards(config: Config, patience: Patience) -> list[str]:
@@ -136,15 +136,15 @@ def _large_journal(config: Config, patience: Patience) -> Iterator[str]:
         used, free = patience.call(lambda: _room_of_journal(own.state_dir))
     except OSError:
         return
-    if own.journal_size > used + free:
+    if free is not None and own.journal_size > used + free:
         yield (
             f"controller.journal_size: {format_size(own.journal_size)} is more than the file system"
             f" of state_dir has: {format_size(used + free)}; make it smaller, or make room"
         )
 
 
-def _room_of_journal(state_dir: Path) -> tuple[int, int]:
-    """Bytes that the journal has, and bytes that are free for it."""
+def _room_of_journal(state_dir: Path) -> tuple[int, int | None]:
+    """Bytes that the journal has, and bytes that are free for it, if that is known."""
     there = _existing(state_dir)
     used = 0
     if (state_dir / "journal").is_dir():
@@ -167,7 +167,7 @@ def _no_room(images: dict[Path, _Place]) -> Iterator[str]:
             by_device.setdefault(image.device, []).append(image)
     for places in by_device.values():
         missing, free = sum(each.missing_bytes for each in places), places[0].free_bytes
-        if missing > free:
+        if free is not None and missing > free:
             count = len(places) - 1
             more = (
                 f" and {'1 more image' if count == 1 else f'{count} more images'}" if count else ""

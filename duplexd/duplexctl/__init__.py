@@ -7,5 +7,6 @@
           settings.answer(result, texts.suspended_text(result))    # a text, or one JSON object
 
 `settings.py` has what the options say, `views.py` what `status` draws, `known_names.py` what a
-shell completes, `interrupts.py` what a signal does to a command that holds writes.
+shell completes, `interrupts.py` what a signal does to a command that holds writes, `documents.py`
+where an installation has the pages that messages name.
 """

@@ -11,6 +11,7 @@ import click
 from duplexd.canary.members import find
 from duplexd.canary.observer import Canary
 from duplexd.client import survey
+from duplexd.duplexctl.documents import document
 from duplexd.duplexctl.options import Name, common, complete_group
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.takeover import ask
@@ -59,7 +60,7 @@ def canary(settings: Settings, group: str, rate: int, overwrite: bool, yes: bool
     if not of_groups and not overwrite:
         raise UsageError(
             f"{group} is not a group of {settings.groups}: only there volumes are reserved for a"
-            " canary; see docs/canary.md"
+            f" canary; see {document('canary.md')}"
         )
 
     if overwrite and not yes:

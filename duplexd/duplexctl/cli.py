@@ -14,6 +14,7 @@ JSON.
     reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text        top           looking_on.look  top.frame
     changes  client.changes   changed.changes_text
+    points   client.points    points_text          release-reader  client.release_reader
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -50,8 +51,10 @@ _MODULES = {
     "cuts": "looking",
     "events": "looking",
     "health": "wellness",
+    "points": "reading_cuts",
     "quiesce": "hold",
     "release": "hold",
+    "release-reader": "reading_cuts",
     "repair": "legs",
     "reload": "configuration",
     "resync": "resync",

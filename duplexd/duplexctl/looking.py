@@ -9,6 +9,7 @@ import click
 
 from duplexd.duplexctl import texts, views
 from duplexd.duplexctl.columns import output_option, rows_text
+from duplexd.duplexctl.documents import document
 from duplexd.duplexctl.options import Seconds, common, targets
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.settings import Settings, StoppedError
@@ -149,10 +150,10 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
     if any(row.get("why") for row in result.volumes):
         raise DuplexdError(
             "an image cannot be read, or is not the one that the daemon has open; see"
-            " docs/operations.md, 'When something fails', for the repair"
+            f" {document('operations.md')}, 'When something fails', for the repair"
         )
     if not result.equal:
         raise DuplexdError(
             "primary and secondary differ; find out which image is right, then `duplexctl repair`:"
-            " see docs/operations.md, 'Legs that differ'"
+            f" see {document('operations.md')}, 'Legs that differ'"
         )

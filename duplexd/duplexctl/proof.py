@@ -80,8 +80,9 @@ def verify_cut(
         raise WrongStateError("not everything could be checked; what could be agrees")
     if report.outcome == "recorded":
         raise UncheckedError(
-            "a journal has the cut as certified, but of the images nothing was checked: they have"
-            " left the cut, or are not on this machine; name copies of them with --image"
+            f"a journal has the cut as certified, but {_little(report)}: such images have left the"
+            " cut, are not on this machine, or have changed too much; check earlier, or name copies"
+            " of them with --image"
         )
 
 
@@ -119,7 +120,7 @@ def _lines(report: Report) -> Iterator[str]:
         "VOID" if report.is_void else "REFUTED" if report.outcome == "refuted" else report.outcome
     )
     if outcome == "recorded":
-        outcome = "recorded as certified; of the images NOTHING was checked"
+        outcome = f"recorded as certified; {_little(report)}"
     yield f"cut {report.cut}{group}: {outcome}"
     yield from (f"  WRONG: {text}" for text in report.contradictions + report.void)
     for member in report.controllers:
@@ -133,6 +134,16 @@ def _lines(report: Report) -> Iterator[str]:
         for volume in member.volumes:
             yield f"  {volume.name}: {_volume(volume)}"
             yield from (f"    not checked: {text}" for text in volume.unchecked)
+
+
+def _little(report: Report) -> str:
+    """Of what too little was checked to confirm anything."""
+    found = [member for member in report.controllers if member.record == "found"]
+    volumes = [volume for member in found for volume in member.volumes]
+    if not any(volume.checked_bytes for volume in volumes):
+        return "of the images nothing was checked"
+    short = [volume.name for volume in volumes if not volume.confirmed]
+    return f"too little was checked of {printable(', '.join(short))}"
 
 
 def _record(member: MemberReport) -> str:
@@ -168,6 +179,13 @@ def _volume(volume: VolumeReport) -> str:
             if volume.checked_bytes < volume.size
             else "all"
         )
-    return (
-        f"{checked} of {format_size(volume.size)} {'right' if wrong else 'checked'} ({by}){wrong}"
-    )
+    word = "right" if wrong else "checked"
+    return f"{checked} of {format_size(volume.size)} {word}{_of_data(volume)} ({by}){wrong}"
+
+
+def _of_data(volume: VolumeReport) -> str:
+    """How much of what is in no hole; holes that agree say little."""
+    if volume.checked_bytes + volume.wrong_bytes == volume.size:
+        return ""
+    data = f"{format_size(volume.checked_data_bytes)} of {format_size(volume.data_bytes)}"
+    return f", of its data {data}"

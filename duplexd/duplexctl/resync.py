@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.duplexctl import texts
-from duplexd.duplexctl.options import common, targets
+from duplexd.duplexctl.options import Name, common, targets
 from duplexd.duplexctl.output import complain, put
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.watch import progress_bars
@@ -35,12 +35,35 @@ _ERRORS_MAX = 5
     is_flag=True,
     help="return when all are DUPLEX; exit code 1 if one failed or has legs that differ",
 )
+@click.option(
+    "--cut",
+    type=Name(),
+    metavar="ID",
+    default="",
+    help="only if all targets are at this cut, on all controllers; else exit code 5",
+)
+@click.option(
+    "--reader",
+    type=Name(),
+    metavar="NAME",
+    default="",
+    help="end this reader of the cut, and resync if it was the last one",
+)
+@click.option("--force", is_flag=True, help="end all readers of the cut first, and resync")
 @common()
 @click.pass_obj
-def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
+def resync(
+    settings: Settings,
+    targets: tuple[str, ...],
+    wait: bool,
+    cut: str,
+    reader: str,
+    force: bool,
+) -> None:
     """Bring suspended secondaries back: copies only what changed.
 
-    Volumes for which that is not possible are left out: exit code 5, and stderr says why.
+    Volumes for which that is not possible are left out: exit code 5, and stderr says why. While
+    somebody reads one of the cuts, nothing is started at all.
     """
     of_groups = settings.of_groups(targets)
     with progress_bars() as bars:
@@ -50,11 +73,18 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
 
         settings.done = "the resync has begun"
         result = run(
-            settings, lambda client: client.resync(*targets, wait=wait, progress=show), of_groups
+            settings,
+            lambda client: client.resync(
+                *targets, wait=wait, cut=cut, reader=reader, force=force, progress=show
+            ),
+            of_groups,
         )
     for warning in result.warnings:
         complain(f"warning: {warning}")
-    if wait:
+    if result.readers:
+        text = f"reader {printable(reader)} has ended; {texts.read_still_text(result)}"
+        settings.answer({"event": "done", **result.json()} if wait else result.json(), text)
+    elif wait:
         settings.answer(
             {"event": "done", **result.json()},
             texts.resynced_text(result.volumes),
@@ -89,7 +119,7 @@ def _check(result: Resynced) -> None:
     """Raises WrongStateError for volumes that were left out, DuplexdError if a resync that was
     waited for failed, or the legs of a pair differ where no resync copies.
     """
-    failed = [row for row in result.volumes if result.waited and row["state"] != "DUPLEX"]
+    failed = [row for row in result.volumes if _is_away(row)] if result.waited else []
     refused = _refused(result.refused) if result.refused else ""
     differing = [row for row in result.volumes if result.waited and row.get("differs")]
     if failed or differing:
@@ -97,6 +127,10 @@ def _check(result: Resynced) -> None:
         raise DuplexdError("; ".join(filter(None, texts)))
     if refused:
         raise WrongStateError(refused)
+
+
+def _is_away(row: Json) -> bool:
+    return row["state"] != "DUPLEX" and row.get("how") != "read"
 
 
 def _refused(rows: Sequence[Json]) -> str:

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="if the targets are all at one cut already, succeed and name it; else that is an error",
 )
+@click.option(
+    "--reader",
+    type=Name(),
+    metavar="NAME",
+    default="",
+    help="name who reads the cut: nothing moves it until `resync --reader NAME`",
+)
 @common()
 @click.pass_obj
 def suspend(
@@ -69,6 +76,7 @@ def suspend(
     hold_max_s: float | None,
     certificate: str | None,
     allow_existing: bool,
+    reader: str,
 ) -> None:
     """Cut at one point.
 
@@ -88,6 +96,7 @@ def suspend(
             hold_max=hold_max_s,
             certificate=certificate is not None,
             allow_existing=allow_existing,
+            reader=reader,
             on_cut=outcome.known,
             on_hook=outcome.hook,
         )

@@ -52,6 +52,7 @@ _yes = click.option("--yes", is_flag=True, help="do not ask, also on a terminal"
     is_flag=True,
     help="swap also a pair whose legs are known to differ, as they are",
 )
+@click.option("--force", is_flag=True, help="end all readers of the secondaries' cuts first")
 @_yes
 @common()
 @click.pass_obj
@@ -62,6 +63,7 @@ def swap(
     keep_to: str | None,
     lose_changes: bool,
     accept_differences: bool,
+    force: bool,
     yes: bool,
 ) -> None:
     """Let the two images of a pair change roles, between two writes: clients notice nothing."""
@@ -79,6 +81,7 @@ def swap(
             keep_to=keep_to,
             lose_changes=lose_changes,
             accept_differences=accept_differences,
+            force=force,
         ),
         of_groups,
     )

@@ -15,7 +15,7 @@ from duplexd.units import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from duplexd.client import Cut, Cuts, Suspended
+    from duplexd.client import Cut, Cuts, Resynced, Suspended
     from duplexd.json_object import Json
 
 # volumes that are listed one by one; of more, those that failed are, others counted
@@ -28,6 +28,7 @@ _HOW = {
     "map": "resync by change map",
     "copy": "full copy",
     "already": "already DUPLEX or on its way",
+    "read": "not begun, others read its cut",
 }
 
 
@@ -93,6 +94,11 @@ def suspended_text(result: Suspended) -> str:
     lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
     if not result.already:
         lines.append("  " + _hold_text(result))
+    if result.reader:
+        lines.append(
+            f"  read by {printable(result.reader)}: it stays there until"
+            f" `duplexctl resync {result.group} --reader {printable(result.reader)}`"
+        )
     if result.left:
         lines.append(f"  NO LONGER AT THE CUT: {' '.join(result.left)}")
     if result.untold:
@@ -136,8 +142,13 @@ def cuts_text(cuts: Cuts) -> str:
     """A table, newest last."""
     if not cuts.cuts:
         return "no cuts"
-    columns = ("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS")
-    return joined(table_text(columns, [_cut_row(cut) for cut in cuts.cuts]))
+    columns = ["TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS"]
+    rows = [[*_cut_row(cut)] for cut in cuts.cuts]
+    if any(cut.readers for cut in cuts.cuts):
+        columns.append("READERS")
+        for row, cut in zip(rows, cuts.cuts, strict=True):
+            row.append(printable(", ".join(cut.readers)) or "-")
+    return joined(table_text(columns, rows))
 
 
 def _cut_row(cut: Cut) -> Sequence[str]:
@@ -199,6 +210,12 @@ def resync_text(rows: Sequence[Json]) -> str:
     return joined(f"{volumes_text(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
 
 
+def read_still_text(result: Resynced) -> str:
+    """Why nothing was started though a reader has ended."""
+    names = listed([row["name"] for row in result.volumes], "volumes")
+    return f"{names}: not resynced, read by {printable(', '.join(result.readers))}"
+
+
 def resynced_text(rows: Sequence[Json]) -> str:
     """What became of each volume; of many, of those that failed, and how many did not."""
     if len(rows) <= LISTED_MAX:
@@ -258,10 +275,12 @@ def _lost_lines(row: Json) -> Iterator[str]:
 
 
 def _other_image(row: Json) -> str:
-    reason = f" ({row['reason']})" if row.get("reason") else ""
-    if not row.get("secondary"):
-        return f"{row['state']}{reason}"
-    return f"{row['secondary']} is the secondary, {row['state']}{reason}"
+    state = row["state"] + _because(row)
+    return f"{row['secondary']} is the secondary, {state}" if row.get("secondary") else state
+
+
+def _because(row: Json) -> str:
+    return f" ({row['reason']})" if row.get("reason") else ""
 
 
 def _lost_text(lost: Json) -> str:
@@ -311,8 +330,18 @@ def adopted_text(rows: Sequence[Json]) -> str:
 
 
 def _adopted_lines(row: Json) -> Iterator[str]:
+    """Of a volume that is served only the secondary can have been taken, where it was absent."""
+    name, error = row["name"], row.get("secondary_error")
+    if row.get("taken") == ["secondary"]:
+        yield f"{name}: adopted the secondary {row['secondary']}; {row['state']}{_because(row)}"
+        yield f"  `duplexctl resync {name}` copies {row['primary']} to it"
+        return
     done = "already served from" if row.get("already") else "adopted"
-    yield f"{row['name']}: {done} {row['primary']}; {_other_image(row)}"
+    other = row["state"] + _because(row) if error else _other_image(row)
+    yield f"{name}: {done} {row['primary']}; {other}"
+    if error:
+        yield f"  its secondary cannot be used: {error}"
+        yield f"  put an image there, then `duplexctl resync {name}` copies to it"
     yield from _lost_lines(row)
 
 

@@ -158,6 +158,16 @@ def lease_lines(status: Json, room: int) -> list[str]:
     return _fit(lines, room, "leases")
 
 
+def reader_lines(status: Json, room: int) -> list[str]:
+    """Who keeps secondaries at their cuts."""
+    lines = [
+        f"{volume['name']}: read at its cut by {', '.join(each['name'] for each in readers)}"
+        for volume in status["volumes"]
+        if (readers := volume.get("readers"))
+    ]
+    return _fit(lines, room, "volumes that are read")
+
+
 def _fit(lines: list[str], room: int, what: str) -> list[str]:
     return (
         lines
@@ -191,6 +201,7 @@ class ControllerView:
         self.tail = fault_lines(status, 1 << 30 if whole else max(2, lines // 3))
         self.tail += group_lines(status, 1 << 30 if whole else max(2, lines // 4))
         self.tail += lease_lines(status, 1 << 30 if whole else max(2, lines // 6))
+        self.tail += reader_lines(status, 1 << 30 if whole else max(2, lines // 6))
         room = 1 << 30 if whole else max(1, lines - _RESERVED_LINES - len(self.tail))
         chosen, left_out = _choose(status["volumes"], room)
         self.columns, self.rows = COLUMNS, [volume_row(volume) for volume in chosen]

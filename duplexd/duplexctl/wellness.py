@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.core.findings import NO_SERVICE_LOST
+from duplexd.duplexctl.documents import document
 from duplexd.duplexctl.options import common, targets
 from duplexd.duplexctl.runner import run
 from duplexd.errors import DuplexdError, error_of
@@ -63,4 +64,4 @@ def _count(findings: list[Json]) -> str:
     errors = sum(finding["severity"] == "error" for finding in findings)
     counts = [(errors, "error"), (len(findings) - errors, "warning")]
     words = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
-    return f"not well: {', '.join(words)}; see docs/health.md for what each means"
+    return f"not well: {', '.join(words)}; see {document('health.md')} for what each means"

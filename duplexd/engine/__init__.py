@@ -58,12 +58,13 @@ them. `write_path` makes each `batch` and `apply` executes it; where a change fa
 holes. `suspend` cuts pairs of this controller alone; `leases` hold writes, and `group_cut` cuts
 under them together with other controllers;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
-grades it. `failures` is what a failing leg does to states; `failed_legs` are those that fail
-outside of batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
+grades it; `points` are cuts as exports that clients read, and `cut_readers` who does.
+`failures` is what a failing leg does to states; `failed_legs` are those that fail outside of
+batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
 `image_places` finds out which of them are not at their paths any more.
 
 `auto_resync` brings pairs back after their secondary failed.
-`checkpoint` makes both legs durable and says so, in its `checkpoint_file` and the `change_files`
+`checkpoint` makes both legs durable and says so, in its `checkpoint_on_disk` and the `change_files`
 that this names; `changes` answers from these what changed between cuts. It has `leg_syncs`, and
 `samples` of the images, of `sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps
 room in the journal, and `sync_claim` has the last records claimed to be durable. `recovery` finds
@@ -76,6 +77,6 @@ takes `live_settings`.
 `repairing` makes them equal again: `comparisons` are these parts together. A `periodic` task looks
 now and then. `own_writes` are changes
 that the engine makes itself. `commands` is what
-clients can ask for, of several volumes with `each_of`; `status`, `counters` and `events` are what
-they see.
+clients can ask for, of several volumes with `each_of`; with `answering` they end although the
+journal hangs. `status`, `counters` and `events` are what they see.
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.markers import Missed
 from duplexd.engine.each_of import each_of
-from duplexd.engine.opening import SECONDARY, Images, why_absent
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, why_absent
 from duplexd.engine.recovery.degraded import said
 from duplexd.engine.recovery.primary_replay import lacking
 from duplexd.engine.volumes import introduce
@@ -69,7 +69,7 @@ class Adoptions:
         """
         return {"volumes": await each_of(pairs, self._adopt, "adopted")}
 
-    def _result(self, pair: Pair, lost: Json | None, already: bool) -> Json:
+    def _result(self, pair: Pair, lost: Json | None, taken: Sequence[str]) -> Json:
         return {
             "name": pair.name,
             "state": pair.state,
@@ -79,7 +79,9 @@ class Adoptions:
             "secondary": pair.secondary.path if pair.secondary is not None else None,
             "sequence": self._timeline.written,
             "lost": lost,
-            "already": already,
+            "already": not taken,
+            "taken": list(taken),
+            "secondary_error": why_absent(pair.secondary) or None,
         }
 
     async def _adopt(self, pair: Pair) -> Json:
@@ -92,10 +94,11 @@ class Adoptions:
         """A volume that is served gets a secondary, at most. The checkpoint forgets the former
         image: a start that finds it there again has to notice.
         """
-        if secondary is not None:
-            await self._timeline.at_rest(lambda: self._use_adopted(pair, secondary))
-            await self._checkpointer.checkpoint()
-        return self._result(pair, None, already=secondary is None)
+        if secondary is None:
+            return self._result(pair, None, taken=())
+        await self._timeline.at_rest(lambda: self._use_adopted(pair, secondary))
+        await self._checkpointer.checkpoint()
+        return self._result(pair, None, taken=(SECONDARY,))
 
     async def _adopted_secondary(self, pair: Pair) -> Leg | None:
         """What lies at the path of an absent secondary; None if it cannot be used."""
@@ -142,7 +145,8 @@ class Adoptions:
         async with self._images.recorded(pair):
             await timeline.at_rest(lambda: self._images.begin_to_serve(pair))
         self._emit("volume-served", volume=pair.name, path=primary.path, lost=said(lost))
-        return self._result(pair, said(lost), already=False)
+        taken = (PRIMARY,) if secondary is None else (PRIMARY, SECONDARY)
+        return self._result(pair, said(lost), taken)
 
     def _give_up_secondary(self, pair: Pair, another: bool) -> None:
         """It differs from the adopted primary where nobody knows. At its cut it is as good as it

@@ -14,7 +14,7 @@ may end early, by count and by time: a client asks on from there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.patience import PRIMARY
 from duplexd.images.holes import first_extents
@@ -24,9 +24,19 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Extent, Volume
     from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.clock import Clock
+
+
+class Asked(NamedTuple):
+    """An image of a pair, and its role. `counts`: whether its answer does, once it is here."""
+
+    pair: Pair
+    leg: Leg
+    use: str
+    counts: Callable[[], bool]
 
 
 class Extents:
@@ -48,28 +58,37 @@ class Extents:
     ) -> None:
         """See `Backend`."""
         pair = cast("Pair", volume)
-        if pair.primary.is_block:
+        leg = pair.primary
+        asked = Asked(pair, leg, PRIMARY, lambda: pair.primary is leg)
+        self.ask(asked, offset, length, one, done)
+
+    def ask(
+        self,
+        asked: Asked,
+        offset: int,
+        length: int,
+        one: bool,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        """The same of any image of a pair."""
+        if asked.leg.is_block:
             done([(offset, length, True)])
             return
         task = asyncio.get_running_loop().create_task(
-            self._answer(pair, offset, length, 2 if one else self._limits.extents_max, done)
+            self._answer(asked, offset, length, 2 if one else self._limits.extents_max, done)
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(
         self,
-        pair: Pair,
+        asked: Asked,
         offset: int,
         length: int,
         count_max: int,
         done: Callable[[list[Extent]], None],
     ) -> None:
-        leg, monotonic, seconds_max = (
-            pair.primary,
-            self._monotonic,
-            self._limits.extents_seconds_max,
-        )
+        leg, monotonic, seconds_max = asked.leg, self._monotonic, self._limits.extents_seconds_max
 
         def look() -> list[Extent]:
             until = monotonic() + seconds_max
@@ -81,9 +100,9 @@ class Extents:
             )
 
         try:
-            found = await self._legs.on(pair, leg, PRIMARY, look)
+            found = await self._legs.on(asked.pair, leg, asked.use, look)
         except OSError:
             found = []
-        if not found or pair.primary is not leg:
+        if not found or not asked.counts():
             found = [(offset, length, True)]
         done(found)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.pair import refresh
 from duplexd.engine.change_files import ChangeFiles, Wanted
 from duplexd.errors import DuplexdError, NotFoundError, UsageError, WrongStateError
 from duplexd.replication.leg_calls import JournalHungError
@@ -77,6 +78,11 @@ class Changes:
         self._files = files
         self._legs = legs
         self._extents_max = limits.changed_extents_max
+
+    def remember(self, tracked_cuts: int) -> None:
+        """So many cuts of each volume, from now on."""
+        self._timeline.ledger.remember_cuts(tracked_cuts)
+        refresh(self._volumes.all())  # whether they note changes
 
     async def extents(self, volume: str, since: str, until: str | None = None) -> Between:
         """What changed in a volume between two points, each the id of a cut, a tag, or `latest`;

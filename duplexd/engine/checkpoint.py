@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.engine.checkpoint_file import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.failed_legs import FailedLegs
     from duplexd.engine.image_snapshot import Plan
     from duplexd.engine.samples import Samples

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.leaving import AS_IT_IS
 from duplexd.errors import WrongStateError
+from duplexd.replication.job import READ
 from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
     from duplexd.engine.adopt import Adoptions
+    from duplexd.engine.answering import Answering
     from duplexd.engine.comparisons import Comparisons
+    from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
@@ -41,7 +46,9 @@ class Commands:
         reopening: Reopening,
         adoptions: Adoptions,
         swaps: Swaps,
+        readers: CutReaders,
         clock: Clock,
+        journal: Answering,
     ) -> None:
         self._volumes = volumes
         self._leases = leases
@@ -51,7 +58,9 @@ class Commands:
         self._reopening = reopening
         self._adoptions = adoptions
         self._swaps = swaps
+        self._readers = readers
         self._clock = clock
+        self._journal = journal
 
     def _served(self, names: Sequence[str]) -> list[Pair]:
         """Raises WrongStateError for a volume that is not served."""
@@ -80,23 +89,49 @@ class Commands:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        reader: str = "",
         on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """See `Suspends.suspend`."""
-        return await self._suspends.suspend(
-            self._served(names), tag, lease_id, fence, certificate, existing, on_cut=on_cut
+        work = self._suspends.suspend(
+            self._served(names), tag, lease_id, fence, certificate, existing, reader, on_cut
         )
+        return await self._journal.in_time(work)
 
-    async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
-        """See `Resyncs.resync`. What is absent of these pairs is opened before.
+    async def resync(
+        self, names: Sequence[str], partial: bool = False, how: Leaving = AS_IT_IS
+    ) -> Json:
+        """See `Resyncs.resync`, and `CutReaders.leaving`. What is absent of these pairs is opened
+        before.
 
-        `partial`: one that cannot be resynced keeps none of the others from it.
+        `partial`: one that cannot be resynced keeps none of the others from it. One that is read
+        does: its cut is of all of them.
         """
-        return await self._resync(names, Refusals(partial), known_only=False)
+        return await self._journal.in_time(self._leave(names, partial, how))
 
     async def resync_again(self, names: Sequence[str]) -> Json:
         """The same without a person who asks for it: no other image is written over."""
-        return await self._resync(names, Refusals(), known_only=True)
+        async with self._readers.leaving(self._volumes.named(names), AS_IT_IS):
+            return await self._resync(names, Refusals(), known_only=True)
+
+    async def add_reader(self, names: Sequence[str], reader: str, cut_id: str) -> Json:
+        """See `CutReaders.add`."""
+        work = self._readers.add(self._volumes.named(names), reader, cut_id)
+        return await self._journal.in_time(work)
+
+    async def release_reader(self, names: Sequence[str], reader: str) -> Json:
+        """See `CutReaders.release`."""
+        work = self._readers.release(self._volumes.named(names), reader)
+        return await self._journal.in_time(work)
+
+    async def _leave(self, names: Sequence[str], partial: bool, how: Leaving) -> Json:
+        pairs = self._volumes.named(names)
+        if how.force:  # readers do not end for a resync that cannot be
+            self._resyncs.check(pairs, Refusals(partial))
+        async with self._readers.leaving(pairs, how) as readers:
+            if readers:
+                return {"job": "", "volumes": _read_still(pairs), "readers": readers, "refused": []}
+            return await self._resync(names, Refusals(partial), known_only=False)
 
     async def _resync(self, names: Sequence[str], refusals: Refusals, known_only: bool) -> Json:
         pairs = self._volumes.named(names)
@@ -110,7 +145,7 @@ class Commands:
 
     async def adopt(self, names: Sequence[str]) -> Json:
         """See `Adoptions.adopt`."""
-        return await self._adoptions.adopt(self._volumes.named(names))
+        return await self._journal.in_time(self._adoptions.adopt(self._volumes.named(names)))
 
     async def swap(
         self,
@@ -119,10 +154,12 @@ class Commands:
         keep_to: str | None,
         lose_changes: bool,
         accept_differences: bool = False,
+        force: bool = False,
     ) -> Json:
         """See `Swaps.swap`."""
         pairs, accept = self._volumes.named(names), accept_differences
-        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept)
+        work = self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept, force)
+        return await self._journal.in_time(work)
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""
@@ -136,4 +173,14 @@ class Commands:
         self, names: Sequence[str], source: str, dry_run: bool, some: bool = False
     ) -> Json:
         """See `Repairs.repair`."""
-        return await self._comparisons.repairs.repair(self._served(names), source, dry_run, some)
+        repairs = self._comparisons.repairs
+        work = repairs.repair(self._served(names), source, dry_run, some)
+        return await self._journal.in_time(work)
+
+    def stop(self) -> None:
+        """End those that still wait for the journal after their callers were answered."""
+        self._journal.stop()
+
+
+def _read_still(pairs: Sequence[Pair]) -> list[Json]:
+    return [{"name": pair.name, "how": READ, "state": pair.state} for pair in pairs]

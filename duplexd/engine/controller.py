@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
-from duplexd.core.pair import refresh
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
 from duplexd.engine.allocation import Extents
+from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
 from duplexd.engine.changes import Changes
 from duplexd.engine.checkpoint import Checkpointer
-from duplexd.engine.checkpoint_file import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
-from duplexd.engine.counters import Counters
+from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
+from duplexd.engine.cut_readers import CutReaders
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
@@ -41,6 +42,7 @@ from duplexd.engine.live_settings import settings_changes
 from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
+from duplexd.engine.points import Points
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.last_calls import EndOfStart, leave
 from duplexd.engine.recovery.progress import FINISHING, ignore
@@ -71,6 +73,7 @@ from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.engine.counters import Counters
     from duplexd.engine.events import Events
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.recovered import Recovered
@@ -193,6 +196,11 @@ class Controller:
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
         self.extents_of = Extents(self.legs, clock, limits)
+        self.points = points = Points(
+            self.volumes, self.archive, self.legs, self.reads, self.extents_of,
+            timeline.ledger.readers, self.failed_legs.found,
+        )  # fmt: skip
+        self.readers = CutReaders(timeline, points, self.archive, self.events, limits)
         self.own_writes = own = OwnWrites(timeline, limits)
         self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, own)
 
@@ -227,7 +235,7 @@ class Controller:
             followers.moved,
         )  # fmt: skip
         origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
-        self.suspends = Suspends(timeline, leases, settling, archive, clock, origin)
+        self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         self.changes = Changes(timeline, self.volumes, self._file.changes, self.legs, self._limits)
@@ -245,16 +253,14 @@ class Controller:
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
-        """What opens images while the daemon runs, or changes their roles; and what clients of the
-        API can ask for.
-        """
+        """What opens images while the daemon runs, or changes their roles; what clients ask for."""
         timeline, volumes, limits = self.timeline, self.volumes, self._limits
         failures, followers, emit = self.failures, self.followers, self.events.emit
         disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
         opener = Opener(disk, workers, self.config.controller)
         failures.on_left = opener.close_later
         self.opener = opener
-        live_changes = LiveChanges(volumes, self.leases, self.archive, followers)
+        live_changes = LiveChanges(volumes, self.leases, self.archive, followers, self.readers)
         self.reloads = Reload(
             timeline, volumes, self.checkpointer, followers, self.leases, live_changes,
             NewImages(timeline, volumes, opener, live_changes), LeftImages(opener, emit),
@@ -266,10 +272,14 @@ class Controller:
         adoptions = Adoptions(
             timeline, volumes, self.checkpointer, failures, reopening, self.legs, emit, limits
         )
-        swaps = Swaps(timeline, self.leases, followers, self.resyncs, failures, self.legs, disk)
+        swaps = Swaps(
+            timeline, self.leases, followers, self.resyncs, failures, self.legs, disk, self.readers
+        )
         self.commands = commands = Commands(
             volumes, self.leases, self.suspends, self.resyncs, self.comparisons, reopening,
-            adoptions, swaps, clock,
+            adoptions, swaps, self.readers, clock,
+            Answering(timeline.writer.ring.directory, self.journal_waits_s,
+                      lambda: self.config.controller.primary_timeout),
         )  # fmt: skip
         self.auto_resync = AutoResync(
             timeline, volumes, commands.resync_again, self.events, clock, limits
@@ -279,9 +289,11 @@ class Controller:
         """See `Backend`; bound here, they cost no call more than there. And what the API asks."""
         write_path, commands = self.write_path, self.commands
         self.submit, self.flush = write_path.submit, write_path.flush
-        self.disconnected, self.read = write_path.disconnected, self.reads.read
-        self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
-        self.volume, self.resolve = self.volumes.find, self.volumes.resolve
+        points, self.disconnected = self.points, write_path.disconnected
+        self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
+        self.volume, self.point_names = points.volume, points.point_names
+        self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
+        self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
         self.quiesce, self.renew = commands.quiesce, commands.renew
         self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.verify = commands.suspend, commands.verify
@@ -302,6 +314,7 @@ class Controller:
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
         self.bad_ranges.on_primary_failed = self.failed_legs.found
+        timeline.on_moved = self.readers.moved
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -324,8 +337,7 @@ class Controller:
         self.config = config
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
-        self.timeline.ledger.remember_cuts(config.controller.tracked_cuts)
-        refresh(self.volumes.all())  # whether they note changes
+        self.changes.remember(config.controller.tracked_cuts)
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
@@ -334,18 +346,18 @@ class Controller:
 
     async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
-        timeline, settings, workers = self.timeline, self.config.controller, self._machine.workers
+        timeline, config, workers = self.timeline, self.config, self._machine.workers
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
-        end = EndOfStart(recovered, settings, workers, steps, self.journal_waits_s)
+        end = EndOfStart(recovered, config, workers, steps, self.journal_waits_s)
         await end.make_room(writer, self._file, limits)
         markers = partial(
-            reconcile, recovered, self.config, boot_id, timeline, self.volumes, self.failures,
+            reconcile, recovered, config, boot_id, timeline, self.volumes, self.failures,
             self.leases.participant, self.events.emit, limits,
         )  # fmt: skip
         interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
-        await end.written(self.checkpointer.checkpoint())
+        await end.checkpoint(self.checkpointer.checkpoint(), self.volumes.all())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
@@ -367,6 +379,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        self.commands.stop()
         await self.places.stop()
         await self.auto_resync.stop()
         await self.comparisons.scrubs.stop()
@@ -416,10 +429,6 @@ class Controller:
         """The last number given out."""
         return self.timeline.written
 
-    def volume_names(self) -> list[str]:
-        """See `Backend`."""
-        return list(self.volumes.by_name)
-
     # -------------------------------------------------------------------------------- the API's
 
     def status(self) -> Json:
@@ -435,14 +444,7 @@ class Controller:
 
     def counters(self) -> Counters:
         """What the parts count."""
-        return Counters(
-            batches=self.write_path.batches,
-            changes_by_threads=self.executor.heavy_changes,
-            cuts=self.archive.made,
-            holds_lost=self.leases.lost,
-            checkpoints=self.checkpointer.taken,
-            copied_bytes=self.copying.copied_bytes,
-            journal_appends=self.executor.appends,
-            journal_syncs=self.timeline.group_commit.took,
-            journal_pinned_bytes=self.space.pinned_bytes,
-        )
+        return count(
+            self.write_path, self.executor, self.archive, self.leases, self.checkpointer,
+            self.copying, self.timeline, self.space,
+        )  # fmt: skip

@@ -140,10 +140,10 @@ class CutArchive:
 
     def show_all(self, wanted: Iterable[Cut]) -> list[Json]:
         """Cuts, whether secondaries are at them or not."""
-        at_cuts: dict[str, list[str]] = {}
+        at_cuts: dict[str, list[Pair]] = {}
         for pair in self._volumes.all():
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                at_cuts.setdefault(pair.cut.id, []).append(pair.name)
+                at_cuts.setdefault(pair.cut.id, []).append(pair)
         return [self._show_one(each, at_cuts.get(each.id, [])) for each in wanted]
 
     def remembered(self, names: Sequence[str] = ()) -> list[Json]:
@@ -157,12 +157,14 @@ class CutArchive:
         cuts = self._ledger.cuts.values()
         return self.show_all(cut for cut in cuts if cut.members and cut.verdict is None)
 
-    def _show_one(self, cut: Cut, volumes: list[str]) -> Json:
+    def _show_one(self, cut: Cut, pairs: list[Pair]) -> Json:
+        names = (name for pair in pairs for name in self._ledger.readers.names(pair.id))
         return {
             "id": cut.id,
             "controller": self._name,
             **self._common(cut),
-            "volumes": volumes,
+            "volumes": [pair.name for pair in pairs],
+            "readers": list(dict.fromkeys(names)),
             "hold": self.hold_of(cut),
         }
 

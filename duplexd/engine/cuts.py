@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import cut_states, pair_states
 from duplexd.core.markers import Grade, Void
 from duplexd.core.patience import SECONDARY
+from duplexd.core.point import is_at_cut
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 from duplexd.images.unreadable import UnreadableError, read
 from duplexd.runtime.tasks import to_its_end
@@ -48,6 +49,7 @@ class Cuts:
         self.open = group.open
         self.decide = group.decide
         self.release = group.release
+        self._certify = group.certify
         self._timeline = timeline
         self._archive = archive
         self._volumes = volumes
@@ -55,8 +57,12 @@ class Cuts:
         self._events = events
 
     def show(self, cut_id: str) -> Json:
-        """One cut. Raises NotFoundError."""
-        return self._archive.show(self._archive.find(cut_id))
+        """One cut, with what a certificate has of it while secondaries are at it. Raises
+        NotFoundError.
+        """
+        cut = self._archive.find(cut_id)
+        pairs = [pair for pair in self._volumes.all() if is_at_cut(pair, cut)]
+        return self._archive.show(cut) | {"proof": self._certify(cut, pairs) if pairs else None}
 
     def all(self, names: Sequence[str] = ()) -> Json:
         """All that are remembered, oldest first; with `names`, those of any of these volumes."""

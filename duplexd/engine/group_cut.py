@@ -19,6 +19,10 @@ from duplexd.core.markers import MakeCut
 from duplexd.engine.suspend import images, refused_cut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.core.cut import Cut
+    from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.events import Events
     from duplexd.engine.leases import Hold, Leases
@@ -101,6 +105,10 @@ class GroupCuts:
         hold = await self._timeline.at_rest(gates)
         await self._settling.wait(cut)
         return self._archive.show(cut) | {"images": images(hold.pairs)}
+
+    def certify(self, cut: Cut, pairs: Sequence[Pair]) -> Json:
+        """What a certificate has of a cut that these pairs are at."""
+        return self._origin.certify(cut) | {"volumes": images(pairs)}
 
     def hold_ended(self, hold: Hold) -> None:
         """The hold of a cut that was made is over: the secondaries are brought to the cut in any

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.pair_states import DUPLEX
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.place import REMEDY, misplaced, shortened
+from duplexd.images.place import as_lost, misplaced, shortened
 from duplexd.runtime.tasks import several_at_once
 from duplexd.runtime.watch import HungError, Watch, patiently
 
@@ -137,7 +137,7 @@ class ImagePlaces:
         elif short and leg is pair.primary:
             self._failed_legs.found(pair, leg, OSError(errno.EIO, short))
         elif leg is pair.secondary and pair.state == DUPLEX:
-            self._failed_legs.misplaced(pair, leg, OSError(errno.ESTALE, f"{why}; {REMEDY}"))
+            self._failed_legs.misplaced(pair, leg, as_lost(leg, why, why == short))
         elif leg in (pair.primary, pair.secondary):
             if leg not in self._found:
                 role = "primary" if leg is pair.primary else "secondary"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config, VolumeConfig
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
+    from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.leases import Leases
     from duplexd.engine.opening import Place
     from duplexd.engine.volumes import Volumes
@@ -54,8 +55,14 @@ class LiveChanges:
     """Decides, from the states as they are at the moment; changes nothing."""
 
     def __init__(
-        self, volumes: Volumes, leases: Leases, archive: CutArchive, followers: Followers
+        self,
+        volumes: Volumes,
+        leases: Leases,
+        archive: CutArchive,
+        followers: Followers,
+        readers: CutReaders,
     ) -> None:
+        self._readers = readers
         self._volumes = volumes
         self._leases = leases
         self._archive = archive
@@ -97,6 +104,8 @@ class LiveChanges:
                 f"volumes.{pair.name}: can't be removed while its secondary is being written; "
                 "wait until it is at its cut, or DUPLEX"
             )
+        if read := self._readers.why_not(pair.id):
+            problems.append(f"volumes.{pair.name}: can't be removed while {_reading(read)}")
         return problems
 
     def _why_not_now(self, pair: Pair, old: VolumeConfig, new: VolumeConfig) -> list[str]:
@@ -121,6 +130,8 @@ class LiveChanges:
         if is_written or self._is_unsettled(pair):
             while_written = f"can't be replaced or removed while it is being written ({pair.state})"
             return [f"{key}: {while_written}; wait until it is at its cut, or DUPLEX"]
+        if read := self._readers.why_not(pair.id):
+            return [f"{key}: can't be replaced or removed while {_reading(read)}"]
         return []
 
     def _is_unsettled(self, pair: Pair) -> bool:
@@ -135,6 +146,10 @@ def not_the_same(pair: Pair, place: Place) -> str:
         f"from, {pair.primary.path}; move that one there, or let the images change roles with "
         f"`duplexctl swap {pair.name}` and replace the secondary"
     )
+
+
+def _reading(read: str) -> str:
+    return f"{read}; wait until they have ended, or end one with `duplexctl release-reader`"
 
 
 def _why_never(pair: Pair, new: VolumeConfig) -> list[str]:

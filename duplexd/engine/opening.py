@@ -21,7 +21,7 @@ from duplexd.core import pair_states
 from duplexd.core.patience import Patience
 from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.open import open_leg
+from duplexd.images.open import TooShortError, open_leg
 from duplexd.runtime.watch import GivenUp, Watch, patiently
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Opener:
         until = loop.time() + self.seconds(SECONDARY)
         while True:
             watch: Watch[str] = Watch()
-            call = partial(_open, self._disk, path, size, create, watch)
+            call = partial(_open, self._disk, path, size, create, role == SECONDARY, watch)
             try:
                 found = await self._patiently(path, watch, call, role)
             except (DuplexdError, OSError) as error:
@@ -196,7 +196,9 @@ class Opener:
                     await asyncio.sleep(_BUSY_RETRY_SECONDS)
                     continue
                 self._errors[path] = error
-                return absent(path, size, _said(path, error)), False
+                gone = absent(path, size, _said(path, error))
+                gone.short = error.place if isinstance(error, TooShortError) else ""
+                return gone, False
             self._errors.pop(path, None)
             return found
 
@@ -297,14 +299,16 @@ class Opener:
         return await patiently(self._workers.of(path), watch, call, lambda _path: seconds)
 
 
-def _open(disk: Disk, path: str, size: int, create: bool, watch: Watch[str]) -> tuple[Leg, bool]:
+def _open(
+    disk: Disk, path: str, size: int, create: bool, copied_to: bool, watch: Watch[str]
+) -> tuple[Leg, bool]:
     """Blocking. If it is given up, the image is closed again as soon as it is open."""
     opened: tuple[Leg, bool] | None = None
     watch.enter(path)
     try:
         if not create and not disk.exists(path):
             raise ConfigurationError(f"{path}: the image is missing")
-        opened = open_leg(disk, path, size)
+        opened = open_leg(disk, path, size, copied_to)
     finally:
         try:
             watch.leave()

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, is_of_others, judge
+from duplexd.core.identity import Facts, Judgement, is_of_others, judge
 from duplexd.core.markers import Copy, Missed, Regions
 from duplexd.core.since import known, uncertain
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.config.daemon_file import Config
-    from duplexd.core.identity import Judgement
     from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.failures import Failures
@@ -295,9 +294,11 @@ class Reopening:
         place = at if role == PRIMARY or other is None else other
         record = pair.record
         recorded = record.primary_image if role == PRIMARY else record.secondary_image
-        facts = facts_of(pair, pair.primary if role == PRIMARY else pair.copy_of)
+        before = pair.primary if role == PRIMARY else pair.copy_of
         leg, _ = await self._opener.leg(place.path, pair.size, role, create=False)
         if isinstance(leg, AbsentLeg):
+            if isinstance(before, AbsentLeg):
+                before.short = leg.short or before.short
             raise WrongStateError(f"{pair.name}: {why_absent(leg)}")
         try:
             offsets = recorded.offsets if recorded is not None else ()
@@ -309,7 +310,11 @@ class Reopening:
             text = f"{pair.name}: {leg.path}: {_text(error)}"
             raise WrongStateError(text + (_instead(pair) if adopt else "")) from error
         ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
-        judgement = judge(ours, recorded, found, facts)
+        judgement = judge(ours, recorded, found, facts_of(pair, before))
+        if judgement.current and isinstance(before, AbsentLeg) and before.short == found.place:
+            judgement = Judgement(
+                "changed", f"{before.path}: the image was truncated, and extended"
+            )
         if is_of_others(ours, pair.name, found) and not adopt:
             await self._opener.close(leg)
             raise WrongStateError(judgement.why)

@@ -156,11 +156,12 @@ class Scrubs:
             if not legs.are_of(pair) or timeline.failed:
                 return
             ended, error = at >= pair.size, self.unreadable.get(pair.name, "")
+            earlier = scrub.earlier if scrub.under_way else scrub.error
             with suppress(OSError):
                 timeline.append(
                     Scrubbed(pair.id, 0, 0, timeline.now_us(), error)
                     if ended
-                    else Scrubbed(pair.id, at, began_us, scrub.done_us, error)
+                    else Scrubbed(pair.id, at, began_us, scrub.done_us, error, earlier)
                 )
                 if ended:
                     self.unreadable.pop(pair.name, None)

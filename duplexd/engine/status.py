@@ -133,6 +133,7 @@ class Status:
             "primary": self._primary(pair),
             "rebuild": self._rebuild(pair),
             "scrub": self._scrub(pair),
+            "readers": self._timeline.ledger.readers.show(pair.id),
             "differs": pair.record.differs.show() if pair.record.differs is not None else None,
         }
 
@@ -144,7 +145,7 @@ class Status:
             "done_time": scrub.done_us / 1e6 if scrub.done_us else None,
             "began_time": scrub.began_us / 1e6 if scrub.under_way else None,
             "position": scrub.at,
-            "error": self._unreadable.get(pair.name, "") or scrub.error,
+            "error": self._unreadable.get(pair.name, "") or scrub.unreadable,
             "wanted_time": wanted_us / 1e6 if wanted_us else None,
         }
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
+    from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.settling import Settling
     from duplexd.engine.timeline import Timeline
@@ -77,7 +78,9 @@ class Suspends:
         archive: CutArchive,
         clock: Clock,
         origin: Origin,
+        readers: CutReaders,
     ) -> None:
+        self._readers = readers
         self._timeline = timeline
         self._leases = leases
         self._settling = settling
@@ -93,6 +96,7 @@ class Suspends:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        reader: str = "",
         on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
@@ -101,14 +105,15 @@ class Suspends:
         not all pairs can be cut together, or if they are at one cut already and not `existing`;
         LeaseLostError if the hold has ended. A cut that turns out not to be consistent is recorded
         as void. With `certificate` the result holds what
-        proves the cut. `on_cut` is called with the id of a cut that is made, before it is settled.
+        proves the cut. A `reader` reads the secondaries from that step on, unless the cut is void.
+        `on_cut` is called with the id of a cut that is made, before it is settled.
         """
         if not pairs:
             raise UsageError("name at least one volume or group")
         self._archive.made += 1
         began = self._clock.monotonic()
         step = await self._timeline.at_rest(
-            lambda: self._step(pairs, tag, lease_id, fence, existing)
+            lambda: self._step(pairs, tag, lease_id, fence, existing, reader)
         )
         cut, already = step.cut, step.already
         if on_cut is not None and not already:
@@ -119,6 +124,8 @@ class Suspends:
             _check_still_there(pairs, cut)
         hold = self._leases.figures(step.hold, step.pause_s)
         good = cut.verdict == CONSISTENT
+        if reader:
+            reader = await self._kept(pairs, reader, good)
         names = [pair.name for pair in pairs]
         result: Json = {
             "verdict": CONSISTENT if good else VOID,
@@ -131,6 +138,7 @@ class Suspends:
             "hold": hold,
             "seconds": self._clock.monotonic() - began,
             "why": None if good else cut.why or None,
+            "reader": reader or None,
         }
         if certificate:
             result["members"] = [self._origin.certify(cut) | {"volumes": images(pairs)}]
@@ -139,6 +147,14 @@ class Suspends:
             self._archive.announce_suspended(cut, names, result["verdict"])
         return result
 
+    async def _kept(self, pairs: Sequence[Pair], reader: str, good: bool) -> str:
+        """A reader of a void cut would only be in the way of the next suspend."""
+        reading = [pair for pair in pairs if reader in pair.record.readers]
+        if not good and reading:
+            await self._readers.release(reading, reader)
+        await self._timeline.durable()
+        return reader if good and len(reading) == len(pairs) else ""
+
     def _step(
         self,
         pairs: Sequence[Pair],
@@ -146,7 +162,10 @@ class Suspends:
         lease_id: str | None,
         fence: int | None,
         existing: bool,
+        reader: str,
     ) -> _Step:
+        if reader:
+            self._readers.check_new(pairs, reader)
         began = self._clock.monotonic()
         hold = self._find_lease(lease_id, fence, pairs) if lease_id is not None else None
         cut = _common_cut(pairs)
@@ -157,9 +176,20 @@ class Suspends:
             cut = self._cut(pairs, tag, hold is not None)
             if hold is not None:
                 hold.cut_at = self._clock.monotonic()
+        if reader:
+            self._begin_reading(pairs, cut, reader)
         if hold is not None:
             self._leases.end(hold, ends.BY_SUSPEND)
         return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
+
+    def _begin_reading(self, pairs: Sequence[Pair], cut: Cut, reader: str) -> None:
+        try:
+            self._readers.begin(pairs, reader)
+        except OSError as error:
+            raise WrongStateError(
+                f"the pairs are at cut {cut.id}, but {reader!r} could not be recorded in the "
+                f"journal: {error.strerror or error}"
+            ) from error
 
     def _check_common(self, pairs: Sequence[Pair], cut: Cut, existing: bool) -> None:
         if cut.members and cut.verdict is None:

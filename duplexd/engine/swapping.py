@@ -27,6 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
+from duplexd.core.leaving import Leaving
 from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.engine.each_of import each_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.failures import Failures
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
@@ -64,7 +66,9 @@ class Swaps:
         failures: Failures,
         legs: LegCalls,
         disk: Disk,
+        readers: CutReaders,
     ) -> None:
+        self._readers = readers
         self._timeline = timeline
         self._leases = leases
         self._followers = followers
@@ -80,9 +84,10 @@ class Swaps:
         keep_to: str | None,
         lose_changes: bool,
         accept_differences: bool = False,
+        force: bool = False,
     ) -> Json:
         """Swap these pairs, one after the other. `keep_to`: a new file for what the secondary holds
-        at its cut, of one pair.
+        at its cut, of one pair. Who reads a secondary at its cut ends with `force`.
 
         Raises WrongStateError, with nothing changed, if one of them is in no state for it. One that
         fails later, or cannot be rolled forward, keeps none of the others from it, see `each_of`.
@@ -93,10 +98,13 @@ class Swaps:
         for pair in pairs:
             check(pair)
             self._check(pair, roll_forward, lose_changes)
-        if roll_forward:
-            await to_its_end(self._roll_forward(pairs, keep_to))
-        one = partial(self._one, roll_forward=roll_forward, lose_changes=lose_changes, check=check)
-        return {"volumes": await each_of(pairs, one, "swapped")}
+        async with self._readers.leaving(pairs, Leaving(force=force)):
+            if roll_forward:
+                await to_its_end(self._roll_forward(pairs, keep_to))
+            one = partial(
+                self._one, roll_forward=roll_forward, lose_changes=lose_changes, check=check
+            )
+            return {"volumes": await each_of(pairs, one, "swapped")}
 
     async def _one(
         self, pair: Pair, roll_forward: bool, lose_changes: bool, check: Callable[[Pair], None]

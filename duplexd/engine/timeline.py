@@ -27,8 +27,9 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from duplexd.core import marker_check
 from duplexd.core.ledger import Place
-from duplexd.core.markers import Equal, Regions, encode
+from duplexd.core.markers import Equal, MakeCut, Regions, encode
 from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
@@ -83,6 +84,7 @@ class Timeline:
         self.group_commit = GroupCommit(writer, sync_workers, clock, self.fail)
         self.on_written: list[Callable[[], None]] = []  # the journal grew
         self.on_segment: Callable[[], None] = _nothing  # it continued in another segment
+        self.on_moved: Callable[[Sequence[Pair]], None] = _nobody_watches  # markers moved them
         self.on_failed: list[Callable[[str], None]] = []  # once, with the reason
         self.on_rest: Callable[[], None] = _nothing  # a batch that ran elsewhere is over
         self.on_no_room: Callable[[OSError], None] = _nothing_to_free
@@ -162,7 +164,7 @@ class Timeline:
             raise RuntimeError(f"{marker!r} appended while a batch has the journal, not at rest")
         if self.failed:
             raise OSError(errno.EIO, self.failed)
-        self.ledger.check(marker)
+        marker_check.check(marker, self.ledger.pairs, self.ledger.readers)
         writer, time_us = self.writer, self.now_us()
         before, chain = writer.sequence, writer.chain
         try:
@@ -210,6 +212,8 @@ class Timeline:
             raise
         if moving:
             refresh(moving)
+            if not isinstance(marker, MakeCut):  # it moves pairs that nobody reads yet
+                self.on_moved(moving)
 
     def now_us(self) -> int:
         """The time that a record gets, microseconds since 1970."""
@@ -403,6 +407,10 @@ def _resolve(future: asyncio.Future[T], result: T, error: OSError | None) -> Non
 
 def _nothing() -> None:
     """Nobody listens."""
+
+
+def _nobody_watches(_pairs: Sequence[Pair]) -> None:
+    """Nobody reads secondaries."""
 
 
 def _nothing_of(_batch: Batch) -> None:

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
-from duplexd.core.markers import Attach, Copy, Detach, NewVolume
+from duplexd.core.markers import Attach, Copy, Detach, NewVolume, Unread
 from duplexd.core.pair import Pair, PairRecord
 from duplexd.errors import NotFoundError
 from duplexd.limits import NAME_CHARACTERS_MAX
@@ -50,6 +50,10 @@ class Volumes:
         pair = self.by_name.pop(name)
         del self.by_number[pair.id]
         return pair
+
+    def names(self) -> list[str]:
+        """See `Backend.volume_names`."""
+        return list(self.by_name)
 
     def find(self, name: str) -> Pair | None:
         """See `Backend.volume`."""
@@ -118,6 +122,8 @@ def introduce(
         pair = Pair(known, images.primary, images.secondary, mode)
     secondary = pair.secondary
     ledger.use_secondary(pair.record, secondary.path if secondary is not None else "")
+    if secondary is None and pair.record.readers:  # a start: nobody asks it to wait
+        timeline.append(Unread(list(pair.record.readers), [pair.id]))
     if secondary is None and pair.state != pair_states.SIMPLEX:
         timeline.append(Detach([pair.id]))
     elif secondary is not None and pair.state == pair_states.SIMPLEX:

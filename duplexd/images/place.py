@@ -10,6 +10,7 @@ makes it long again, with zeroes where its content was.
 from __future__ import annotations
 
 import errno
+import shlex
 from typing import TYPE_CHECKING
 
 from duplexd.images.absent import AbsentLeg
@@ -17,7 +18,7 @@ from duplexd.images.absent import AbsentLeg
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
-REMEDY = "put it back, or any image of its size, and resync: then all of it is copied"
+_REMEDY = "put it back, or any image of its size, and resync: then all of it is copied"
 
 
 def misplaced(leg: Leg | None) -> str:
@@ -56,7 +57,22 @@ def truncated(found_bytes: int, wanted_bytes: int) -> str:
     return f"the image was truncated: it has {found_bytes} bytes, the volume {wanted_bytes}"
 
 
+def to_extend(path: str, size: int) -> str:
+    """What makes a file as long as its volume. Only for an image that is copied to as a whole."""
+    return f"`truncate -s {size} {shlex.quote(path)}` makes it as long as the volume"
+
+
+def as_lost(leg: Leg, why: str, short: bool) -> OSError:
+    """The error of a secondary that failed by what `misplaced` says, with the remedy."""
+    extend = f"{to_extend(leg.path, leg.size)}; resync then copies all of it"
+    return OSError(errno.ESTALE, f"{why}; {extend if short else _REMEDY}")
+
+
 def lost_image(leg: Leg | None) -> OSError | None:
-    """The same of a secondary, as the error of one that failed, with the remedy."""
-    found = misplaced(leg)
-    return OSError(errno.ESTALE, f"{found}; {REMEDY}") if found else None
+    """The same of a secondary, looked at now. To be called in a worker."""
+    if leg is None or not (why := misplaced(leg)):
+        return None
+    try:
+        return as_lost(leg, why, why == shortened(leg))
+    except OSError:
+        return as_lost(leg, why, short=False)

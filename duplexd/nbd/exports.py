@@ -9,7 +9,7 @@ from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Exports(Protocol):
     def find(self, name: str) -> Export | None:
         """The export of that name; "" is the default export."""
 
-    def names(self) -> Sequence[str]:
+    def names(self) -> Iterable[str]:
         """Every name; LIST shows those that are found. At no cost: thousands of clients may ask."""
 
 

@@ -162,7 +162,7 @@ class Connection:
             self._peer = None
         self._server.disconnected(self)
         if self.volume is not None:
-            self.volume.connections -= 1
+            self._server.left(self, self.volume)
             self._server.log.info(
                 "NBD client disconnected",
                 volume=self.volume.name,
@@ -191,15 +191,16 @@ class Connection:
         exports.listener = listeners.get(exports.listener.address, exports.listener)
         if isinstance(wire, TlsWire):
             if why := trust.objection(wire):
-                self._end(why)
+                self.end_reading(why)
                 return
         elif exports.tls == "required":
-            self._end("TLS is required now")
+            self.end_reading("TLS is required now")
             return
-        if self.volume is not None and exports.access(self.volume.name) < self._access:
-            self._end("the rules allow it no longer")
+        if self.volume is not None and exports.access(self.volume.of) < self._access:
+            self.end_reading("the rules allow it no longer")
 
-    def _end(self, why: str) -> None:
+    def end_reading(self, why: str) -> None:
+        """See `Reader`; also for other reasons."""
         self._server.log.info(
             "NBD client is disconnected", caller=str(self.exports.caller), reason=why
         )
@@ -299,7 +300,7 @@ class Connection:
         self.exports.caller = identified(self.exports.caller, certificate)
         if (until := valid_until(certificate)) is not None:
             self._expiry = Expiry(
-                self._server.loop, until, lambda: self._end("its certificate has expired")
+                self._server.loop, until, lambda: self.end_reading("its certificate has expired")
             )
 
     def _negotiated(self, handshake: Handshake) -> None:
@@ -324,7 +325,7 @@ class Connection:
         self._end_negotiation()
         self._access = Access.READ_ONLY if flags & FLAG_READ_ONLY else Access.FULL
         self.volume = volume
-        volume.connections += 1
+        volume.joined(self, str(self.exports.caller))
         server, limits = self._server, self._server.limits
         server.log.info("NBD client connected", volume=volume.name, connections=volume.connections)
         self._wire.high_bytes = limits.connection_unsent_bytes_max

@@ -25,7 +25,7 @@ from duplexd.runtime.log import Seldom
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from duplexd.backend import Backend, Volume
+    from duplexd.backend import Backend, Reader, Volume
     from duplexd.limits import NbdLimits
     from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener, Policy
@@ -148,24 +148,33 @@ class Server:
             self.idle.set()
 
     def traffic_of(self, volume: Volume) -> Traffic:
-        """The counters of a volume; they outlive its connections."""
-        return self.traffic.setdefault(volume.name, Traffic())
+        """The counters of a volume, or of its points; they outlive its connections."""
+        return self.traffic.setdefault(volume.counted_as, Traffic())
 
     def storage_failed(self, volume: Volume, what: str, number: int) -> None:
         """A request got a storage error. Logged when it is not the one that the request before it
         got.
         """
         self.traffic_of(volume).failed += 1
-        if self.failing.get((volume.name, what)) != number:
-            self.failing[volume.name, what] = volume.failing[what] = number
+        if self.failing.get((volume.counted_as, what)) != number:
+            self.failing[volume.counted_as, what] = volume.failing[what] = number
             name = errno.errorcode.get(number, str(number))
             log.error("requests of the volume fail", volume=volume.name, what=what, errno=name)
 
     def storage_recovered(self, volume: Volume, what: str) -> None:
         """A request succeeded; call it only while `failing` is not empty."""
-        if self.failing.pop((volume.name, what), 0):
+        if self.failing.pop((volume.counted_as, what), 0):
             volume.failing.pop(what, None)
             log.info("requests of the volume succeed again", volume=volume.name, what=what)
+
+    def left(self, connection: Reader, volume: Volume) -> None:
+        """A connection that had chosen this volume is closed. What failed of a point is forgotten
+        with its last one: nobody will ask for it again.
+        """
+        volume.left(connection)
+        if volume.of != volume.name and not volume.connections:
+            for what in ("read", "change", "flush"):
+                self.failing.pop((volume.counted_as, what), 0)
 
     def fresh_reply_buffer(self) -> None:
         """The socket did not take all of the present one."""

@@ -1,4 +1,5 @@
 """The volumes as one connection sees them: those that its client may reach, with what it may do.
+Who may read a volume may read its points.
 
 The handshake asks here whatever the client names, so GO, INFO, EXPORT_NAME, LIST and contexts agree
 about what there is. It is asked anew each time: TLS shows who the client is in the middle of a
@@ -7,6 +8,7 @@ handshake, and a reload may change the rules.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from duplexd.nbd.export_flags import volume_flags
@@ -14,6 +16,8 @@ from duplexd.nbd.exports import Export
 from duplexd.nbd_server.reach import Access
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from duplexd.nbd.offers import Tls
     from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
@@ -48,9 +52,9 @@ class VisibleExports:
         """The export of that name; "" is the default export, which has a name, too."""
         name = name or self._server.default_name()
         volume = self._server.backend.volume(name) if name else None
-        if volume is None or not (access := self.access(volume.name)):
+        if volume is None or not (access := self.access(volume.of)):
             return None
-        flags = volume_flags(read_only=access != Access.FULL)
+        flags = volume_flags(read_only=volume.read_only or access != Access.FULL)
         refused = ""
         if volume.failed:
             refused = f"volume {volume.name} is not served: {volume.failed}"
@@ -58,6 +62,7 @@ class VisibleExports:
             refused = f"volume {volume.name} has {volume.connections} connections, and no more"
         return Export(volume.name, volume.size, flags, f"duplexd volume {volume.name}", refused)
 
-    def names(self) -> list[str]:
-        """Of all volumes: `find` hides those that the client may not reach."""
-        return self._server.backend.volume_names()
+    def names(self) -> Iterator[str]:
+        """Of all volumes, then of their points: `find` hides what the client may not reach."""
+        backend = self._server.backend
+        return chain(backend.volume_names(), backend.point_names())

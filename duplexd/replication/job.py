@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.replication.follower import Follower
 
 JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"  # how
+READ = "read"  # not begun: a reader has ended, and others read the cut still
 
 
 class Job:

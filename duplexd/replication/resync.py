@@ -88,6 +88,10 @@ class Resyncs:
         job = next(iter(self._followers.jobs), "")
         return {"job": job, "volumes": report, "refused": refusals.show()}
 
+    def check(self, pairs: Sequence[Pair], refusals: Refusals) -> None:
+        """Raises as `resync` would now, as far as the states say it."""
+        _possible(pairs, refusals)
+
     async def arrive(self, pairs: Sequence[Pair]) -> None:
         """Wait until suspended secondaries are at their cuts, and durable there.
 
@@ -132,7 +136,10 @@ class Resyncs:
 
     def begin_again(self, pairs: Sequence[Pair]) -> None:
         """Begin a resync of pairs that one had left SUSPENDED, at rest."""
-        self._begin([pair for pair in pairs if not pair.failed], Refusals())
+        readers = self._timeline.ledger.readers  # of a cut that a failed resync had not left
+        again = [pair for pair in pairs if not (pair.failed or readers.names(pair.id))]
+        if again:
+            self._begin(again, Refusals())
 
     # ------------------------------------------------------------------------------ beginning
 

@@ -14,12 +14,12 @@ _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system has
 
 class Room(NamedTuple):
     """`device` 0: a block device. `missing_bytes`: what it takes to write all of a sparse file.
-    `free_bytes`: of the file system, for users without privileges.
+    `free_bytes`: of the file system, for users without privileges; None if it does not say.
     """
 
     device: int
     missing_bytes: int
-    free_bytes: int
+    free_bytes: int | None
 
 
 def room_of(path: str) -> Room:
@@ -33,7 +33,9 @@ def room_of(path: str) -> Room:
     return Room(found.st_dev, missing, free_bytes(path))
 
 
-def free_bytes(path: str) -> int:
-    """Of the file system of a path. Raises OSError."""
+def free_bytes(path: str) -> int | None:
+    """Of the file system of a path; None if it does not say. One that reports to have no blocks at
+    all, as some of FUSE do, is not full. Raises OSError.
+    """
     found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return None if found.f_blocks == 0 else found.f_bavail * found.f_frsize

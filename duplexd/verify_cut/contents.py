@@ -57,6 +57,7 @@ class Contents:
         self.proved = Ranges()  # by the journal
         self.by_primary_bytes = 0
         self.by_primary_alone_bytes = 0
+        self._data_by_primary_bytes = 0  # of those, in no hole of the secondary
         self.wrong = Places(limits.places_max)
         self.undecided = Places(limits.places_max)
         self.unreadable = ""  # why
@@ -176,15 +177,24 @@ class Contents:
     def _agree(self, start: int, stop: int) -> None:
         for begin, end in self.wrong.ranges.missing(start, stop):
             self.by_primary_bytes += end - begin
-            self.by_primary_alone_bytes += self.proved.missing_bytes(begin, end)
+            for first, last in self.proved.missing(begin, end):
+                self.by_primary_alone_bytes += last - first
+                self._data_by_primary_bytes += self.secondary.data_bytes(first, last)
 
     @property
     def checked_bytes(self) -> int:
         """Bytes that a witness confirmed and none contradicted."""
-        return (
-            sum(self.wrong.ranges.missing_bytes(start, end) for start, end in self.proved)
-            + self.by_primary_alone_bytes
-        )
+        return sum(end - start for start, end in self._proved()) + self.by_primary_alone_bytes
+
+    @property
+    def checked_data_bytes(self) -> int:
+        """Of those, the bytes that are in no hole of the secondary."""
+        by_journal = (self.secondary.data_bytes(start, end) for start, end in self._proved())
+        return sum(by_journal) + self._data_by_primary_bytes
+
+    def _proved(self) -> Iterator[tuple[int, int]]:
+        for start, end in self.proved:
+            yield from self.wrong.ranges.missing(start, end)
 
 
 def check_by_journal(walk: Walk, contents: dict[int, Contents]) -> None:

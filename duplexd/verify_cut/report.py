@@ -28,6 +28,9 @@ class VolumeReport:
     by_journal_bytes: int = 0  # hold what the journal says they held at the cut
     by_primary_bytes: int = 0  # equal the primary, which did not change there since the cut
     checked_bytes: int = 0
+    data_bytes: int = 0  # of the secondary are in no hole, and
+    checked_data_bytes: int = 0  # of these were checked
+    whole_journal: bool = False  # checked by every change before the cut that the journal has
     wrong_bytes: int = 0  # differ from what they were at the cut
     undecided_bytes: int = 0  # differ now, but a starting daemon may still write them
     unchecked: list[str] = field(default_factory=list)  # why other bytes could not be checked
@@ -36,6 +39,15 @@ class VolumeReport:
     def unchecked_bytes(self) -> int:
         """Bytes that no witness confirmed or contradicted."""
         return self.size - self.checked_bytes - self.wrong_bytes
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether enough was checked: most of its data, or, where the primary is no witness, all
+        that the journal has written to it. A few bytes or holes that agree confirm nothing.
+        """
+        if self.whole_journal and self.by_journal_bytes > 0:
+            return True
+        return 2 * self.checked_data_bytes >= self.data_bytes and self.checked_bytes > 0
 
 
 @dataclass
@@ -80,8 +92,8 @@ class Report:
     def outcome(self) -> str:
         """REFUTED if anything contradicts the certificate.
 
-        Else UNCHECKED, if no journal has the record of the cut or something is undecided; RECORDED
-        if one has it, but no byte of an image was checked; CONFIRMED if some were.
+        Else UNCHECKED, if no journal has the record of the cut or something is undecided; CONFIRMED
+        if each volume of the controllers that have it is; else RECORDED.
         """
         if (
             self.is_void
@@ -89,11 +101,12 @@ class Report:
             or any(member.contradictions for member in self.controllers)
         ):
             return REFUTED
-        found = any(member.record == FOUND for member in self.controllers)
+        found = [member for member in self.controllers if member.record == FOUND]
         if self.undecided or not found:
             return UNCHECKED
-        volumes = [volume for member in self.controllers for volume in member.volumes]
-        return CONFIRMED if any(volume.checked_bytes for volume in volumes) else RECORDED
+        volumes = [volume for member in found for volume in member.volumes]
+        checked = bool(volumes) and all(volume.confirmed for volume in volumes)
+        return CONFIRMED if checked else RECORDED
 
     @property
     def undecided(self) -> bool:

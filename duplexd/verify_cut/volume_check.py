@@ -131,6 +131,9 @@ class VolumeCheck:
         row.by_journal_bytes = contents.proved.total_bytes
         row.by_primary_bytes = contents.by_primary_bytes
         row.checked_bytes = contents.checked_bytes
+        row.whole_journal = contents.whole
+        row.data_bytes = contents.secondary.data_bytes(0, contents.size)
+        row.checked_data_bytes = contents.checked_data_bytes
         if contents.stopped:
             row.unchecked.append(_STOPPED)
 

@@ -77,7 +77,7 @@ def root(fresh: Root, tmp_path: Path) -> Iterator[Root]:
 def test_readme_comes_to_a_suspend_within_five_commands() -> None:
     commands = readme()
     assert len(commands) <= 5
-    assert commands[0].startswith("apt install ./duplexd_")
+    assert commands[0].startswith("apt install ./dist/duplexd_")
     assert commands[-1].startswith("duplexctl suspend")
 
 

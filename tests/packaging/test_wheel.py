@@ -57,7 +57,8 @@ do sleep 0.2; done'
 def test_readme_comes_from_the_wheel_to_a_suspend_within_five_commands(tmp_path: Path) -> None:
     subprocess.run(["make", "wheel"], cwd=ROOT, capture_output=True, timeout=600, check=True)
     (wheel,) = (ROOT / "dist").glob("*.whl")
-    shutil.copy(wheel, tmp_path)
+    (tmp_path / "dist").mkdir()
+    shutil.copy(wheel, tmp_path / "dist")
     text = (ROOT / "README.md").read_text().partition("from the wheel")[2]
     commands = text.partition("\n\n")[2].partition("\n\n")[0].splitlines()
     assert len(commands) <= 5

@@ -349,6 +349,29 @@ def run(seed: int) -> None:
     scenario.run(seed, BadDay)
 
 
+class UnmarkedDay(BadDay):
+    """The same with images that carry no mark and no time, like block devices: only samples, or a
+    comparison, show which is which. A primary has nothing to be compared with: after a power cut
+    that may have taken any of its changes, no start can know that it is another one.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.machine.disk.unmarked = True
+
+    def _take(self, path: str, kind: str) -> None:
+        last = self.machine.last
+        pairs = last.volumes.all() if last is not None else []
+        primaries = {pair.primary.path for pair in pairs}
+        leads = path in primaries if pairs else path.startswith("/a/")
+        super()._take(path, "missing" if leads and kind == "foreign" else kind)
+
+
+def run_unmarked(seed: int) -> None:
+    """The same without marks."""
+    scenario.run(seed, UnmarkedDay)
+
+
 def run_hanging(seed: int) -> None:
     """The same with disks that hang."""
     scenario.run(seed, HangingDay)

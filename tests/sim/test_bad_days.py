@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.bad_day import run, run_hanging
+from tests.sim.bad_day import run, run_hanging, run_unmarked
 
 CHUNK, LONG_CHUNK = 10, 100
 LONG = (pytest.mark.long, pytest.mark.timeout(1800))
@@ -37,3 +37,9 @@ def test_whatever_fails_costs_only_itself(seeds: range) -> None:
 def test_what_hangs_hangs_alone(seeds: range) -> None:
     for seed in seeds:
         run_hanging(seed)
+
+
+@pytest.mark.parametrize("seeds", chunks(30, 1500), ids=named)
+def test_without_marks_no_image_is_called_what_it_is_not(seeds: range) -> None:
+    for seed in seeds:
+        run_unmarked(seed)

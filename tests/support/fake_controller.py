@@ -2,8 +2,8 @@
 
 For tests of the layers in front of a controller: the HTTP API, the groups library, duplexctl.
 Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
-answer cannot differ in shape from a documented one. It is typed against
-`duplexd.api.actions.Controller`; the decisions are those of the real tables (`core/cut_states.py`).
+answer cannot differ in shape from a documented one. It is typed against `api/protocols.py`; the
+decisions are those of the real tables (`core/cut_states.py`).
 
     controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
     controller.volumes["data"] = "SUSPENDED"   # states are plain values: a test sets them
@@ -18,7 +18,8 @@ differ; `broken` volumes whose resync fails; `refused` volumes that are not serv
 to the cuts; `void` makes the verdict of a suspend void; `bug` makes status raise; `failed` as of
 a controller that takes no changes, `refusal` as of one that does not for now, `journal_waits_s` as
 of one whose journal is silent; `version`, `group_protocol`, `hold_max_s`, `nbd` are what status
-says. `swapped`, `kept_to`, `leases`, `released_at`, `cancelled`, `draining` tell what happened.
+says. `swapped`, `kept_to`, `readers`, `left`, `leases`, `released_at`, `cancelled`,
+`draining` tell what happened.
 
 `tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop
 of the test, with answers that a test plants.
@@ -68,6 +69,7 @@ from duplexd.api.models.status_model import (
     VolumeStatus,
 )
 from duplexd.core import cut_states as votes
+from duplexd.core.leaving import AS_IT_IS, Leaving
 from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 from duplexd.runtime.histogram import Histogram
@@ -332,6 +334,8 @@ class FakeController:
         self.failing: dict[str, dict[str, str]] = {}
         self.rebuilds = True
         self.kept_to: list[str] = []
+        self.readers: dict[str, set[str]] = {}
+        self.left: list[Leaving] = []  # how each resync was to leave the cuts
         self.void = False
         self.looked_again = 0
         self.bug = False
@@ -549,6 +553,7 @@ class FakeController:
         fence: int | None = None,
         certificate: bool = False,
         existing: bool = False,
+        reader: str = "",
         on_cut: Callable[[str], object] | None = None,
     ) -> Json:
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
@@ -575,6 +580,7 @@ class FakeController:
             hold=figures(0.001, 3),
             members=[self._proof(cut_id, names)] if certificate and not already else [],
             already=already,
+            reader=reader or None,
         )
         if on_cut is not None and not already:
             on_cut(cut_id)
@@ -593,7 +599,20 @@ class FakeController:
             volumes=[volume(number, name) for number, name in enumerate(names)],
         )
 
-    async def resync(self, names: list[str], partial: bool = False) -> Json:
+    async def add_reader(self, names: list[str], reader: str, cut_id: str) -> Json:
+        self.readers.setdefault(reader, set()).update(names)
+        return {"reader": reader, "cut": cut_id, "volumes": names}
+
+    async def release_reader(self, names: list[str], reader: str) -> Json:
+        if reader not in self.readers:
+            raise NotFoundError(f"no reader {reader!r} of {', '.join(names)}")
+        del self.readers[reader]
+        return {"reader": reader, "volumes": names}
+
+    async def resync(
+        self, names: list[str], partial: bool = False, how: Leaving = AS_IT_IS
+    ) -> Json:
+        self.left.append(how)
         why = "a SIMPLEX volume has no secondary to resync; add one to the configuration"
         refused = [name for name in names if self.volumes[name] == "SIMPLEX"]
         if refused and (not partial or len(refused) == len(names)):
@@ -680,6 +699,7 @@ class FakeController:
         keep_to: str | None,
         lose_changes: bool,
         accept_differences: bool = False,
+        force: bool = False,
     ) -> Json:
         for name in names:
             state = self.volumes[name]

@@ -449,3 +449,19 @@ def test_a_groups_file_in_the_environment_does_not_hide_the_local_daemon(ctl: Ct
         check=False,
     )
     assert (done.returncode, "name volumes there as controller:volume" in done.stderr) == (2, True)
+
+
+def test_a_cut_that_is_read_on_one_controller_is_left_on_none(ctl: Ctl) -> None:
+    cut = ctl.json("suspend", "db", "--reader", "backup")["cut"]
+    first = ctl.cluster.members[0]
+    manifest = ctl.json("points", "db")
+    assert (manifest["cut"], manifest["verdict"]) == (cut, "consistent")
+    assert len(manifest["certificate"]["certificate"]["controllers"]) == len(ctl.cluster.daemons)
+    ctl("resync", "db", code=5)
+    ctl("release-reader", *map(str, ctl.cluster.members[1:]), "backup")
+    said = ctl("resync", "db", code=5)
+    assert f"{first} is read by backup" in said
+    ctl("resync", "db", "--reader", "backup", code=5)  # it has been ended on others
+    assert {row["state"] for row in ctl.json("status", "db")["volumes"]} == {"SUSPENDED"}
+    ctl("resync", "db", "--cut", "0" * 16, "--force", code=5)
+    ctl("resync", "db", "--cut", cut, "--force", "--wait")

@@ -134,6 +134,9 @@ class CutStatus(Answer):
     group: str | None = None
     members: list[str] = Field(default_factory=list)
     volumes: list[str] = Field(description="those whose secondaries are at it")
+    readers: list[str] = Field(
+        default_factory=list, description="who reads them: names, and peers of connections"
+    )
     canary: Grade | None = None
     why: str | None = Field(
         None,
@@ -144,6 +147,11 @@ class CutStatus(Answer):
     )
     images: list[CutVolume] = Field(
         default_factory=list, description="the images that were cut; in the answer of open only"
+    )
+    proof: CutProof | None = Field(
+        None,
+        description="what a certificate has of it, while secondaries are at it; of one cut that is"
+        " asked for",
     )
 
 
@@ -195,6 +203,7 @@ class Suspended(Answer):
         default_factory=list, description="what a certificate contains, if it was asked for"
     )
     already: bool = Field(False, description="all of them were at this cut before the command")
+    reader: str | None = Field(None, description="who keeps them at the cut, if that was asked for")
     hooks: list[HookRun] = Field(
         default_factory=list,
         description="of the groups that were named; look at each `status`: the verdict is not"

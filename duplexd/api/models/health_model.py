@@ -32,7 +32,7 @@ class Health(Answer):
 class HealthFinding(Answer):
     """One thing that is not well."""
 
-    kind: str = Field(description="which: docs/health.md lists them")
+    kind: str = Field(description="which: the page health.md lists them")
     severity: Literal["error", "warning"] = Field(
         description="error: it costs service; warning: redundancy, or a backup"
     )

@@ -56,8 +56,9 @@ class Released(Answer):
 
 class ResyncVolume(Answer):
     name: str
-    how: Literal["journal", "map", "copy", "already"] = Field(
-        description="replay the journal; copy changed grains in one step; first copy; nothing to do"
+    how: Literal["journal", "map", "copy", "already", "read"] = Field(
+        description="replay the journal; copy changed grains in one step; first copy; nothing to"
+        " do; not begun, because others read the cut"
     )
 
 
@@ -73,6 +74,9 @@ class ResyncStarted(Answer):
     volumes: list[ResyncVolume]
     refused: list[ResyncRefused] = Field(
         default_factory=list, description="with `partial`: those that were left out, and why"
+    )
+    readers: list[str] = Field(
+        default_factory=list, description="with `reader`: who reads the cut still, if anybody"
     )
 
 

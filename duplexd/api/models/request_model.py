@@ -67,6 +67,9 @@ class SuspendRequest(Request):
     allow_existing: bool = Field(
         False, description="a cut that all targets are at already is an answer, too (`already`)"
     )
+    reader: Name | None = Field(
+        None, description="a reader of this name keeps the secondaries at the cut, until it ends"
+    )
     progress: bool = Field(
         False, description="answer with lines: when the cut is made, then the result"
     )
@@ -82,6 +85,11 @@ class ResyncRequest(Request):
     partial: bool = Field(
         False, description="leave out what cannot be resynced, and say so; else nothing is started"
     )
+    cut: CutId | None = Field(None, description="only if all targets are at this cut")
+    reader: Name | None = Field(
+        None, description="end this reader first; nothing is started while there are others"
+    )
+    force: bool = Field(False, description="end all readers of the secondaries first")
 
 
 class VerifyRequest(Request):
@@ -118,6 +126,7 @@ class SwapRequest(Request):
         description="swap also a pair whose legs are known to differ: clients get what the"
         " secondary holds there",
     )
+    force: bool = Field(False, description="end all readers of the secondaries first")
 
 
 class RepairRequest(Request):

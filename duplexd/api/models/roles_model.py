@@ -35,6 +35,12 @@ class RolesVolume(Answer):
         None, description="null if nothing was lost; of an adopt also if that is not known"
     )
     already: bool = Field(False, description="it was so before the command; nothing was done")
+    taken: list[str] = Field(
+        [], description="of an adopt: the roles whose images were taken, `primary`, `secondary`"
+    )
+    secondary_error: str | None = Field(
+        None, description="of an adopt: why the secondary cannot be used; null if it can"
+    )
 
 
 class Roles(Answer):

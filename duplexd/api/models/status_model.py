@@ -10,6 +10,7 @@ from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, PairState
 from duplexd.api.models.cut_model import Cut, CutStatus
+from duplexd.api.models.reader_model import ReaderStatus
 
 
 class Journal(Answer):
@@ -102,7 +103,7 @@ class Secondary(Answer):
 
 
 class Differs(Answer):
-    """Where the legs of a pair are known to differ; see docs/health.md."""
+    """Where the legs of a pair are known to differ; see the page health.md."""
 
     ranges: list[list[int]] = Field(description="offset and length of each; of many their span")
     bytes: Bytes = Field(description="how much that is")
@@ -119,7 +120,7 @@ class Scrub(Answer):
     )
     began_time: float | None = Field(None, description="of the one under way; null if none is")
     position: Bytes = Field(0, description="what comes before it is compared")
-    error: str = Field("", description="what it could not read, in this pass or else the last one")
+    error: str = Field("", description="what it could not read, until a pass has read all")
     wanted_time: float | None = Field(
         None, description="since when scrubs are wanted; null if they are not"
     )
@@ -163,6 +164,9 @@ class VolumeStatus(Answer):
     scrub: Scrub | None = Field(None, description="null for SIMPLEX")
     differs: Differs | None = Field(
         None, description="null unless a comparison found that the legs differ"
+    )
+    readers: list[ReaderStatus] = Field(
+        default_factory=list, description="who reads its secondary at the cut, and keeps it there"
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from duplexd.duplexctl.top.overview import Overview
 
 
-@click.command(short_help="Rates, latencies, lag, copies and cuts as they change, with keys.")
+@click.command(short_help="Rates, latencies, lag, copies and cuts as they change.")
 @click.option(
     "--interval", type=Seconds(0.1), default=2.0, metavar="SECONDS", help="between two looks"
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @common()
 @click.pass_obj
 def top(settings: Settings, interval: float, once: bool) -> None:
-    """Rates, latencies, lag, copies and cuts as they change, with keys.
+    """Rates, latencies, lag, copies and cuts as they change.
 
     Of one daemon, or of all controllers of the groups file, as `status` has them. Without a
     terminal, and with --json, one frame is printed, as with --once. `?` lists the keys.

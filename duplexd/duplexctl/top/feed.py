@@ -4,6 +4,10 @@ A daemon that is killed refuses the next connection; one that is stopped, or han
 silent. Both are said within about a second, whatever the interval: between two looks there is a
 sign of life each second. A request that has no answer yet is not given up: it is answered as soon
 as the daemon goes on.
+
+Health is asked for every few seconds, whatever the interval; where it has changed, all is looked at
+again. What is on the screen is old after two intervals, or less: it is said then, whatever keeps
+the next look away, as when this program was stopped for a while.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from duplexd.duplexctl.top.moment import moment
+from duplexd.duplexctl.top.moment import moment, with_findings
 from duplexd.duplexctl.top.overview import overview
 from duplexd.errors import DuplexdError, UnreachableError
 
@@ -23,8 +27,11 @@ if TYPE_CHECKING:
     from duplexd.client.looking_on import LookingOn
     from duplexd.duplexctl.top.moment import Moment, Shown
     from duplexd.duplexctl.top.overview import Overview
+    from duplexd.json_object import Json
 
 BEAT_SECONDS = 1.0  # between signs of life, and how long an answer may take unnoticed
+HEALTH_SECONDS = 5.0  # between two looks at health at most
+OLD_SECONDS_MIN, OLD_SECONDS_MAX = 2.0, 15.0  # from then on what is known is old
 
 
 class Feed:
@@ -36,6 +43,8 @@ class Feed:
         self._shown = shown
         self._before: Moment | None = None
         self._now: Moment | None = None
+        self._old_s = min(max(2 * interval_s, OLD_SECONDS_MIN), OLD_SECONDS_MAX)
+        self._fresh_at = 0.0  # when health was had last
         self._asked_at: float | None = None  # a request that has no answer yet
         self._cuts_of = ""
         self._hurry = asyncio.Event()
@@ -56,6 +65,7 @@ class Feed:
         with self._asking():
             look = await self._looking.look(self._cuts_of)
         self._before, self._now = self._now, moment(look, monotonic(), time(), self._shown)
+        self._fresh_at = monotonic()
         self._fault = ""
 
     async def run(self, changed: Callable[[], object]) -> None:
@@ -65,7 +75,7 @@ class Feed:
                 if self._fault:
                     await asyncio.sleep(min(BEAT_SECONDS, self._interval_s))
                 else:
-                    await self._pause()
+                    await self._pause(changed)
                 await self.look()
             except DuplexdError as error:
                 if not self._fault:
@@ -75,8 +85,10 @@ class Feed:
                 self._fault = self._shown(str(error))
             changed()
 
-    async def _pause(self) -> None:
-        """As long as the interval, with signs of life; shorter if somebody cannot wait."""
+    async def _pause(self, changed: Callable[[], object]) -> None:
+        """As long as the interval, with signs of life; shorter if somebody cannot wait, or there is
+        something else that is not well.
+        """
         until = monotonic() + self._interval_s
         while (left_s := until - monotonic()) > 0:
             with suppress(TimeoutError):
@@ -84,12 +96,28 @@ class Feed:
                     await self._hurry.wait()
                 self._hurry.clear()
                 return
-            if until - monotonic() > BEAT_SECONDS:
+            if until - monotonic() <= BEAT_SECONDS:
+                continue
+            if monotonic() - self._fresh_at < HEALTH_SECONDS - BEAT_SECONDS:
                 await self._sign_of_life()
+            elif await self._health_changed():
+                return
+            else:
+                changed()
 
     async def _sign_of_life(self) -> None:
         with self._asking():
             await self._looking.sign_of_life()
+
+    async def _health_changed(self) -> bool:
+        """Ask for it. The texts of findings change with the time, so they do not count."""
+        with self._asking():
+            found = await self._looking.health()
+        before = self._now
+        if before is None:
+            return True
+        self._now, self._fresh_at = with_findings(before, found, self._shown), monotonic()
+        return _kinds(self._now.findings) != _kinds(before.findings)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -117,4 +145,10 @@ class Feed:
             return f"{self._fault_word} for {now - self._fault_at:.0f} s: {self._fault}"
         if self._asked_at is not None and now - self._asked_at > BEAT_SECONDS:
             return f"NO ANSWER for {now - self._asked_at:.0f} s"
+        if now - self._fresh_at > self._old_s:
+            return f"NO FRESH LOOK for {now - self._fresh_at:.0f} s"
         return ""
+
+
+def _kinds(findings: list[Json] | None) -> object:
+    return findings and [(each.get("kind"), each["severity"], each["volume"]) for each in findings]

@@ -51,6 +51,12 @@ def moment(look: Look, at: float, time: float, shown: Shown) -> Moment:
     )
 
 
+def with_findings(now: Moment, findings: list[Json] | None, shown: Shown) -> Moment:
+    """The same with what is not well by now."""
+    found = None if findings is None else [_object(each, shown) for each in findings]
+    return now if found == now.findings else now._replace(findings=found)
+
+
 def _object(value: Json, shown: Shown) -> Json:
     """The same with every text in it, and every name, as `shown` makes it."""
     return {shown(name): _texts(each, shown) for name, each in value.items()}

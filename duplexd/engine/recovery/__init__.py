@@ -19,7 +19,7 @@ run again.
 
     recovered = await recover(config, disk, file, staging, boot_id, workers, limits, progress)
     writer = Writer(ring, tail.sequence, tail.chain)  # and the other parts, from `recovered`
-    end = EndOfStart(recovered, settings, workers, steps, journal_waits_s)
+    end = EndOfStart(recovered, config, workers, steps, journal_waits_s)
     await end.make_room(writer, file, limits)
     markers = timeline.at_rest(lambda: reconcile(recovered, config, boot_id, ...))
     interrupted = await end.written(markers)

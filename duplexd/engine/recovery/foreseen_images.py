@@ -103,7 +103,7 @@ class Judge(NamedTuple):
         )
         if theirs is None or judged[1] is None:
             return judged
-        return judged[0], doubted(judged[1], record, theirs.path)
+        return judged[0], doubted(judged[1], record, theirs, of_theirs)
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
         return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")

@@ -85,7 +85,8 @@ class Judging:
             return await self._conclude(images, new[0], new[1])
         found = self._evidence.judge(record, mode, ours, theirs)
         if theirs is not None and found[1] is not None:
-            found = found[0], doubted(found[1], record, theirs.path)
+            facts = self._evidence.facts(record, mode)[1]
+            found = found[0], doubted(found[1], record, theirs, facts)
         judged = await self._conclude(images, *found)
         if not judged.exchanged:
             newer = any(each is not None and each.kind == "newer" for each in found)

@@ -4,6 +4,10 @@ Until the markers of the start are durable nobody is served, so a disk that does
 keep the daemon in its start for ever, and nobody would learn why. The start ends instead, with an
 error that names the path, and the service manager begins another. An image that hangs here is given
 up, as in the replay.
+
+With `on_start_error = "refuse"` one that fails here ends the start, too. Before the markers are
+written, nothing was said in the journal. After that the failure is recorded, as one of a daemon
+that serves: the next start finds that pair SUSPENDED, and is not refused for it.
 """
 
 from __future__ import annotations
@@ -13,19 +17,21 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.patience import Patience
 from duplexd.engine.recovery.image_faults import Fault
-from duplexd.engine.recovery.recovered import give_up
+from duplexd.engine.recovery.recovered import give_up, refuse
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
 from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch, patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from duplexd.config.daemon_file import ControllerConfig
+    from duplexd.config.daemon_file import Config
+    from duplexd.core.pair import Pair
     from duplexd.core.patience import OfState
-    from duplexd.engine.checkpoint_file import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.image_faults import Noted, Side
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer
@@ -43,19 +49,23 @@ class EndOfStart:
     def __init__(
         self,
         recovered: Recovered,
-        settings: ControllerConfig,
+        config: Config,
         workers: Workers,
         steps: Steps,
         waits_s: Callable[[], float],
     ) -> None:
         self._recovered = recovered
-        self._settings = settings
+        self._config = config
+        self._settings = config.controller
+        self._refuses = config.controller.on_start_error == "refuse"
         self._workers = workers
         self._steps = steps
         self._waits_s = waits_s
 
     async def make_room(self, writer: Writer, file: CheckpointFile, limits: EngineLimits) -> None:
-        """See `ensure_room`; again without each image that hangs. Raises JournalHungError too."""
+        """See `ensure_room`; again without each image that hangs. Raises JournalHungError too, and
+        OSError of an image that fails if the start is to be refused then.
+        """
         while True:
             watch: Watch[Noted] = Watch()
             call = partial(ensure_room, self._recovered, writer, file, limits, watch)
@@ -65,7 +75,21 @@ class EndOfStart:
                 raise_if_of_state(hung)
                 self._give_up(cast("Side", hung.what), hung)
             else:
-                return
+                break
+        if self._refuses:  # others were looked at before
+            refuse(self._config, self._recovered.faults, adopt=True)
+
+    async def checkpoint(self, take: Awaitable[object], pairs: Sequence[Pair]) -> None:
+        """The checkpoint that ends the start, which syncs the images. Raises OSError of one that
+        fails if the start is to be refused then.
+        """
+        sound = [pair for pair in pairs if _is_sound(pair)]
+        await self.written(take)
+        for pair in sound:
+            if self._refuses and not _is_sound(pair):
+                why = pair.failed or (pair.cut.why if pair.cut is not None else "")
+                text = f"volumes.{pair.name}: {why or 'an image failed'}; the pair is {pair.state}"
+                raise OSError(errno.EIO, text)
 
     def _seconds(self, noted: Noted) -> float:
         settings = self._settings
@@ -107,6 +131,10 @@ class EndOfStart:
         except HungError as hung:
             raise_if_of_state(hung)
             raise
+
+
+def _is_sound(pair: Pair) -> bool:
+    return not pair.failed and pair.state != SUSPENDED
 
 
 def leave(recovered: Recovered, steps: Steps, workers: Workers, error: BaseException) -> None:

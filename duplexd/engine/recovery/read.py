@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import ControllerConfig
     from duplexd.core.pair import PairRecord
-    from duplexd.engine.checkpoint_file import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
     from duplexd.json_object import Json

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Lacks
-    from duplexd.engine.checkpoint_file import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.progress import Report
     from duplexd.limits import EngineLimits
@@ -144,16 +144,7 @@ class _Work:
             return
         known = {name: pair.record for name, pair in self.pairs.items()}
         self._opener.refuse_absent(self._config.volumes, known, self.opened)
-        for role in (PRIMARY, SECONDARY):
-            for pair, fault in self.faults.of(role).items():
-                number, why = fault.error.errno, fault.error.strerror or str(fault.error)
-                first, second = places(self._config.volumes[pair.name], pair.record.swapped)
-                key = (first if role == PRIMARY or second is None else second).key
-                text = f"volumes.{pair.name}.{key}: {why}; the pair is {pair.state}"
-                if number != errno.ESTALE:
-                    raise OSError(number, text)
-                if not self._adopt:  # the images are to be taken as they are
-                    raise ConfigurationError(text)
+        refuse(self._config, self.faults, self._adopt)
 
     async def _take(self, journal: ReadJournal, pair: Pair, judged: Judged) -> None:
         """Draw the first conclusions from what was found."""
@@ -326,6 +317,20 @@ def give_up(ledger: Ledger, side: Side, holds: int, error: HungError) -> None:
     else:
         pair.set_legs(pair.primary, gone, pair.mode)
         ledger.secondary_lacks(pair.record, holds)
+
+
+def refuse(config: Config, faults: Faults, adopt: bool) -> None:
+    """Raise the first of these, with its key. With `adopt` images are taken as they are."""
+    for role in (PRIMARY, SECONDARY):
+        for pair, fault in faults.of(role).items():
+            number, why = fault.error.errno, fault.error.strerror or str(fault.error)
+            first, second = places(config.volumes[pair.name], pair.record.swapped)
+            key = (first if role == PRIMARY or second is None else second).key
+            text = f"volumes.{pair.name}.{key}: {why}; the pair is {pair.state}"
+            if number != errno.ESTALE:
+                raise OSError(number, text)
+            if not adopt:
+                raise ConfigurationError(text)
 
 
 def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:

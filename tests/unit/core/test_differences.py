@@ -101,6 +101,14 @@ def test_what_a_scrub_could_not_read_survives_a_checkpoint() -> None:
     assert again.pairs[1].scrub == Scrub(0, 0, 5, "cannot be read")
 
 
+def test_what_the_pass_before_could_not_read_survives_a_checkpoint() -> None:
+    story = Story()
+    story.mark(Scrubbed(1, 4096, 7, 5, "", "cannot be read"))
+    again = through_a_checkpoint(story.ledger, story.sequence)
+    assert again.pairs[1].scrub == Scrub(4096, 7, 5, "", "cannot be read")
+    assert again.pairs[1].scrub.unreadable == "cannot be read"
+
+
 def test_since_when_scrubs_are_wanted_survives_a_checkpoint() -> None:
     story = Story()
     story.ledger.scrub_us = 77

@@ -186,6 +186,11 @@ def test_images_of_one_file_system_share_its_room() -> None:
     )
 
 
+def test_a_file_system_that_does_not_say_what_is_free_is_not_full() -> None:
+    silent = ImageRoom(2, 3 * GIB, None)
+    assert kinds(WELL, Around({**ROOMY, "/b/data.img": silent})) == []
+
+
 def test_block_devices_have_their_room_and_are_not_one_file_system() -> None:
     assert kinds(WELL, Around(dict.fromkeys(ROOMY, ImageRoom(0, 0, 0)))) == []
 

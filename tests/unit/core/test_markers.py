@@ -30,6 +30,7 @@ from duplexd.core.markers import (
     Missed,
     NewVolume,
     Open,
+    Reader,
     Ready,
     Regions,
     Remove,
@@ -39,6 +40,7 @@ from duplexd.core.markers import (
     Settled,
     Stood,
     Swap,
+    Unread,
     Void,
     encode,
     unpack,
@@ -134,7 +136,20 @@ WRITTEN: list[tuple[Marker, Json]] = [
     (Synced(), {"m": "synced"}),
     (Differ(1, [(4096, 8192)]), {"m": "differ", "id": 1, "runs": [[4096, 8192]]}),
     (Same([1, 2]), {"m": "same", "volumes": [1, 2]}),
-    (Scrubbed(1, 4096, 7, 5), {"m": "scrubbed", "id": 1, "at": 4096, "began": 7, "done": 5}),
+    (
+        Scrubbed(1, 4096, 7, 5, "now", "before"),
+        {
+            "m": "scrubbed",
+            "id": 1,
+            "at": 4096,
+            "began": 7,
+            "done": 5,
+            "error": "now",
+            "earlier": "before",
+        },
+    ),
+    (Reader("nightly", [1, 2]), {"m": "reader", "name": "nightly", "volumes": [1, 2]}),
+    (Unread(["nightly"], [1, 2]), {"m": "unread", "names": ["nightly"], "volumes": [1, 2]}),
 ]
 
 # What older versions left out: the marker that it is

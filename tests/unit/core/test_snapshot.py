@@ -170,6 +170,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "primary_at",
         "swapped",
         "primary_image",
+        "readers",
         "secondary_image",
     }  # saved, and compared by tests of their own
     of_this_run = {"copies", "limits", "secondary_at", "swaps"}

@@ -47,6 +47,7 @@ async def test_a_sparse_image_lacks_what_is_a_hole(tmp_path: Path, workers: Thre
     room = looked.around.images[str(image)]
     assert room.missing_bytes == 1024 * KIB - image.stat().st_blocks * 512
     assert room.device == image.stat().st_dev
+    assert room.free_bytes is not None
     assert room.free_bytes > 0
     assert looked.around.state_free_bytes
 

@@ -113,6 +113,7 @@ def test_a_certificate_changes_no_field(
         fence: int | None,
         certificate: bool,
         existing: bool,
+        reader: str,
         on_cut: Callable[[str], object],
     ) -> Json:
         answer = await suspend(names, tag, lease, fence)

@@ -239,6 +239,23 @@ def test_what_an_adopted_image_lacks_is_said() -> None:
     ]
 
 
+def test_an_adopted_secondary_is_named_and_what_copies_to_it() -> None:
+    taken = row(state="SUSPENDED", secondary="/b", taken=["secondary"])
+    assert texts.adopted_text([taken]).splitlines() == [
+        "v: adopted the secondary /b; SUSPENDED",
+        "  `duplexctl resync v` copies /a to it",
+    ]
+
+
+def test_a_secondary_that_cannot_be_adopted_is_named_with_what_to_do() -> None:
+    gone = row(secondary="/b", already=True, secondary_error="/b: the image is missing")
+    assert texts.adopted_text([gone]).splitlines() == [
+        "v: already served from /a; SIMPLEX",
+        "  its secondary cannot be used: /b: the image is missing",
+        "  put an image there, then `duplexctl resync v` copies to it",
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
-from duplexd.engine.checkpoint_file import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.opening import why_absent
 from duplexd.errors import WrongStateError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
@@ -48,6 +48,26 @@ async def test_a_secondary_that_is_back_gets_what_it_lacks() -> None:
         back(disk, "/b/data.img", kept)
         await resynced(core)
         assert core.pair().copied_bytes < SIZE
+
+
+@pytest.mark.parametrize("found", ["by the start", "by a resync"])
+async def test_a_secondary_that_was_too_short_gets_all_of_it_once_it_is_extended(
+    found: str,
+) -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    short = disk.take("/b/data.img")
+    short.size = short.length = SIZE - 4096
+    if found == "by the start":
+        back(disk, "/b/data.img", short)
+    async with running(disk=disk) as core:
+        back(disk, "/b/data.img", short)
+        extend = rf"/b/data\.img: .*`truncate -s {SIZE} /b/data\.img` makes it as long"
+        with pytest.raises(WrongStateError, match=extend):
+            await core.controller.resync(["data"])
+        short.size = short.length = SIZE
+        await resynced(core)
+        assert core.pair().copied_bytes == SIZE
 
 
 async def test_any_other_image_is_the_new_secondary_and_gets_all_of_it() -> None:
@@ -160,6 +180,20 @@ async def test_an_adopted_secondary_is_in_a_checkpoint_and_the_former_one_in_non
         assert adopted is None or adopted.id != former.id
         (saved,) = CheckpointFile(disk, "/state").read()["pairs"]
         assert former.id not in str(saved["images"])
+
+
+async def test_an_adopt_of_a_served_volume_says_what_became_of_its_absent_secondary() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        (row,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert (row["taken"], row["already"]) == ([], True)
+        assert row["secondary_error"].startswith("/b/data.img: the image is missing")
+        disk.create("/b/data.img", SIZE).close()
+        (row,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert (row["taken"], row["already"]) == (["secondary"], False)
+        assert row["secondary_error"] is None
 
 
 async def test_a_missing_secondary_keeps_no_other_volume_from_its_resync() -> None:

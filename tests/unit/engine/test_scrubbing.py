@@ -105,6 +105,25 @@ async def test_a_block_that_cannot_be_read_is_reported_and_the_scrub_goes_on_beh
         assert volume["scrub"]["error"] == event["error"]
 
 
+async def test_what_a_scrub_could_not_read_is_said_until_another_pass_has_ended() -> None:
+    def said(core: Core) -> str:
+        (volume,) = core.controller.status()["volumes"]
+        return str(volume["scrub"]["error"])
+
+    async with running(limits=LIMITS) as core:
+        await due(core)
+        pair, good = core.pair(), core.pair().copy_of
+        pair.set_legs(pair.primary, BadSectors(good, MIB), pair.mode)
+        await scrub(core)
+        pair.set_legs(pair.primary, good, pair.mode)
+        core.clock.now += EVERY_S
+        looking = asyncio.ensure_future(core.controller.comparisons.scrubs.look())
+        await core.until(lambda: state(core).under_way)
+        assert f"cannot be read at offset {MIB}" in said(core)
+        await core.until(looking.done)
+        assert said(core) == ""
+
+
 def test_what_a_scrub_could_not_read_is_said_after_a_restart_until_another_pass_reads_it() -> None:
     disk = new_disk()
 

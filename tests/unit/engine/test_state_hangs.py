@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from duplexd.engine.checkpoint_file import CheckpointFile
-from duplexd.errors import WrongStateError
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
+from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.replication.leg_calls import JournalHungError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, settings
 from tests.unit.engine.test_recovery_hangs import Hanging, started
@@ -72,6 +72,59 @@ def test_a_volume_that_cannot_be_served_for_the_journal_hangs(
             hanging.release()
             await command(controller)
             assert not pair.failed
+
+    asyncio.run(scenario())
+
+
+async def suspend(controller: Controller) -> object:
+    return await controller.suspend(["data"])
+
+
+async def swap(controller: Controller) -> object:
+    return await controller.swap(["data"], False, None, False)
+
+
+@pytest.mark.parametrize("command", [suspend, swap])
+def test_a_command_that_waits_for_the_journal_ends_and_is_done_when_that_answers(
+    command: Callable[[Controller], Awaitable[object]],
+) -> None:
+    disk = new_disk()
+
+    async def scenario() -> None:
+        async with started(disk, ONE) as controller:
+            hanging, before = Hanging(disk, JOURNAL, "writev", "sync"), controller.sequence
+            async with asyncio.timeout(20):
+                with pytest.raises(TimedOutError, match="/state/journal: the disk of the journal"):
+                    await command(controller)
+            assert hanging.hung
+            hanging.release()
+            async with asyncio.timeout(10):
+                while controller.sequence == before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("command", [serve_again, adopt])
+def test_a_volume_is_served_when_the_journal_answers_although_its_command_has_ended(
+    command: Callable[[Controller], Awaitable[object]],
+) -> None:
+    disk = suspended(1)
+    primary = disk.take("/a/data.img")
+
+    async def scenario() -> None:
+        async with started(disk, ONE) as controller:
+            primary.opened = False
+            disk.give("/a/data.img", primary)
+            hanging = Hanging(disk, JOURNAL, "writev", "sync")
+            async with asyncio.timeout(20):
+                with pytest.raises(TimedOutError, match="/state/journal"):
+                    await command(controller)
+            assert controller.volumes.by_name["data"].failed
+            hanging.release()
+            async with asyncio.timeout(10):
+                while controller.volumes.by_name["data"].failed:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
 

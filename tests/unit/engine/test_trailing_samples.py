@@ -283,3 +283,48 @@ async def test_a_journal_that_cannot_be_read_for_samples_is_named() -> None:
             await core.controller.checkpointer.checkpoint()
         (line,) = [each for each in said if "samples" in each["event"]]
         assert "/state/journal/" in line["error"]
+
+
+# ---------------------------------------------------------------- the same, of a pair in sync mode
+
+
+async def cut_twice(disk: SimDisk) -> bytes:
+    """What the secondary held at a first cut. Killed at a second one, which no checkpoint knows."""
+    disk.unmarked = True
+    core = await Core.begin(disk, settings())
+    await core.write("data", FIRST, OLD)
+    await core.controller.suspend(["data"])
+    before = disk.content("/b/data.img")
+    await core.controller.resync(["data"])
+    await core.controller.resync_wait(["data"])
+    await core.write("data", THEN, NEW)
+    await core.controller.suspend(["data"])
+    await core.crash(power=False)
+    return before
+
+
+async def test_a_copy_of_an_earlier_cut_is_not_taken_for_one_that_no_checkpoint_has_sampled() -> (
+    None
+):
+    disk = new_disk()
+    before = await cut_twice(disk)
+    disk.take("/b/data.img")
+    disk.give("/b/data.img", Image.of(before))
+    async with running(disk=disk) as core:
+        assert (core.pair().state, core.pair().usable) == (SUSPENDED, False)
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
+
+
+async def test_a_cut_that_a_checkpoint_has_sampled_is_believed_after_a_kill() -> None:
+    disk = new_disk()
+    disk.unmarked = True
+    core = await Core.begin(disk, settings())
+    await core.write("data", FIRST, OLD)
+    await core.controller.suspend(["data"])
+    await core.controller.checkpointer.checkpoint()
+    await core.write("data", THEN, NEW)
+    await core.crash(power=False)
+    async with running(disk=disk) as core:
+        assert (core.pair().state, core.pair().usable) == (SUSPENDED, True)

@@ -209,6 +209,31 @@ async def test_an_image_that_fails_in_the_replay_refuses_such_a_start(key: str) 
     await core.controller.stop()
 
 
+@pytest.mark.parametrize("path", ["/a/data.img", "/b/data.img"])
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_an_image_that_fails_at_any_moment_of_such_a_start_refuses_it(
+    path: str, stopped: bool
+) -> None:
+    refused = []
+    for after in range(8):
+        disk = new_disk()
+        core = await Core.begin(disk, settings())
+        await core.write("data", 0, b"content")
+        await (core.controller.stop() if stopped else core.crash(power=False))
+        disk.fail(path, errno.EIO, after=after, operation="sync", times=1)
+        try:
+            core = await Core.begin(disk, refusing(settings()))
+        except OSError as error:
+            refused.append(str(error))
+            disk.heal(path)
+            core = await Core.begin(disk, refusing(settings()))
+        else:
+            assert core.states()["data"] != "SUSPENDED"
+        await core.controller.stop()
+    assert len(refused) > (0 if stopped else 1), "a replay syncs it, and the checkpoint at the end"
+    assert all("volumes.data" in error and path in error for error in refused)
+
+
 async def test_after_a_refusal_every_image_can_be_opened_again() -> None:
     disk = new_disk()
     await after_a_run(disk)

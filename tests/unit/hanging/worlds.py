@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.patience import Patience
 from duplexd.engine.checkpoint import Checkpointer
-from duplexd.engine.checkpoint_file import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.reads import Reads
 from duplexd.engine.samples import Samples

@@ -49,6 +49,26 @@ def test_an_image_of_another_size_is_refused_with_both_sizes_and_left_alone(
     open_leg(RealDisk(), path, SIZE)[0].close()  # nothing stayed open
 
 
+def test_a_short_file_that_is_copied_to_is_refused_with_the_command_that_extends_it(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "b a.img")
+    RealDisk().create(path, SIZE - 4096).close()
+    with pytest.raises(ConfigurationError, match=f"`truncate -s {SIZE} '{path}'`"):
+        open_leg(RealDisk(), path, SIZE, copied_to=True)
+    with pytest.raises(ConfigurationError) as caught:
+        open_leg(RealDisk(), path, SIZE)  # what a primary has lost would be read as zeroes
+    assert "truncate" not in str(caught.value)
+
+
+def test_a_long_file_is_never_to_be_shortened(tmp_path: Path) -> None:
+    path = str(tmp_path / "b.img")
+    RealDisk().create(path, SIZE + 4096).close()
+    with pytest.raises(ConfigurationError) as caught:
+        open_leg(RealDisk(), path, SIZE, copied_to=True)
+    assert "truncate" not in str(caught.value)
+
+
 def test_a_path_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     kept, _ = open_leg(RealDisk(), str(tmp_path / "kept"), SIZE)

@@ -43,3 +43,14 @@ def test_a_lost_secondary_is_an_error_that_says_what_to_do() -> None:
     assert error.errno == errno.ESTALE
     assert str(error.strerror).startswith("/a.img: ")
     assert "resync" in str(error.strerror)
+
+
+def test_a_truncated_secondary_is_an_error_with_the_command_that_extends_it() -> None:
+    disk = SimDisk()
+    leg = disk.create("/a.img", SIZE)
+    disk.shorten("/a.img", SIZE - 1)
+    error = lost_image(leg)
+    assert error is not None
+    assert "`truncate -s 1048576 /a.img` makes it as long" in str(error.strerror)
+    disk.remove("/a.img")
+    assert "truncate" not in str(lost_image(leg))

@@ -21,9 +21,9 @@ from duplexd.net.address import Address, parse_address
 from duplexd.runtime.turns import TurnLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from duplexd.backend import Change, Client, Extent, Volume
+    from duplexd.backend import Change, Client, Extent, Reader, Volume
 
 
 class MemoryVolume:
@@ -37,6 +37,7 @@ class MemoryVolume:
         self.name = name
         self.size = size
         self.connections = 0
+        self.readers: dict[Reader, str] = {}
         self.failing: dict[str, int] = {}
         self.failed = ""
         # zeroes that cost nothing until they are touched
@@ -45,6 +46,26 @@ class MemoryVolume:
         self.lost = False
         self.error = 0
         self.holes: list[tuple[int, int]] = []
+
+    @property
+    def of(self) -> str:
+        return self.name.partition("@")[0]
+
+    @property
+    def read_only(self) -> bool:
+        return "@" in self.name
+
+    @property
+    def counted_as(self) -> str:
+        return self.name
+
+    def joined(self, reader: Reader, peer: str) -> None:
+        self.connections += 1
+        self.readers[reader] = peer
+
+    def left(self, reader: Reader) -> None:
+        self.connections -= 1
+        del self.readers[reader]
 
     def extents(self, offset: int, length: int) -> list[Extent]:
         found, end = list[tuple[int, int, bool]](), offset + length
@@ -96,7 +117,10 @@ class MemoryBackend:
         return self.volumes.get(name)
 
     def volume_names(self) -> list[str]:
-        return list(self.volumes)
+        return [name for name in self.volumes if "@" not in name]
+
+    def point_names(self) -> Iterator[str]:
+        yield from (name for name in self.volumes if "@" in name)
 
     def submit(self, changes: list[Change]) -> None:
         self.batches.append(changes)

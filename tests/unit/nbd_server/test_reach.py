@@ -18,6 +18,7 @@ from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.reach import OPEN, Access, Door, Listener, Policy, may
 from duplexd.net.address import UnixAddress
 from duplexd.net.allow import Allow, Caller, parse_allow, resolve
+from tests.unit.nbd_server.memory_backend import MemoryVolume
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
 
 if TYPE_CHECKING:
@@ -269,3 +270,70 @@ async def test_the_mode_of_a_socket_follows_a_reload(serving: Serving) -> None:
     assert os.stat(serving.address.path).st_mode & 0o777 == 0o660
     await serving.listeners.update([Listener(serving.address, mode=0o600)])
     assert os.stat(serving.address.path).st_mode & 0o777 == 0o600
+
+
+# ------------------------------------------------------------------------------- points of volumes
+
+
+@pytest.fixture
+def points(backend: MemoryBackend) -> MemoryBackend:
+    """Each volume is at a cut."""
+    for name in list(backend.volumes):
+        backend.volumes[f"{name}@c1"] = MemoryVolume(f"{name}@c1", 1 << 20)
+    return backend
+
+
+async def test_list_shows_the_points_of_what_is_allowed(
+    serving: Serving, points: MemoryBackend
+) -> None:
+    assert [*points.point_names()] == ["data@c1", "wal@c1"]
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    listed = await answer(await serving.peer(), c.OPT_LIST, b"")
+    assert b"wal@c1" in listed
+    assert b"data@c1" not in listed
+
+
+@pytest.mark.usefixtures("points")
+@pytest.mark.parametrize("number", [c.OPT_GO, c.OPT_INFO])
+async def test_a_point_of_what_is_not_allowed_looks_like_what_does_not_exist(
+    serving: Serving, number: int
+) -> None:
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    hidden = await answer(await serving.peer(), number, go("data@c1"))
+    absent = await answer(await serving.peer(), number, go("gone@c1"))
+    assert hidden.replace(b"data", b"gone") == absent
+
+
+@pytest.mark.usefixtures("points")
+async def test_a_point_is_read_only_for_who_may_write_to_its_volume(serving: Serving) -> None:
+    peer = await serving.peer()
+    await peer.go("data@c1")
+    assert peer.nbd.flags & c.FLAG_READ_ONLY
+    assert peer.nbd.flags & c.FLAG_CAN_MULTI_CONN
+    peer.nbd.flags ^= c.FLAG_READ_ONLY  # as if
+    refused, served = peer.nbd.write(0, b"x" * 4096), peer.nbd.read(0, 16)
+    replies = await peer.replies(2)
+    assert (replies[refused].error, replies[served].error) == (c.EPERM, 0)
+    peer.close()
+
+
+async def test_who_reads_a_point_that_ends_is_disconnected(
+    serving: Serving, points: MemoryBackend
+) -> None:
+    peer = await serving.peer()
+    await peer.go("data@c1")
+    ((reader, name),) = points.volumes["data@c1"].readers.items()
+    assert name == f"user {os.getuid()}"
+    reader.end_reading("the test")
+    assert await peer.closed()
+    assert not points.volumes["data@c1"].readers
+    peer.close()
+
+
+@pytest.mark.usefixtures("points")
+async def test_new_rules_of_a_volume_hold_for_who_reads_its_point(serving: Serving) -> None:
+    peer = await serving.peer()
+    await peer.go("data@c1")
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    assert await peer.closed()
+    peer.close()

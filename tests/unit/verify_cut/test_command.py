@@ -133,7 +133,7 @@ def test_a_cut_of_which_no_image_was_checked_is_10_and_not_confirmed(
     world.secondary.unlink()
     code, out, err = verify(capsys, path)
     assert (code, "of the images nothing was checked" in err) == (10, True)
-    assert "recorded as certified; of the images NOTHING was checked" in out.splitlines()[0]
+    assert "recorded as certified; of the images nothing was checked" in out.splitlines()[0]
     code, out, _ = verify(capsys, path, "--json")
     assert (code, json.loads(out)["outcome"]) == (10, "recorded")
 
@@ -170,6 +170,9 @@ def test_json_has_every_field(path: str, world: World, capsys: pytest.CaptureFix
         "by_journal_bytes": 4096,
         "by_primary_bytes": 1 << 20,
         "checked_bytes": 1 << 20,
+        "data_bytes": 4096,
+        "checked_data_bytes": 4096,
+        "whole_journal": True,
         "wrong_bytes": 0,
         "undecided_bytes": 0,
         "unchecked": [],

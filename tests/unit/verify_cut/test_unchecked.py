@@ -144,3 +144,32 @@ def test_records_from_before_an_unclean_stop_are_no_evidence(
     world.cut()
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).volumes[0].by_journal_bytes) == (CONFIRMED, BLOCK)
+
+
+@pytest.mark.parametrize(("changed", "outcome"), [(7, RECORDED), (4, CONFIRMED), (0, CONFIRMED)])
+def test_a_little_of_the_data_confirms_nothing(tmp_path: Path, changed: int, outcome: str) -> None:
+    """What the journal has dropped is known from the primary alone, until that is written to."""
+    world = World(tmp_path)
+    for leg in (world.primary, world.secondary):
+        poke(leg, 0, fill(1, 8 * BLOCK))
+    world.cut()
+    for block in range(changed):
+        world.write(block * BLOCK, fill(2))
+    report = verify(tmp_path, world)
+    row = only(report).volumes[0]
+    checked = (8 - changed) * BLOCK
+    assert (row.data_bytes, row.checked_data_bytes) == (8 * BLOCK, checked)
+    assert row.checked_bytes == SIZE - changed * BLOCK, "the rest is a hole of both"
+    assert report.outcome == outcome
+
+
+def test_one_volume_that_left_the_cut_keeps_the_others_from_being_confirmed(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, volumes=("data", "wal"))
+    for volume in ("data", "wal"):
+        world.write(0, fill(1), volume)
+    world.cut()
+    assert verify(tmp_path, world).outcome == CONFIRMED
+    world.mark({"m": "detach", "volumes": [2]})
+    assert verify(tmp_path, world).outcome == RECORDED

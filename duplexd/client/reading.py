@@ -1,0 +1,109 @@
+"""Readers of the cuts of one or several controllers: they begin on all of them, or on none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.client import survey
+from duplexd.client.results import ReaderEnded
+from duplexd.core.pair_states import SUSPENDED
+from duplexd.errors import NotFoundError, WrongStateError
+from duplexd.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from duplexd.client.survey import Links
+    from duplexd.config.groups import Group
+    from duplexd.core.leaving import Leaving
+    from duplexd.errors import DuplexdError
+    from duplexd.json_object import Json
+
+_LISTED = 5
+
+
+async def begin(group: Group, links: Links, reader: str, cut: str) -> None:
+    """Name a reader of a cut that a suspend has just made. Raises, with none left of it."""
+    began, errors = await _ask(group, links, "/v1/readers", {"reader": reader, "cut": cut})
+    if not errors:
+        return
+    ends = {name: links[name] for name in began}
+    await _ask(group, ends, "/v1/readers/release", {"reader": reader})
+    try:
+        survey.raise_all(errors)
+    except WrongStateError as error:
+        raise WrongStateError(
+            f"cut {cut} was made, but {reader!r} does not read it: {error}"
+        ) from None
+
+
+async def release(group: Group, links: Links, reader: str) -> ReaderEnded:
+    """See `Client.release_reader`."""
+    if not group.alone:
+        survey.raise_all(await survey.identify(links))
+    done, errors = await _ask(group, links, "/v1/readers/release", {"reader": reader})
+    unknown = {name: each for name, each in errors.items() if isinstance(each, NotFoundError)}
+    survey.raise_all({name: each for name, each in errors.items() if name not in unknown})
+    if not done:
+        survey.raise_all(unknown)
+    volumes = [group.title(name, each) for name, row in done.items() for each in row["volumes"]]
+    return ReaderEnded(reader, volumes)
+
+
+async def _ask(
+    group: Group, links: Links, path: str, body: Json
+) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
+    return await survey.gather(
+        {
+            name: link.call_patiently("POST", path, {"targets": list(group.members[name]), **body})
+            for name, link in links.items()
+        }
+    )
+
+
+def in_the_way(volumes: Mapping[str, Json], how: Leaving) -> list[str]:
+    """Who reads these volumes still, apart from the reader that ends.
+
+    Raises WrongStateError if they may not be taken from their cut.
+    """
+    away = [name for name, each in volumes.items() if how.cut and _cut_of(each) != how.cut]
+    if away:
+        raise WrongStateError(
+            f"not at cut {how.cut}: {' '.join(away)}; nothing was started. A copy of that cut that"
+            " was being made is not complete: suspend again, and copy again"
+        )
+    if how.reader:
+        _check_reads(volumes, how.reader)
+    still = {
+        name: others
+        for name, each in volumes.items()
+        if (others := [who for who in _names(each) if who != how.reader])
+    }
+    if how.force or not still:
+        return []
+    if not how.reader:
+        listed = [f"{name} is read by {', '.join(each)}" for name, each in still.items()]
+        raise WrongStateError(
+            f"{printable('; '.join(listed[:_LISTED]))}: nothing was started; wait until they have"
+            " ended, end one with `duplexctl release-reader TARGET NAME`, or end all of them with"
+            " --force"
+        )
+    return list(dict.fromkeys(who for each in still.values() for who in each))
+
+
+def _check_reads(volumes: Mapping[str, Json], reader: str) -> None:
+    missing = [name for name, each in volumes.items() if reader not in _names(each)]
+    if missing:
+        raise WrongStateError(
+            f"reader {reader!r} does not read {' '.join(missing)}: it never began, or was ended;"
+            " nothing was started. What it copied may be of no point in time: suspend again, and"
+            " copy again"
+        )
+
+
+def _names(volume: Json) -> list[str]:
+    return [each["name"] for each in volume.get("readers") or ()]
+
+
+def _cut_of(volume: Json) -> str:
+    return str(survey.cut_of(volume).get("id", "")) if volume["state"] == SUSPENDED else ""

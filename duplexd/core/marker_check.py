@@ -1,0 +1,39 @@
+"""What is asked before a marker is written: does it fit the states, and is nobody in its way? Pure.
+
+The ledger asks for every marker, so no part of the engine can move a pair by a way of its own. What
+is refused here costs nothing: the marker has no number yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core import markers, pair_states
+from duplexd.core.cuttable import refuse_differing
+from duplexd.core.transitions import PAIR_EVENTS, Moving
+from duplexd.errors import WrongStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from duplexd.core.markers import Marker
+    from duplexd.core.pair import PairRecord
+    from duplexd.core.readers import Readers
+
+
+def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> None:
+    """Raises WrongStateError if a marker does not fit the states of these pairs, or would take a
+    secondary from its readers.
+    """
+    if not isinstance(marker, Moving):
+        return
+    event, moved = PAIR_EVENTS[type(marker)], [pairs[number] for number in marker.volumes]
+    for pair in moved:
+        if (pair.state, event) not in pair_states.TRANSITIONS:
+            raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
+    if event in pair_states.LEAVING:
+        readers.refuse(marker.volumes)
+    if isinstance(marker, markers.MakeCut):
+        differing = [pair for pair in moved if pair.differs is not None]
+        if differing:
+            refuse_differing(differing)
