@@ -36,6 +36,7 @@ HOOK_TIMEOUT_SECONDS_MIN, HOOK_TIMEOUT_SECONDS_MAX = 0.1, 600.0
 HOOK_OUTPUT_BYTES_MAX = 4 * KIB  # that is kept, the last of it
 HOOK_ARGUMENTS_MAX = 64
 MEMBERS_MAX = 256  # controllers that take a cut together
+TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -91,6 +92,7 @@ class EngineLimits:
     change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
     region_bytes_min: int = 16 * MIB
     regions_max: int = 4096
+    changed_extents_max: int = 8192  # of one answer: some 3 ms of the loop, half a MiB of JSON
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
@@ -240,6 +242,7 @@ class ClientLimits:
     answer_seconds_max: float = 10.0
     settle_seconds: float = 10.0  # members that did not answer are asked again for so long
     release_seconds_max: float = 5.0  # for a daemon to say how a hold ended that is being released
+    changes_answers_max: int = 4096  # with extents of one volume: 32 million of these
     late_seconds_max: float = 2.0  # for a daemon to say that the lease has reached its deadline
 
 

@@ -13,6 +13,7 @@ JSON.
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
     reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text        top           looking_on.look  top.frame
+    changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
 
 Commands are imported when they are named. Exit codes are those of errors.py.
@@ -45,6 +46,7 @@ HTTP_INTERRUPTED = 499  # what no server says: the client went away
 _MODULES = {
     "adopt": "takeover",
     "canary": "canary",
+    "changes": "changed",
     "completion": "completion",
     "cuts": "looking",
     "events": "looking",

@@ -21,7 +21,9 @@ from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
-from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
+from duplexd.engine.changes import Changes
+from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import count
@@ -237,6 +239,7 @@ class Controller:
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
+        self.changes = Changes(timeline, self.volumes, self._file.changes, self.legs, self._limits)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
             self.volumes, self.events, clock, self._limits,
@@ -251,9 +254,7 @@ class Controller:
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
-        """What opens images while the daemon runs, or changes their roles; and what clients of the
-        API can ask for.
-        """
+        """What opens images while the daemon runs, or changes their roles; what clients ask for."""
         timeline, volumes, limits = self.timeline, self.volumes, self._limits
         failures, followers, emit = self.failures, self.followers, self.events.emit
         disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
@@ -338,6 +339,7 @@ class Controller:
         self.config = config
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
+        self.changes.remember(config.controller.tracked_cuts)
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
