@@ -379,7 +379,7 @@ class Controller:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
         were never acknowledged.
         """
-        timeline = self.timeline
+        timeline, admission = self.timeline, self.admission
         self.leases.stop()
         self.commands.stop()
         await self.places.stop()
@@ -388,7 +388,7 @@ class Controller:
         await self.bad_ranges.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
-        while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):
+        while self.write_path.queued and not (admission.refusal or admission.reasons - {NO_ROOM}):
             await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
         await self.space.stop()
@@ -401,9 +401,6 @@ class Controller:
         for pair in self.volumes.all():
             pair.close()
         timeline.writer.ring.close()
-
-    def _followers_hold(self) -> bool:
-        return bool(self.admission.reasons - {NO_ROOM})
 
     async def reload(self, config: Config) -> list[str]:
         """See `Reload.reload`."""
