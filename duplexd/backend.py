@@ -88,6 +88,18 @@ class Client(Protocol):
         """
 
 
+class Pages(Protocol):
+    """Where content goes that is not copied, see `Backend.splice`. False: not all of it has room.
+    Both raise OSError.
+    """
+
+    def put(self, data: bytes | memoryview, /) -> bool:
+        """A copy of `data`."""
+
+    def put_pages(self, fd: int, offset: int, length: int, /) -> bool:
+        """The pages of a file, as they are in the page cache."""
+
+
 class Reader(Protocol):
     """A connection, as the volume sees it that it has chosen."""
 
@@ -177,6 +189,14 @@ class Backend(Protocol):
         `content` is a new buffer, with `room` bytes for a header before the `length` that were
         read; empty after an error. Who fills it makes it: a thread that was given up may still
         fill its own.
+        """
+
+    def splice(
+        self, volume: Volume, offset: int, length: int, pipe: Pages, done: Callable[[bool], None]
+    ) -> None:
+        """Let `pipe` refer to what the page cache has of the range, then call `done` in the loop.
+        False where it does not have all of it, or the disk is slow to say so: nothing in the pipe
+        counts then, and something may be put into it later.
         """
 
     def read_sparse(

@@ -36,6 +36,7 @@ HOOK_TIMEOUT_SECONDS_MIN, HOOK_TIMEOUT_SECONDS_MAX = 0.1, 600.0
 HOOK_OUTPUT_BYTES_MAX = 4 * KIB  # that is kept, the last of it
 HOOK_ARGUMENTS_MAX = 64
 MEMBERS_MAX = 256  # controllers that take a cut together
+TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -91,9 +92,12 @@ class EngineLimits:
     change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
     region_bytes_min: int = 16 * MIB
     regions_max: int = 4096
+    changed_extents_max: int = 8192  # of one answer: some 3 ms of the loop, half a MiB of JSON
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
+    copy_ahead_bytes_max: int = 64 * MIB  # of a copy, in memory only
+    staging_file_bytes_max: int = 256 * MIB  # but not more than the journal has
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
     look_again_seconds_max: float = 0.5  # that status waits for images that were found wrong
@@ -103,6 +107,7 @@ class EngineLimits:
     auto_resync_pause_seconds_max: float = 300.0
     auto_resync_calm_seconds: float = 60.0  # of DUPLEX, after which pauses are short again
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
+    follower_step_seconds: float = 0.002  # that a step takes at most which clients may wait for
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
     # In one answer to a client that asks what is data; it asks on from there
@@ -168,6 +173,8 @@ class NbdLimits:
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 1 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
+    spliced_read_bytes_min: int = 128 * KIB  # longer reads over Unix sockets are not copied
+    pipes_max: int = 16  # for these, of 1 MiB and two descriptors; the others are copied
     # A shorter read that needs a worker brings holes into the page cache, too: the next one of it
     # is served from there
     sparse_read_bytes_min: int = 64 * KIB
@@ -235,6 +242,7 @@ class ClientLimits:
     answer_seconds_max: float = 10.0
     settle_seconds: float = 10.0  # members that did not answer are asked again for so long
     release_seconds_max: float = 5.0  # for a daemon to say how a hold ended that is being released
+    changes_answers_max: int = 4096  # with extents of one volume: 32 million of these
     late_seconds_max: float = 2.0  # for a daemon to say that the lease has reached its deadline
 
 
@@ -301,7 +309,8 @@ class DaemonLimits:
     health_look_seconds: float = 10.0  # between two looks at what is not well, for the log
     room_look_seconds: float = 30.0  # between two looks at what room the images have
     room_answer_seconds_max: float = 5.0  # for a disk to say that
-    descriptors_reserve: int = 64  # for what is opened now and then: segments, checkpoints, logs
+    # For what is opened now and then: segments, checkpoints, logs, pipes of long replies
+    descriptors_reserve: int = 96
     connections_min: int = 8  # of NBD clients; with fewer descriptors than that takes, no start
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from duplexd.api.models import base
+from duplexd.api.models import change_model as changes
 from duplexd.api.models import cut_model as cuts
 from duplexd.api.models import health_model as health
 from duplexd.api.models import line_model as lines
@@ -107,7 +108,7 @@ def _link(model: type[BaseModel]) -> str:
 
 def _models() -> Iterator[type[BaseModel]]:
     """All of them, each where it is defined."""
-    for module in (requests, status, health, cuts, lines, roles, base):
+    for module in (requests, status, health, cuts, changes, lines, roles, base):
         defined = (
             value
             for value in vars(module).values()

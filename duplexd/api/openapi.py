@@ -65,7 +65,12 @@ def _parameters(entry: RouteEntry) -> list[Json]:
         for name in re.findall(r"{(\w+)}", entry.path)
     ]
     return path + [
-        {"name": name, "in": "query", "required": False, "schema": schema}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in entry.needed,
+            "schema": schema,
+        }
         for name, schema in entry.query.items()
     ]
 

@@ -55,6 +55,14 @@ class Cuts(Protocol):
     def release(self, cut_id: str) -> Json: ...
 
 
+class Changes(Protocol):
+    """What changed between cuts of a controller's volumes."""
+
+    async def show(
+        self, names: Sequence[str], since: str, until: str | None, offset: int, extents_max: int
+    ) -> Json: ...
+
+
 class Controller(Protocol):
     """What the control plane needs of the controller. All of it is called in the event loop."""
 
@@ -73,6 +81,9 @@ class Controller(Protocol):
 
     @property
     def cuts(self) -> Cuts: ...
+
+    @property
+    def changes(self) -> Changes: ...
 
     def status(self) -> Json: ...
     async def look_again(self) -> None: ...

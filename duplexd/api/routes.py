@@ -10,9 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from duplexd.api import access, problems
+from duplexd.api import change_routes as changes
 from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
 from duplexd.api.health import degraded, unready
+from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.health_model import Health, Wellness
 from duplexd.api.models.line_model import (
@@ -250,6 +252,17 @@ ROUTES: tuple[RouteEntry, ...] = (
         (CutList,),
         (),
         _TARGET_QUERY,
+    ),
+    RouteEntry(
+        "GET",
+        "/v1/changes",
+        changes.get_changes,
+        "What changed between two cuts",
+        None,
+        (Changes,),
+        (),
+        changes.CHANGES_QUERY,
+        needed=("target", "since"),
     ),
     RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (CutStatus,)),
     RouteEntry(

@@ -35,7 +35,7 @@ class RouteEntry:
     """A route.
 
     `answers` are models of the JSON object, `lines` those of the lines of a stream; `query` has a
-    JSON schema by name of the parameter.
+    JSON schema by name of the parameter; the `needed` ones must be there.
     """
 
     method: str
@@ -47,6 +47,7 @@ class RouteEntry:
     lines: tuple[type[BaseModel], ...] = ()
     query: Mapping[str, Json] = field(default_factory=dict)
     media_type: str = "application/json"
+    needed: tuple[str, ...] = ()
 
     @property
     def role(self) -> access.Role:

@@ -277,11 +277,33 @@ WELLNESS = fields(
         ),
     }
 )
+_POINT = fields({"sequence": whole, "tag": text}, {"cut": maybe(CUT_ID), "time": maybe(number)})
+CHANGES = fields(
+    {
+        "volumes": each(
+            fields(
+                {
+                    "name": text,
+                    "size": whole,
+                    "grain_bytes": whole,
+                    "since": _POINT,
+                    "until": _POINT,
+                    "changed_bytes": whole,
+                    "exact": flag,
+                    "why": _TEXTS,
+                    "extents": each(fields({"offset": whole, "length": whole})),
+                    "next_offset": maybe(whole),
+                }
+            )
+        )
+    }
+)
 ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/healthz"): fields({}, {"controller": maybe(text)}),
     ("GET", "/readyz"): fields({}),
     ("GET", "/v1/status"): STATUS,
     ("GET", "/v1/cuts"): fields({"cuts": each(CUT_STATUS)}),
+    ("GET", "/v1/changes"): CHANGES,
     ("GET", "/v1/cuts/*"): CUT_STATUS,
     ("POST", "/v1/cuts/*"): CUT_MADE,
     ("POST", "/v1/cuts/*/open"): CUT_STATUS,

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from duplexd.client import outcomes, roles, status, survey
 from duplexd.client.http import Http
 from duplexd.client.results import (
+    Changes,
     Cuts,
     Points,
     ReaderEnded,
@@ -288,6 +289,15 @@ class Client:
             outcomes.in_order(found.values()),
             {name: str(error) for name, error in errors.items()},
         )
+
+    async def changes(self, *targets: str, since: str, until: str | None = None) -> Changes:
+        """What changed between two cuts, each an id, a tag or `latest`; until now without `until`.
+        Raises NotFoundError for a cut that is not remembered, WrongStateError where none is.
+        """
+        from duplexd.client import changed_blocks  # noqa: PLC0415 - only its command asks it
+
+        group, _ = self._group(targets, None)
+        return await changed_blocks.ask(group, self.links_to(group.members), since, until)
 
     async def resync(
         self,

@@ -135,6 +135,17 @@ class Cuts(Result):
 
 
 @dataclass(frozen=True)
+class Changes(Result):
+    """What changed between two cuts. `exact` is false if more than that counts in a volume.
+    `volumes` are as controllers show them, with all of their extents.
+    """
+
+    changed_bytes: int  # of all volumes
+    exact: bool
+    volumes: list[Json] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Settled(Result):
     """What became of the cuts that were undecided."""
 

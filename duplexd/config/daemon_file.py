@@ -25,6 +25,7 @@ from duplexd.config.values import (
     check_journal_size,
     check_scrub_rate,
     check_tcp,
+    check_tracked_cuts,
     check_volume_size,
 )
 from duplexd.net.address import TcpAddress
@@ -54,6 +55,9 @@ class ControllerConfig(Section):
     )
     primary_timeout: Annotated[float, BeforeValidator(check_disk_timeout)] = Field(
         default=limits.PRIMARY_TIMEOUT_SECONDS_DEFAULT, examples=["30.0"]
+    )
+    tracked_cuts: Annotated[int, BeforeValidator(check_tracked_cuts)] = Field(
+        default=limits.TRACKED_CUTS_DEFAULT, examples=["32"]
     )
     auto_resync: StrictBool = Field(default=False, examples=["true"])
     image_group: GroupName | None = Field(default=None, examples=['"backup"'])

@@ -69,6 +69,16 @@ def check_copy_rate(value: object) -> int:
     return rate
 
 
+def check_tracked_cuts(value: object) -> int:
+    """How many cuts of a volume are remembered for what changed between them; 0: none."""
+    most = limits.TRACKED_CUTS_MAX
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(
+            f"invalid tracked_cuts: {toml(value)}; expected a number of cuts from 0 to {most}"
+        )
+    return value
+
+
 def check_scrub_rate(value: object) -> int:
     """Bytes a second of each image. A scrub that is slower takes years for a disk."""
     rate = parse_size(value)

@@ -30,7 +30,8 @@ of the cuts; `pair` and `cut` hold what is known then, `snapshot` is what a chec
 The tables say what is possible: `pair_states`, `cut_states` (two-phase commit) and `lease`;
 `transitions` says which event of them a marker is, and `invariants` what is true after every
 marker. `leg_differences` is where legs are known to differ, and what that forbids; `scrub_state` is
-how far a comparison in the background has come. `change_map` and `regions` are the bitmaps.
+how far a comparison in the background has come. `change_map` and `regions` are the bitmaps, and
+`change_history` has those between cuts. `unmarked` is what the ledger notes without a marker.
 `readers` says who keeps a secondary at its cut, `leaving` how a command gets past them, and `point`
 is that cut as an NBD export.
 `image_record` is what is recorded of an image, `since` what the journal says of it since, and

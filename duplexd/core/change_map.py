@@ -51,7 +51,7 @@ class ChangeMap:
     Ranges are of bytes, lie within the volume and are longer than 0.
     """
 
-    __slots__ = ("_chunks", "_count", "_grains", "_shift", "grain_bytes", "size_bytes")
+    __slots__ = ("_chunks", "_count", "_grains", "_shift", "grain_bytes", "shift", "size_bytes")
 
     def __init__(self, size_bytes: int, grain_bytes_min: int, grains_max: int) -> None:
         """An empty map. Its grain is the smallest one of at least `grain_bytes_min` with which the
@@ -62,7 +62,7 @@ class ChangeMap:
     def _prepare(self, size_bytes: int, shift: int) -> None:
         self.size_bytes = size_bytes
         self.grain_bytes = 1 << shift
-        self._shift = shift
+        self._shift = self.shift = shift  # of the grain
         self._grains = -(-size_bytes >> shift)
         self._count = 0
         self._chunks: dict[int, bitarray] = {}
@@ -111,6 +111,16 @@ class ChangeMap:
                 return
         self._set_grains(first, last + 1)
 
+    def set_grains(self, grains: list[int]) -> None:
+        """Set these, in any order and as often as they come: for many at once."""
+        flat = bitarray(-(-self._grains >> _CHUNK_SHIFT) << _CHUNK_SHIFT, endian="little")
+        flat[grains] = 1
+        for index in {grain >> _CHUNK_SHIFT for grain in grains}:
+            bits = flat[index << _CHUNK_SHIFT : (index + 1) << _CHUNK_SHIFT]
+            ours = self._chunks.get(index)
+            merged = bits if ours is None else bits | ours
+            self._put(index, merged, merged.count() - (0 if ours is None else ours.count()))
+
     def set_all(self) -> None:
         self._set_grains(0, self._grains)
 
@@ -156,6 +166,10 @@ class ChangeMap:
             ours = self._chunks.get(index)
             merged = theirs if ours is None else ours | theirs
             self._put(index, merged, merged.count() - (0 if ours is None else ours.count()))
+
+    def emptied(self) -> ChangeMap:
+        """An empty map of the same volume and grain."""
+        return self._like(self.size_bytes, self._shift)
 
     def copy(self) -> ChangeMap:
         """A map of its own with the same grains set."""

@@ -3,9 +3,7 @@
 The same code runs when a marker is written and when it is read after a restart, so the state in
 memory cannot differ from what a restart would find. That is also why nothing else writes to a
 `PairRecord` or a `Cut`: a restart would not know a field that was set elsewhere. A few things
-change without a marker: how far a secondary has come (`advance`), which grains changed (`track`) or
-are being copied (`copying`), which regions were touched (by `DirtyRegions`). After a restart they
-are computed again from the records, or the lack of them errs on the safe side: more is copied.
+change without a marker: those of `unmarked.py`, and which regions were touched (`DirtyRegions`).
 
 `snapshot` and `restore` put all of it into a checkpoint and read it back.
 """
@@ -15,8 +13,15 @@ from __future__ import annotations
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.backend import WRITE
-from duplexd.core import cut_states, leg_differences, marker_check, markers, pair_states, snapshot
+from duplexd.core import (
+    change_history,
+    cut_states,
+    leg_differences,
+    marker_check,
+    markers,
+    pair_states,
+    snapshot,
+)
 from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook
 from duplexd.core.invariants import broken
@@ -25,12 +30,13 @@ from duplexd.core.readers import Readers
 from duplexd.core.scrub_state import Scrub
 from duplexd.core.synced import Synced
 from duplexd.core.transitions import Moving
+from duplexd.core.unmarked import Unmarked
 from duplexd.errors import DamageError
+from duplexd.limits import TRACKED_CUTS_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-    from duplexd.core.image_record import Image
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
@@ -52,11 +58,14 @@ class Place(NamedTuple):
     chain: int | None = None
 
 
-class Ledger:
-    """All pairs, by number, and what is known of the controller's past."""
+class Ledger(Unmarked):
+    """All pairs, by number, and what is known of the controller's past. `tracked_cuts`: how many
+    cuts of each volume are remembered for what changed between them; 0: none.
+    """
 
-    def __init__(self, limits: EngineLimits) -> None:
+    def __init__(self, limits: EngineLimits, tracked_cuts: int = TRACKED_CUTS_DEFAULT) -> None:
         self._limits = limits
+        self.tracked_cuts = tracked_cuts
         self.pairs: dict[int, PairRecord] = {}
         self.boot = ""
         self.closed = False  # the daemon was shut down cleanly
@@ -119,6 +128,10 @@ class Ledger:
             raise DamageError(f"journal record {place.sequence}: {error}") from error
         self.apply(place, marker)
 
+    def advance(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the secondary holds all changes up to `sequence`. Any thread."""
+        pair.applied = max(pair.applied, sequence)
+
     def _of(self, numbers: Iterable[int]) -> list[PairRecord]:
         return [self.pairs[number] for number in numbers]
 
@@ -137,6 +150,8 @@ class Ledger:
 
     @_fold.register
     def _(self, marker: markers.Open, _place: Place) -> None:
+        if not self.closed:
+            self._widen_histories()
         self.boot, self.closed = marker.boot, False
         if marker.ahead:
             self.ahead = (self.ahead[0] or self.starts, max(self.ahead[1], marker.ahead))
@@ -191,6 +206,8 @@ class Ledger:
                 # new secondary holds a state with changes that the volume never had.
                 number = place.sequence
                 before, after = (image and image.taken_at(number) for image in (before, after))
+                if pair.history is not None:
+                    pair.history.went_back(pair.cut, pair.usable)
                 pair.primary_at, pair.usable = place.sequence, False
                 pair.cut = Cut("", place.sequence, place.time_us, "", VOID)
                 pair.changed = pair.full_map()
@@ -213,6 +230,7 @@ class Ledger:
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
+        change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
         self._book.remember(cut, marker.volumes)
 
     @_fold.register
@@ -238,6 +256,8 @@ class Ledger:
         pair = self.pairs[marker.id]
         sequence, time_us = place.sequence, place.time_us
         pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
+        if pair.history is not None:  # a backup of a cut may have what is wrong
+            pair.history.widen(marker.runs, change_history.DIFFERED)
         self._book.differs(pair)
 
     @_fold.register
@@ -282,6 +302,8 @@ class Ledger:
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
             pair.adopted = pair.adopted or number in marker.adopted
+            if pair.history is not None:
+                pair.history.merge(changed, change_history.UNCLEAN)
 
     # ---------------------------------------------------------------------- copies and resyncs
 
@@ -294,6 +316,8 @@ class Ledger:
             pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)
+            if marker.reason == pair_states.UNCLEAN_STOP and pair.history is not None:
+                pair.history.merge(changed, change_history.UNCLEAN)
             whole = pair.changed.count == pair.changed.grains
             if whole or marker.reason == pair_states.FIRST_COPY:
                 pair.scrub = pair.scrub.copied_to(place.time_us)
@@ -346,69 +370,32 @@ class Ledger:
             pair.usable = True
             self._leave_cut(pair)
 
+    # ----------------------------------------------------------- what changed between cuts
+
+    def remember_cuts(self, tracked_cuts: int) -> None:
+        """From now on so many, of each volume. With 0 what was known is forgotten."""
+        self.tracked_cuts = tracked_cuts
+        for pair in self.pairs.values():
+            if not tracked_cuts:
+                pair.history = None
+            elif pair.history is not None:
+                pair.history.keep(tracked_cuts)
+
+    def _widen_histories(self) -> None:
+        """After an unclean stop a primary may hold changes whose records were lost: in its open
+        regions, or, without a secondary, anywhere, because then the journal does not know them.
+        """
+        for pair in self.pairs.values():
+            history = pair.history
+            if history is not None and pair.state == pair_states.SIMPLEX:
+                history.widen_all(change_history.UNCLEAN)
+            elif history is not None:
+                history.widen(pair.regions.ranges(pair.size), change_history.UNCLEAN)
+
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
         pair.adopted = False
         pair.readers.clear()
-
-    # ------------------------------------------------------------- changes without a marker
-
-    def advance(self, pair: PairRecord, sequence: int) -> None:
-        """Note that the secondary holds all changes up to `sequence`. Any thread."""
-        pair.applied = max(pair.applied, sequence)
-
-    def exchange_keys(self, pair: PairRecord) -> None:
-        """Note that the configuration names the images of a pair the other way round than before:
-        each has the role that it had.
-        """
-        pair.swapped = not pair.swapped
-
-    def primary_holds(self, pair: PairRecord, sequence: int) -> None:
-        """Note that the primary durably holds all changes up to `sequence`."""
-        pair.primary_at = max(pair.primary_at, sequence)
-
-    def secondary_holds(self, pair: PairRecord, sequence: int) -> None:
-        """Note that the secondary durably holds all changes up to `sequence`."""
-        pair.secondary_at = max(pair.secondary_at, sequence)
-
-    def secondary_lacks(self, pair: PairRecord, sequence: int) -> None:
-        """Note that changes after `sequence` may not be on the secondary durably."""
-        pair.applied = min(pair.applied, sequence)
-        pair.secondary_at = min(pair.secondary_at, sequence)
-
-    def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
-        """Note a change that the secondary does not get."""
-        if pair.changed is None:
-            pair.changed = pair.new_map()
-        pair.changed.set(offset, length)
-        if kind == WRITE:
-            pair.tracked_bytes += length
-
-    def copying(self, pair: PairRecord, offset: int, length: int) -> None:
-        """A run is about to be read from the primary: a later write sets its grains again."""
-        if pair.changed is not None:
-            pair.changed.clear(offset, length)
-
-    def not_copied(self, pair: PairRecord, runs: Iterable[tuple[int, int]]) -> None:
-        """Runs that were being copied are not known to be durable on the secondary."""
-        if pair.changed is not None:
-            for offset, length in runs:
-                pair.changed.set(offset, length)
-
-    def nothing_copied(self, pair: PairRecord) -> None:
-        """Nothing of a copy is known to be on the disk: copy all of it again."""
-        if pair.changed is not None:
-            pair.changed.set_all()
-
-    def use_secondary(self, pair: PairRecord, path: str) -> None:
-        """Where the secondary is, for the next checkpoint; "" for none."""
-        pair.secondary_path = path
-
-    def use_images(self, pair: PairRecord, primary: Image | None, secondary: Image | None) -> None:
-        """What is known of the images of both roles; None where the next checkpoint is to take the
-        image that is open for its own.
-        """
-        pair.primary_image, pair.secondary_image = primary, secondary
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -432,12 +419,21 @@ class Ledger:
             **({"scrub": self.scrub_us} if self.scrub_us else {}),
             "cuts": [cut.pack() for cut in self.cuts.values()],
             "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
+            "changes": {
+                pair.id: pair.history.take()
+                for pair in self.pairs.values()
+                if pair.history is not None and not pair.removed
+            },
         }
 
     @staticmethod
     def pack_snapshot(taken: Json) -> Json:
         """What `snapshot` took, with its maps as text: slow, so a worker does it."""
-        return {**taken, "pairs": [snapshot.pack(pair) for pair in taken["pairs"]]}
+        packed = {**taken, "pairs": [snapshot.pack(pair) for pair in taken["pairs"]]}
+        del packed["changes"]
+        if taken["changes"]:
+            packed["changes"] = change_history.pack_all(taken["changes"])
+        return packed
 
     def restore(self, saved: Json) -> None:
         """The reverse of `pack_snapshot`. Raises DamageError."""
@@ -447,3 +443,6 @@ class Ledger:
         self.readers = Readers(self.pairs)
         self._book = CutBook(self.pairs, self._limits)
         self._book.known = found.cuts
+        for number, history in found.changes.items():
+            self.pairs[number].history = history
+        self.remember_cuts(self.tracked_cuts)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.backend import Reader
+    from duplexd.core.change_history import ChangeHistory
     from duplexd.core.cut import Cut
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
@@ -61,12 +62,13 @@ class PairRecord:
     image has become the primary since the cut, so the journal does not lead from there to now.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
-    time of the latest before that one that is consistent. `readers`: who reads the secondary at its
+    time of the latest before that one that is consistent. `history`: what changed between its cuts
+    that are remembered; None if there is none. `readers`: who reads the secondary at its
     cut, by name, and since when (us since 1970), see `core/readers.py`.
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "id",
+        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
         "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
         "regions", "removed", "scrub", "secondary_at", "secondary_image", "secondary_path",
         "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
@@ -93,6 +95,7 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
+        self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
         self.differs: Differences | None = None
         self.scrub = Scrub()
@@ -128,6 +131,11 @@ class PairRecord:
 
     @property
     def tracks(self) -> bool:
+        """Whether changes are noted: in `changed`, or in `history`."""
+        return self.history is not None or self.lags
+
+    @property
+    def lags(self) -> bool:
         """Whether changes are noted in `changed`, because the secondary does not get them."""
         return self.state == SUSPENDED or (self.state == PENDING and self.usable)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import leg_differences, scrub_state
+from duplexd.core import change_history, leg_differences, scrub_state
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
@@ -22,6 +22,7 @@ from duplexd.errors import DamageError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
+    from duplexd.core.change_history import ChangeHistory
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
@@ -36,6 +37,7 @@ class Unpacked(NamedTuple):
     scrub_us: int
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
+    changes: dict[int, ChangeHistory]
 
 
 def take_all(
@@ -177,6 +179,9 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
     starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
+    # left out where no volume has been cut, and not written by older versions
+    changes = change_history.unpack_all(saved["changes"]) if "changes" in saved else {}
+    scrub = saved.get("scrub", 0)
     return Unpacked(
-        saved["boot"], saved["closed"], starts, (first, last), saved.get("scrub", 0), cuts, pairs
+        saved["boot"], saved["closed"], starts, (first, last), scrub, cuts, pairs, changes
     )

@@ -14,6 +14,7 @@ JSON.
     reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text        top           looking_on.look  top.frame
     backup   backup.run       in backup            backups       no client        backups_text
+    changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
 
 Commands are imported when they are named. Exit codes are those of errors.py.
@@ -48,6 +49,7 @@ _MODULES = {
     "backup": "backup",
     "backups": "backup",
     "canary": "canary",
+    "changes": "changed",
     "completion": "completion",
     "cuts": "looking",
     "events": "looking",

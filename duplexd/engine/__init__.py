@@ -64,12 +64,14 @@ batches, `hung` those that do not answer any more, and `bad_ranges` are written 
 `image_places` finds out which of them are not at their paths any more.
 
 `auto_resync` brings pairs back after their secondary failed.
-`checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
-`sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps room in the journal, and
-`sync_claim` has the last records claimed to be durable. `recovery` finds out after a start what is
-true. `volumes` are served; `opening` opens their images, each for itself, `reopen` those that were
-absent, and `adopt` takes them as they are. `live_changes` says what a `reload` may change of them:
-it opens `new_images`, states what `left_images` hold, and takes `live_settings`.
+`checkpoint` makes both legs durable and says so, in its `checkpoint_on_disk` and the `change_files`
+that this names; `changes` answers from these what changed between cuts. It has `leg_syncs`, and
+`samples` of the images, of `sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps
+room in the journal, and `sync_claim` has the last records claimed to be durable. `recovery` finds
+out after a start what is true. `volumes` are served; `opening` opens their images, each for
+itself, `reopen` those that were absent, and `adopt` takes them as they are. `live_changes` says
+what a `reload` may change of them: it opens `new_images`, states what `left_images` hold, and
+takes `live_settings`.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by
 `compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
 `repairing` makes them equal again: `comparisons` are these parts together. A `periodic` task looks

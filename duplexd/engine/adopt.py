@@ -134,6 +134,7 @@ class Adoptions:
             if pair.id > 0:
                 ledger.use_images(pair.record, None, pair.record.secondary_image)
                 ledger.primary_holds(pair.record, tail)
+                ledger.adopted(pair.record)
                 self._give_up_secondary(pair, secondary is not None)
 
         await timeline.at_rest(take)

@@ -17,7 +17,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.patience import PRIMARY
-from duplexd.images.holes import first_extents
+from duplexd.images.holes import Window, first_extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ class Extents:
         self._monotonic = clock.monotonic
         self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
+        self._windows: dict[str, Window] = {}  # by name of the volume; kept
 
     def extents(
         self,
@@ -75,7 +76,7 @@ class Extents:
             done([(offset, length, True)])
             return
         task = asyncio.get_running_loop().create_task(
-            self._answer(asked, offset, length, 2 if one else self._limits.extents_max, done)
+            self._answer(asked, offset, length, one, done)
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -85,10 +86,13 @@ class Extents:
         asked: Asked,
         offset: int,
         length: int,
-        count_max: int,
+        one: bool,
         done: Callable[[list[Extent]], None],
     ) -> None:
         leg, monotonic, seconds_max = asked.leg, self._monotonic, self._limits.extents_seconds_max
+        count_max = 2 if one else self._limits.extents_max
+        # A copy asks about one range after the other; one extent is found in the smallest window
+        window = None if one else self._windows.setdefault(asked.pair.name, Window())
 
         def look() -> list[Extent]:
             until = monotonic() + seconds_max
@@ -97,6 +101,7 @@ class Extents:
                 offset,
                 length,
                 lambda found: len(found) >= count_max or monotonic() >= until,
+                window,
             )
 
         try:

@@ -28,7 +28,6 @@ from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.engine.opening import why_absent
 from duplexd.errors import DamageError
 from duplexd.images.absent import AbsentLeg
-from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.failed_legs import FailedLegs
     from duplexd.engine.image_snapshot import Plan
     from duplexd.engine.samples import Samples
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.clock import Clock
-    from duplexd.runtime.disk import Disk
 
 _NEVER = 1 << 62
 UNKNOWN_MOUNT = ""  # in a checkpoint: whether the journal after it has lost records is not known
@@ -59,33 +58,6 @@ class _Snapshot(NamedTuple):
     others: list[asyncio.Future[bool]]  # of others that it needs, under way already
     swaps: dict[int, int]  # of each pair, by then
     whole: bool  # whether these syncs cover everything
-
-
-class CheckpointFile:
-    """Where the checkpoint is. Blocking."""
-
-    def __init__(self, disk: Disk, state_dir: str) -> None:
-        self._disk = disk
-        self.path = f"{state_dir}/checkpoint"
-
-    def exists(self) -> bool:
-        """Whether there is one."""
-        return self._disk.exists(self.path)
-
-    def read(self) -> Json:
-        """What it says. Raises DamageError, OSError."""
-        return checkpoint.unpack(self._disk.read_file(self.path), self.path)
-
-    def mount(self) -> str:
-        """Of the file system it is on, on this boot; "" if that is not known."""
-        try:
-            return self._disk.mount(self.path)
-        except OSError:
-            return ""
-
-    def replace(self, saved: Json) -> None:
-        """Replace it, atomically and durably. Raises OSError: the old one stays."""
-        self._disk.replace_file(self.path, checkpoint.pack(saved))
 
 
 class Checkpointer:
@@ -170,8 +142,7 @@ class Checkpointer:
             if durable is None:  # legs failed twice; the next checkpoint tries again
                 return
             saved, images = durable.saved, durable.images
-            pack = self._timeline.ledger.pack_snapshot
-            await to_its_end(self._put(lambda: self._replace(pack(saved))))
+            await to_its_end(self._put(lambda: self._replace(saved)))
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
         self.replay_floor = min(replay_floor(saved), self._kept_from)
@@ -185,6 +156,8 @@ class Checkpointer:
         """What is durable on which image: of those in the roles that they had."""
         ledger = self._timeline.ledger
         applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
+        for number, files in self._file.stored.items():
+            ledger.stored(ledger.pairs[number], files)
         for pair in self._volumes.all():
             if pair.id > 0 and pair.record.swaps == durable.swaps.get(pair.id):
                 ledger.secondary_holds(pair.record, applied[pair.id])
@@ -203,7 +176,8 @@ class Checkpointer:
         mount, time_ns = self._file.mount(), int(self._clock.wall() * 1e9)
         if self._timeline.failed:
             mount = UNKNOWN_MOUNT
-        self._file.replace({**saved, "mount": mount, "time": time_ns})
+        taken = {**saved, "mount": mount, "time": time_ns}
+        self._file.take_over(taken, self._timeline.ledger.pack_snapshot)
 
     def distrust_journal(self) -> None:
         """The journal could not be written or synced: what it shows now it may lose, on this boot

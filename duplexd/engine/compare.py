@@ -5,12 +5,13 @@ left out, because the secondary has to lack them. A difference is reported in bl
 loses, it loses in blocks, and a list of single bytes would have as many entries as the image.
 
 The disks are compared, not what memory holds of them: a block that rots under a cached page would
-be found by the first reader after the page is gone, which may be the restore.
+be found by the first reader after the page is gone, which may be the restore. Memory is left as it
+is, where the system can do that (`runtime/medium.py`).
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -20,11 +21,12 @@ from duplexd.errors import WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.holes import equal_holes
 from duplexd.images.place import misplaced
-from duplexd.images.unreadable import BLOCK_BYTES, read
+from duplexd.images.unreadable import BLOCK_BYTES, read_medium
 from duplexd.replication.watched import WatchedLeg
+from duplexd.runtime.medium import Aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 1 << 20
 _BLOCKS = PIECE_BYTES // BLOCK_BYTES
+_kept: deque[Aligned] = deque(maxlen=8)  # to be used again: new pages would take as long as a read
 
 
 class Compared(NamedTuple):
@@ -93,21 +96,35 @@ def compare(pair: Pair, offset: int, end: int, legs: Legs) -> Compared:
     if hole:
         return Compared(hole, None, hole)
     length = min(PIECE_BYTES, end - offset)
-    ours, theirs = (_read_disk(leg, offset, length) for leg in legs)
+    one, other = _buffer(), _buffer()
+    for leg, buffer in zip(legs, (one, other), strict=True):
+        read_medium(leg, offset, buffer.view[:length])
     changed = pair.changed if pair.state == pair_states.SUSPENDED else None
     if changed is not None and changed.overlaps(offset, length):
-        return _compare_unchanged(changed, offset, ours, theirs)
-    if ours == theirs:
-        return Compared(length, None, length, (), length)
-    first = offset + _first_difference(ours, theirs)
+        found = _compare_unchanged(changed, offset, *_contents(length, one, other))
+    elif one.equals(other, length):
+        found = Compared(length, None, length, (), length)
+    else:
+        found = _differing(offset, *_contents(length, one, other))
+    _kept.extend((one, other))  # not those of a thread that was given up: it has not returned
+    return found
+
+
+def _buffer() -> Aligned:
+    try:
+        return _kept.pop()
+    except IndexError:
+        return Aligned(PIECE_BYTES)
+
+
+def _contents(length: int, *buffers: Aligned) -> Iterator[bytes]:
+    return (bytes(buffer.view[:length]) for buffer in buffers)
+
+
+def _differing(offset: int, ours: bytes, theirs: bytes) -> Compared:
+    first, length = offset + _first_difference(ours, theirs), len(ours)
     runs = joined(_blocks(offset, ours, theirs), _BLOCKS)
     return Compared(length, first, length, runs, length)
-
-
-def _read_disk(leg: Leg, offset: int, length: int) -> bytearray:
-    with suppress(OSError):  # what the disk did not take, the read that follows knows
-        leg.write_back(offset, length)
-    return read(leg, offset, length)
 
 
 def _hole(legs: Legs, offset: int, end: int) -> int:
@@ -118,9 +135,7 @@ def _hole(legs: Legs, offset: int, end: int) -> int:
         return 0  # the read that follows says which image it is
 
 
-def _compare_unchanged(
-    changed: ChangeMap, offset: int, ours: bytearray, theirs: bytearray
-) -> Compared:
+def _compare_unchanged(changed: ChangeMap, offset: int, ours: bytes, theirs: bytes) -> Compared:
     first, looked = None, 0
     runs: list[Run] = []
     step = min(changed.grain_bytes, PIECE_BYTES)
@@ -136,7 +151,7 @@ def _compare_unchanged(
     return Compared(len(ours), first, looked, joined(runs, _BLOCKS), len(ours))
 
 
-def _blocks(offset: int, ours: bytearray, theirs: bytearray) -> list[Run]:
+def _blocks(offset: int, ours: bytes, theirs: bytes) -> list[Run]:
     return [
         (offset + at, min(BLOCK_BYTES, len(ours) - at))
         for at in range(0, len(ours), BLOCK_BYTES)
@@ -144,6 +159,6 @@ def _blocks(offset: int, ours: bytearray, theirs: bytearray) -> list[Run]:
     ]
 
 
-def _first_difference(ours: bytearray, theirs: bytearray) -> int:
+def _first_difference(ours: bytes, theirs: bytes) -> int:
     both = enumerate(zip(ours, theirs, strict=True))
     return next(place for place, (mine, other) in both if mine != other)

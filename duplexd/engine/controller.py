@@ -21,7 +21,9 @@ from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
-from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
+from duplexd.engine.changes import Changes
+from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import count
@@ -50,6 +52,7 @@ from duplexd.engine.reload import Reload
 from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
+from duplexd.engine.splices import Splices
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
 from duplexd.engine.swapping import Swaps
@@ -236,6 +239,7 @@ class Controller:
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
+        self.changes = Changes(timeline, self.volumes, self._file.changes, self.legs, self._limits)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
             self.volumes, self.events, clock, self._limits,
@@ -250,9 +254,7 @@ class Controller:
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
-        """What opens images while the daemon runs, or changes their roles; and what clients of the
-        API can ask for.
-        """
+        """What opens images while the daemon runs, or changes their roles; what clients ask for."""
         timeline, volumes, limits = self.timeline, self.volumes, self._limits
         failures, followers, emit = self.failures, self.followers, self.events.emit
         disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
@@ -290,6 +292,7 @@ class Controller:
         self.submit, self.flush = write_path.submit, write_path.flush
         points, self.disconnected = self.points, write_path.disconnected
         self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
+        self.splice = Splices(self._machine.write_workers).splice
         self.volume, self.point_names = points.volume, points.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
@@ -336,6 +339,7 @@ class Controller:
         self.config = config
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
+        self.changes.remember(config.controller.tracked_cuts)
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
@@ -375,7 +379,7 @@ class Controller:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
         were never acknowledged.
         """
-        timeline = self.timeline
+        timeline, admission = self.timeline, self.admission
         self.leases.stop()
         self.commands.stop()
         await self.places.stop()
@@ -384,7 +388,7 @@ class Controller:
         await self.bad_ranges.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
-        while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):
+        while self.write_path.queued and not (admission.refusal or admission.reasons - {NO_ROOM}):
             await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
         await self.space.stop()
@@ -397,9 +401,6 @@ class Controller:
         for pair in self.volumes.all():
             pair.close()
         timeline.writer.ring.close()
-
-    def _followers_hold(self) -> bool:
-        return bool(self.admission.reasons - {NO_ROOM})
 
     async def reload(self, config: Config) -> list[str]:
         """See `Reload.reload`."""

@@ -21,6 +21,7 @@ LIVE = (
     "on_start_error",  # of the next start
     "primary_timeout",
     "secondary_timeout",
+    "tracked_cuts",
 )
 
 

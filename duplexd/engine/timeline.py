@@ -280,9 +280,7 @@ class Timeline:
         unexpected: BaseException | None = None
         if error is None:
             if batch.tracked:
-                for change in batch.changes:
-                    if change.volume.tracks:
-                        self._track(change)
+                self._track(batch.changes)
             if batch.regions or batch.failures or batch.primary_errors or batch.dead:
                 unexpected = self._note(batch)
         elif isinstance(error, OSError):
@@ -309,9 +307,8 @@ class Timeline:
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
-        for change in batch.restored:
-            if change.volume.tracks:
-                self._track(change)
+        if batch.restored:
+            self._track(batch.restored)
         if batch.failures or batch.primary_errors or batch.dead:
             try:
                 self.consequences(batch)
@@ -323,8 +320,18 @@ class Timeline:
                 return error
         return None
 
-    def _track(self, change: PairChange) -> None:
-        self.ledger.track(change.volume.record, change.kind, change.offset, change.length)
+    def _track(self, changes: Sequence[PairChange]) -> None:
+        """Note changes; those of one volume that follow each other, mostly all, in one call."""
+        volume, start = changes[0].volume, 0
+        for at, change in enumerate(changes):
+            if change.volume is not volume:
+                self._track_run(volume, changes[start:at])
+                volume, start = change.volume, at
+        self._track_run(volume, changes[start:] if start else changes)
+
+    def _track_run(self, volume: Pair, changes: Sequence[PairChange]) -> None:
+        if volume.tracks:
+            self.ledger.track_all(volume.record, changes)
 
     def _grew(self) -> None:
         written = self.writer.written

@@ -10,6 +10,7 @@ import errno
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
 
@@ -35,7 +36,13 @@ class AbsentLeg:
     def read_into(self, _offset: int, _buffer: memoryview) -> None:
         self._fail()
 
+    def read_medium(self, _offset: int, _buffer: memoryview) -> None:
+        self._fail()
+
     def read_cached(self, _offset: int, _buffer: memoryview) -> bool:
+        self._fail()
+
+    def put_pages(self, _offset: int, _length: int, _pipe: Pages) -> bool:
         self._fail()
 
     def has_lost_writes(self) -> bool:
@@ -54,6 +61,9 @@ class AbsentLeg:
         self._fail()
 
     def write_back(self, _offset: int, _length: int) -> None:
+        self._fail()
+
+    def write_out(self, _offset: int, _length: int) -> None:
         self._fail()
 
     def sync(self, times: bool = False) -> None:  # noqa: ARG002

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WINDOW_BYTES_MIN = 1 << 20
 _WINDOW_BYTES_MAX = 1 << 30  # at most 131,072 extents, of a file in pieces of 4 KiB
+_WINDOW_BYTES_FIRST = 1 << 27  # at most, of a question that begins as the last one ended
 _WINDOW_EXTENTS = 256  # as many as there can be in the smallest one
 _WINDOWS_MAX = 4096  # in one call, which holds a worker: 4 TiB in some 20 ms
 
@@ -33,7 +34,8 @@ def equal_holes(one: Leg, other: Leg, offset: int, end: int) -> int:
         if length <= 0:
             break
         stop = at + length
-        at = min(hole_until(one, at, stop), hole_until(other, at, stop))
+        hole = hole_until(one, at, stop)
+        at = hole_until(other, at, hole) if hole > at else at
         if at < stop:
             break
         window = min(window * 2, _WINDOW_BYTES_MAX)
@@ -46,22 +48,43 @@ def hole_until(leg: Leg, offset: int, end: int) -> int:
     return next((start for start, _, is_data in extents if is_data), end)
 
 
+class Window:
+    """How much of a leg is asked about at once; it follows the number of extents found. Who asks
+    about one range after the other keeps it, because a question has a cost of its own.
+    """
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self) -> None:
+        self.nbytes = _WINDOW_BYTES_MIN
+
+    def follow(self, extents: int) -> None:
+        """So many were found in it."""
+        if extents > _WINDOW_EXTENTS:
+            self.nbytes = max(self.nbytes // max(2, extents // _WINDOW_EXTENTS), _WINDOW_BYTES_MIN)
+        elif extents < _WINDOW_EXTENTS // 4:
+            self.nbytes = min(self.nbytes * 2, _WINDOW_BYTES_MAX)
+
+
 def first_extents(
-    leg: Leg, offset: int, length: int, over: Callable[[list[Extent]], bool]
+    leg: Leg,
+    offset: int,
+    length: int,
+    over: Callable[[list[Extent]], bool],
+    window: Window | None = None,
 ) -> list[Extent]:
     """The extents of a range, from its start on. Fewer than all of them if `over` says so of those
-    found; it is asked after each window, which shrinks and grows with the number of extents in it.
+    found; it is asked after each window.
     """
+    window = window or Window()
+    window.nbytes = min(window.nbytes, _WINDOW_BYTES_FIRST)
     found: list[Extent] = []
-    end, window = offset + length, _WINDOW_BYTES_MIN
+    end = offset + length
     while offset < end:
-        asked = min(window, end - offset)
+        asked = min(window.nbytes, end - offset)
         piece = leg.extents(offset, asked)
         offset += asked
-        if len(piece) > _WINDOW_EXTENTS:
-            window = max(window // 2, _WINDOW_BYTES_MIN)
-        elif len(piece) < _WINDOW_EXTENTS // 4:
-            window = min(window * 2, _WINDOW_BYTES_MAX)
+        window.follow(len(piece))
         _join(found, piece)
         if over(found):
             break

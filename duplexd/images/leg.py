@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
 
@@ -34,9 +35,18 @@ class Leg(Protocol):
         than they are.
         """
 
+    def read_medium(self, offset: int, buffer: memoryview, /) -> None:
+        """As `read_into`, but from the disk, whatever memory has of it."""
+
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk, or return False. What was filled
         counts only if `has_lost_writes` denies it afterwards.
+        """
+
+    def put_pages(self, offset: int, length: int, pipe: Pages, /) -> bool:
+        """Let `pipe` refer to the range, without copying it. False if the page cache does not have
+        all of it, or it is not known: the pipe may have any part of it then. It should not wait for
+        the disk, but may. What was put counts only if `has_lost_writes` denies it afterwards.
         """
 
     def has_lost_writes(self) -> bool:
@@ -66,6 +76,11 @@ class Leg(Protocol):
     def write_back(self, offset: int, length: int, /) -> None:
         """Bring a range to the disk, so that the next read of it asks the disk and not the memory.
         Raises OSError if the disk does not take it, or has lost other writes. Not a `sync`.
+        """
+
+    def write_out(self, offset: int, length: int, /) -> None:
+        """Begin to bring a range to the disk, so that a later `sync` has less to wait for. Does not
+        wait for it, and says nothing of errors: the sync does.
         """
 
     def sync(self, times: bool = False) -> None:

@@ -10,6 +10,8 @@ import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duplexd.images.leg import Leg
 
 BLOCK_BYTES = 4096
@@ -21,26 +23,41 @@ class UnreadableError(OSError):
     offset = 0
 
 
-def read(leg: Leg, offset: int, length: int) -> bytearray:
-    """Bytes of an image. What fails as a whole is tried once more, block by block.
+def read(
+    leg: Leg, offset: int, length: int, take: Callable[[int], bytearray] = bytearray
+) -> bytearray:
+    """Bytes of an image, in a buffer that `take` gives. What fails as a whole is tried once more,
+    block by block.
 
     Raises UnreadableError for the first block that cannot be read.
     """
-    data = bytearray(length)
-    try:
-        leg.read_into(offset, memoryview(data))
-    except OSError:
-        for at in range(0, length, BLOCK_BYTES):
-            _read_block(leg, offset + at, memoryview(data)[at : at + BLOCK_BYTES])
+    data = take(length)
+    _fill(leg, leg.read_into, offset, memoryview(data))
     return data
 
 
-def _read_block(leg: Leg, offset: int, block: memoryview) -> None:
+def read_medium(leg: Leg, offset: int, buffer: memoryview) -> None:
+    """The same from the disk, into a buffer."""
+    _fill(leg, leg.read_medium, offset, buffer)
+
+
+def _fill(
+    leg: Leg, read_into: Callable[[int, memoryview], None], at: int, into: memoryview
+) -> None:
     try:
-        leg.read_into(offset, block)
-    except OSError as error:
-        why = error.strerror or str(error)
-        text = f"{leg.path}: cannot be read at offset {offset}: {why}"
-        unreadable = UnreadableError(error.errno or errno.EIO, text, leg.path)
-        unreadable.offset = offset
-        raise unreadable from error
+        read_into(at, into)
+    except OSError:
+        for start in range(0, len(into), BLOCK_BYTES):
+            block = into[start : start + BLOCK_BYTES]
+            try:
+                read_into(at + start, block)
+            except OSError as error:
+                raise _unreadable(leg, at + start, error) from error
+
+
+def _unreadable(leg: Leg, offset: int, error: OSError) -> UnreadableError:
+    why = error.strerror or str(error)
+    text = f"{leg.path}: cannot be read at offset {offset}: {why}"
+    unreadable = UnreadableError(error.errno or errno.EIO, text, leg.path)
+    unreadable.offset = offset
+    return unreadable

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.long_read import Done
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Carrier
+    from duplexd.nbd_server.sockets import Carrier, Part
+    from duplexd.runtime.pipes import Pipe
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
@@ -41,6 +42,7 @@ class Requests:
     __slots__ = (
         "_counted",
         "_export_flags",
+        "_inline_max",
         "_limits",
         "_long",
         "_longs",
@@ -65,6 +67,7 @@ class Requests:
         "serving",
         "since",
         "stalled",
+        "takes_pipes",
         "write_paused",
     )
 
@@ -107,6 +110,11 @@ class Requests:
         self._longs: dict[LongWrite, None] = {}  # that are not answered
         self._wire = wire
         self._volume = volume
+        self.takes_pipes = wire.takes_pipes
+        # Reads up to there are copied by the loop, at once; the others are in pieces
+        self._inline_max = server.limits.inline_read_bytes_max
+        if self.takes_pipes:
+            self._inline_max = min(self._inline_max, server.limits.spliced_read_bytes_min)
 
     def allocate(self, length: int, here: int) -> bytearray:
         """Memory for a payload of which `here` bytes have come; it counts from now on. Without room
@@ -295,7 +303,13 @@ class Requests:
         if self.stalled:
             self.progressed()
 
-    def _answer_long(self, parts: list[bytes | bytearray | memoryview]) -> None:
+    def _pass_on(self, head: bytes, pipe: Pipe) -> None:
+        """Reply to a read whose content is in a pipe."""
+        self._wire.pass_on(head, pipe)
+        if self.stalled:
+            self.progressed()
+
+    def _answer_long(self, parts: Sequence[Part]) -> None:
         """Reply to a long read, in turns with others."""
         self._wire.queue(parts)
         if self.stalled:
@@ -319,7 +333,7 @@ class Requests:
         if not self._begin_reading(length):
             return False
         self._traffic.timed_reads += 1
-        if length > self._limits.inline_read_bytes_max:
+        if length > self._inline_max:
             self._ask_long(offset, length, _HEADER, False, partial(self._long_read_done, cookie))
             return True
         done = partial(self._read_done, cookie, length, self.since)
@@ -353,11 +367,13 @@ class Requests:
             self._answer(_pack(_MAGIC, error, cookie))
             return
         first, *others = read.pieces
-        _pack_into(first, 0, _MAGIC, 0, cookie)
         if others:
-            self._answer_long([first, *(memoryview(piece)[_HEADER:] for piece in others)])
-        else:
+            self._answer_long([_pack(_MAGIC, 0, cookie), *read.views(read.offset, read.length)])
+        elif isinstance(first, bytearray):
+            _pack_into(first, 0, _MAGIC, 0, cookie)
             self._answer(first)
+        else:
+            self._pass_on(_pack(_MAGIC, 0, cookie), first)
 
     def _read_outcome(self, number: int) -> int:
         """The error for the wire of a read that ended with this errno."""

@@ -152,7 +152,7 @@ class Dispatch(Requests):
         full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
             self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
-        inline_max = self._limits.inline_read_bytes_max
+        inline_max = self._inline_max
         inline_max = min(inline_max, self._share_bytes) if self._server.reading.full else inline_max
         reply_buffer, position = self._server.reply_buffer, 0
         size = len(reply_buffer)

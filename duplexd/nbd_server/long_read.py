@@ -13,6 +13,9 @@ A READ of one piece is first tried in the loop, like a short one. If it is in th
 takes two thirds of the processor time that it takes by a worker, and what is sent is still in the
 processor's cache. The loop stands still for 0.1 to 0.2 ms with it, so each volume has one such
 read in a turn of the loop, and all together have a share of the turn.
+
+Over a Unix socket a piece is first tried without copying it (`runtime/pipes.py`), while there are
+pipes. That is no call of the loop, but one between two turns of it, as for small batches.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.runtime.buffers import Buffers
+from duplexd.runtime.pipes import Pipes
 from duplexd.units import KIB, MIB
 
 if TYPE_CHECKING:
@@ -29,28 +33,32 @@ if TYPE_CHECKING:
     from duplexd.backend import Backend, Extent, Volume
     from duplexd.limits import NbdLimits
     from duplexd.nbd_server.round_robin import RoundRobin
+    from duplexd.runtime.pipes import Pipe
 
     # errno, and the read itself
     Done = Callable[[int, "LongRead"], None]
 
 ALIGNMENT_BYTES = 4 * KIB
+SPLICED_PIECES_MAX = 4  # of a read; one of 32 would take all pipes, and was a tenth slower
 CONTENTS_KEPT_BYTES_MAX = 8 * MIB  # of buffers for what is read in the loop, until it was sent
 
 
 class Owner(Protocol):
     """The connection that it came over. `dropped`: the client has gone. `write_paused`: it does
     not take its replies. `since`: when it took what it takes now (monotonic seconds).
+    `takes_pipes`: content may come in pipes.
     """
 
     dropped: bool
     since: float
+    takes_pipes: bool
     write_paused: bool
 
 
 class LongRead:
-    """One READ of `owner`. `done(errno, self)` is called once, when it has its `pieces`: each has
-    `room` bytes for a header before its content. They are not all there after an error, or if the
-    owner was dropped. `extents` are those of a `sparse` read.
+    """One READ of `owner`. `done(errno, self)` is called once, when it has its `pieces`: each is a
+    pipe, or has `room` bytes for a header before its content. They are not all there after an
+    error, or if the owner was dropped. `extents` are those of a `sparse` read.
     """
 
     __slots__ = (
@@ -77,7 +85,7 @@ class LongRead:
         each = -(-length // -(-length // piece_bytes_max))  # all of about the same length
         self._piece_bytes = -(-each // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         count = -(-length // self._piece_bytes)
-        self.pieces = [bytearray()] * count
+        self.pieces: list[bytearray | Pipe] = [bytearray()] * count
         self._found: list[Sequence[Extent]] = [()] * count
         self._sparse = sparse
         self._done = done
@@ -115,14 +123,18 @@ class LongRead:
         """Whether all pieces are."""
         return self._at == len(self.pieces)
 
-    def begin(self, backend: Backend, over: Callable[[LongRead], None]) -> None:
-        """Read the next piece; `over` is called when that is done, before `done`."""
+    def begin(
+        self, backend: Backend, over: Callable[[LongRead], None], pipe: Pipe | None = None
+    ) -> None:
+        """Read the next piece, by way of the pipe if the page cache has it; `over` is called when
+        that is done, before `done`.
+        """
         at = self._at
         self._at += 1
         offset = self.offset + at * self._piece_bytes
         length = min(self._piece_bytes, self.offset + self.length - offset)
 
-        def read(number: int, content: bytearray, extents: Sequence[Extent] = ()) -> None:
+        def read(number: int, content: bytearray | Pipe, extents: Sequence[Extent] = ()) -> None:
             self.pieces[at], self._found[at] = content, extents
             self._error = self._error or number
             self._left -= 1
@@ -131,10 +143,22 @@ class LongRead:
             over(self)
             self._end()
 
-        if self._sparse:
-            backend.read_sparse(self.volume, offset, length, self.room, read)
+        def from_disk() -> None:
+            if self._sparse:
+                backend.read_sparse(self.volume, offset, length, self.room, read)
+            else:
+                backend.read(self.volume, offset, length, self.room, read)
+
+        def spliced(is_put: bool) -> None:
+            if is_put and pipe is not None:
+                read(0, pipe, [(offset, length, True)])
+            else:
+                from_disk()
+
+        if pipe is None:
+            from_disk()
         else:
-            backend.read(self.volume, offset, length, self.room, read)
+            backend.splice(self.volume, offset, length, pipe, spliced)
 
     def abandon(self) -> None:
         """Begin no other piece: nobody waits for them."""
@@ -150,13 +174,17 @@ class LongRead:
             self._left = -1  # `done` is called once
             self._done(self._error, self)
 
-    def views(self, offset: int, length: int) -> Iterator[memoryview]:
-        """The content of a range, in parts."""
+    def views(self, offset: int, length: int) -> Iterator[memoryview | Pipe]:
+        """The content of a range, in parts. A pipe is in an extent as a whole."""
         start, end = offset - self.offset, offset - self.offset + length
         while start < end:
             piece, at = divmod(start, self._piece_bytes)
             count = min(self._piece_bytes - at, end - start)
-            yield memoryview(self.pieces[piece])[self.room + at : self.room + at + count]
+            content = self.pieces[piece]
+            if isinstance(content, bytearray):
+                yield memoryview(content)[self.room + at : self.room + at + count]
+            else:
+                yield content
             start += count
 
 
@@ -182,12 +210,14 @@ class ReadTurns:
         self._backend = backend
         self._buffers = Buffers(CONTENTS_KEPT_BYTES_MAX)
         self._pieces_max = limits.volume_pieces_max
+        self._pipes = Pipes(limits.pipes_max)
         self._lines: dict[str, _Line] = {}  # by name of the volume; kept
         self._turns = turns
 
     def clear(self) -> None:
-        """Nobody is connected: keep no buffers."""
+        """Nobody is connected: keep no buffers, and no pipes."""
         self._buffers.clear()
+        self._pipes.clear()
 
     def ask(self, read: LongRead) -> None:
         """Make this read, in its turn."""
@@ -195,7 +225,10 @@ class ReadTurns:
         if line is None:
             line = self._lines[read.volume.name] = _Line(self._go_on)
         line.reads.setdefault(read.owner, deque()).append(read)
-        self._turns.ask(line)
+        if read.owner.takes_pipes and line.reading < self._pieces_max:
+            self._go_on(line)  # which takes the loop no longer than a turn of its own
+        else:
+            self._turns.ask(line)
 
     def resume(self, volume: Volume) -> None:
         """A connection to it takes its replies again, or has gone."""
@@ -214,10 +247,12 @@ class ReadTurns:
             if first.owner.dropped:
                 first.abandon()
             elif not first.is_begun:  # else a piece of it has failed
-                cached = first.read_cached(self._buffers)
+                spliced = owner.takes_pipes and len(first.pieces) <= SPLICED_PIECES_MAX
+                pipe = self._pipes.take() if spliced else None
+                cached = pipe is None and first.read_cached(self._buffers)
                 if not cached:
                     line.reading += 1
-                    first.begin(self._backend, self._over)
+                    first.begin(self._backend, self._over, pipe)
             if first.is_begun:
                 theirs.popleft()
             if theirs:

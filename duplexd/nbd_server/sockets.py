@@ -20,6 +20,7 @@ import structlog
 
 from duplexd.nbd_server.goodbye import unread_of
 from duplexd.net.listen import LISTEN_BACKLOG
+from duplexd.runtime.pipes import Pipe
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.round_robin import RoundRobin
 
     Data = bytes | bytearray | memoryview
+    Part = Data | Pipe
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -48,6 +50,7 @@ class Carrier(Protocol):
     sock: socket.socket
     unsent_bytes: int
     high_bytes: int
+    takes_pipes: bool  # as parts to `queue` and `pass_on`
 
     def resume_reading(self) -> None: ...
 
@@ -55,7 +58,9 @@ class Carrier(Protocol):
 
     def write(self, data: Data) -> bool: ...
 
-    def queue(self, parts: Sequence[Data]) -> None: ...
+    def queue(self, parts: Sequence[Part]) -> None: ...
+
+    def pass_on(self, head: bytes, pipe: Pipe) -> None: ...
 
     def is_closing(self) -> bool: ...
 
@@ -96,7 +101,7 @@ class Wire:
     __slots__ = (
         "_closing", "_connection", "_fd", "_loop", "_lost", "_paused", "_reading", "_unsent",
         "_watched", "budget", "high_bytes", "received_bytes", "sends", "sent_bytes", "sock",
-        "unsent_bytes",
+        "takes_pipes", "unsent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -114,11 +119,12 @@ class Wire:
         self.sent_bytes = 0
         self.unsent_bytes = 0
         self.high_bytes = 64 << 10
+        self.takes_pipes = sock.family == socket.AF_UNIX
         self._loop = loop
         self._connection = connection
         # asyncio asks a socket for both of its addresses when it is not registered yet
         self._fd = sock.fileno()
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: deque[memoryview | Pipe] = deque()
         self._closing = False  # when the replies are sent
         self._lost = False  # `connection_lost` was called, or will be
         self._paused = False
@@ -192,7 +198,24 @@ class Wire:
         self._keep(data)
         return False
 
-    def queue(self, parts: Sequence[Data]) -> None:
+    def pass_on(self, head: bytes, pipe: Pipe) -> None:
+        """Send, first `head`, then what is in the pipe."""
+        if self.write(head):
+            if self._lost:
+                return
+            try:
+                pipe.send(self._fd)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self._lose(error)
+                return
+            if not len(pipe):
+                return
+            self._watch()
+        self._keep(pipe)
+
+    def queue(self, parts: Sequence[Part]) -> None:
         """Send, in turns with others. The parts have to be kept, as they are, until then."""
         if self._lost:
             return
@@ -201,8 +224,8 @@ class Wire:
         for part in parts:
             self._keep(part)
 
-    def _keep(self, data: Data) -> None:
-        self._unsent.append(memoryview(data))
+    def _keep(self, data: Part) -> None:
+        self._unsent.append(data if isinstance(data, Pipe) else memoryview(data))
         self.unsent_bytes += len(data)
         self.budget.add(len(data))
         if not self._paused and (self.unsent_bytes > self.high_bytes or self.budget.full):
@@ -228,26 +251,26 @@ class Wire:
 
     def turn(self) -> None:
         """See `Working`: send some of what the client has not taken."""
-        unsent, views = self._unsent, self._next()
+        unsent, first = self._unsent, self._unsent[0]
         try:
-            sent = self.sock.sendmsg(views)
+            if isinstance(first, Pipe):
+                wanted, sent = len(first), first.send(self._fd)
+            else:
+                views = self._next()
+                wanted, sent = sum(map(len, views)), self.sock.sendmsg(views)
         except (BlockingIOError, InterruptedError):
             self._watch()
             return
         except OSError as error:
             self._lose(error)
             return
-        all_sent = sent == sum(map(len, views))
         self.unsent_bytes -= sent
         self.sent_bytes += sent
         self.budget.add(-sent)
-        while unsent and sent >= len(unsent[0]):
-            sent -= len(unsent.popleft())
-        if sent:
-            unsent[0] = unsent[0][sent:]
+        self._take_off(sent)
         if not unsent:
             self._watch_no_longer()
-        elif all_sent and not self._watched:
+        elif sent == wanted and not self._watched:
             self.sends.ask(self)
         else:
             self._watch()
@@ -258,11 +281,28 @@ class Wire:
         if self._closing and not unsent:
             self._lose(None)
 
+    def _take_off(self, sent: int) -> None:
+        unsent = self._unsent
+        first = unsent[0]
+        if isinstance(first, Pipe):  # it has taken off its own
+            if not len(first):
+                unsent.popleft()
+            return
+        while not isinstance(first, Pipe) and sent >= len(first):
+            sent -= len(unsent.popleft())
+            if not unsent:
+                return
+            first = unsent[0]
+        if not isinstance(first, Pipe):
+            unsent[0] = first[sent:]
+
     def _next(self) -> list[memoryview]:
-        """What is sent in one call."""
+        """What is sent in one call, up to the next pipe."""
         views: list[memoryview] = []
         left = SENT_BYTES_MAX
         for view in self._unsent:
+            if isinstance(view, Pipe):
+                break
             views.append(view[:left])
             left -= len(views[-1])
             if not left or len(views) == BUFFERS_SENT_MAX:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.long_read import LongRead
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Carrier
+    from duplexd.nbd_server.sockets import Carrier, Part
 
 _READ, _WRITE, _FUA = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA
 _new, _init = object.__new__, Change.__init__  # see `dispatch.py`
@@ -72,7 +72,7 @@ class StructuredDispatch(Dispatch):
         full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
             self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
-        inline_max = self._limits.inline_read_bytes_max
+        inline_max = self._inline_max
         inline_max = min(inline_max, self._share_bytes) if self._server.reading.full else inline_max
         reply_buffer, position = self._server.reply_buffer, 0
         size, room = len(reply_buffer), self._chunks.data_room
@@ -150,7 +150,7 @@ class StructuredDispatch(Dispatch):
             return False
         self._traffic.timed_reads += 1
         backend, room = self._server.backend, self._chunks.data_room
-        if length > self._limits.inline_read_bytes_max:
+        if length > self._inline_max:
             done = partial(self._long_chunks_read, flags, cookie)
             self._ask_long(offset, length, room, True, done)
             return True
@@ -184,9 +184,10 @@ class StructuredDispatch(Dispatch):
         self._answer(*self._chunks.sparse(cookie, offset, content, extents))
 
     def _long_chunks_read(self, flags: int, cookie: int, number: int, read: LongRead) -> None:
-        if len(read.pieces) == 1 and not self.dropped:  # else it may not have been read
+        first, *others = read.pieces
+        if isinstance(first, bytearray) and not others and not self.dropped:
             about = flags, cookie, read.offset, read.length, read.since
-            self._chunks_read(*about, number, read.pieces[0], read.extents)
+            self._chunks_read(*about, number, first, read.extents)
             return
         self._end_reading(read.length)
         if self.dropped:
@@ -195,12 +196,16 @@ class StructuredDispatch(Dispatch):
         if error := self._read_outcome(number):
             self._answer(self._chunks.error(cookie, read.offset, error))
             return
+        if not (isinstance(first, bytearray) or others):
+            about = cookie, read.offset, read.offset, read.length, True
+            self._pass_on(self._chunks.data_head(*about), first)
+            return
         extents = without_short_holes(read.extents, r.HOLE_BYTES_MIN)
         if flags & c.CMD_FLAG_DF:
             extents = as_one(extents)
         given, parts, last = (
             (cookie, read.offset),
-            list[bytes | bytearray | memoryview](),
+            list["Part"](),
             extents[-1],
         )
         for extent in extents:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
+from duplexd.runtime.pipes import Pipe
+
 if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable, Sequence
 
-    from duplexd.nbd_server.sockets import Data, Receiving, Wire
+    from duplexd.nbd_server.sockets import Data, Part, Receiving, Wire
     from duplexd.net.certificate_names import Certificate
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
@@ -50,6 +52,7 @@ class TlsWire:
     ) -> None:
         self.sock: socket.socket = wire.sock
         self.unsent_bytes = 0  # in plain text
+        self.takes_pipes = False
         self.high_bytes = wire.high_bytes
         self._budget = wire.budget
         self._sends = wire.sends
@@ -114,11 +117,15 @@ class TlsWire:
         self._keep(view)
         return False
 
-    def queue(self, parts: Sequence[Data]) -> None:
+    def pass_on(self, head: bytes, pipe: Pipe) -> None:
+        """See `Wire`. For what is encrypted a pipe saves nothing."""
+        self.queue([head, pipe])
+
+    def queue(self, parts: Sequence[Part]) -> None:
         """Send, in turns with others. The parts have to be kept, as they are, until then."""
         if not self._wire.is_closing():
             for part in parts:
-                self._keep(memoryview(part))
+                self._keep(memoryview(part.read() if isinstance(part, Pipe) else part))
 
     def _keep(self, view: memoryview) -> None:
         self._unsent.append(view)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,15 +28,17 @@ from duplexd.replication.follower import (
 from duplexd.replication.job import copied_well, in_work
 from duplexd.replication.leg_calls import JournalHungError, StagingHungError, hung_in
 from duplexd.replication.pieces import (
+    AHEAD_BYTES,
     PrimaryUnreadableError,
     Progress,
     copy_around,
-    copy_piece,
+    copy_changed,
     left_out,
 )
 from duplexd.replication.rate_limit import Pace
 from duplexd.replication.retries import when_there_is_room
 from duplexd.replication.throttle import TOO_SLOW
+from duplexd.replication.write_out import WriteOut
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
@@ -50,12 +53,10 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.replication.pieces import Piece
     from duplexd.replication.seams import Checkpointer, Emit, Timeline
-    from duplexd.replication.staging import StagingArea, StagingSink
+    from duplexd.replication.staging import StagedLog, StagingArea, StagingSink
     from duplexd.runtime.clock import Clock
 
 T = TypeVar("T")
-
-_AHEAD = 1 << 30  # bytes of changed grains looked at for holes at once
 
 
 class Copying:
@@ -107,9 +108,14 @@ class Copying:
             seconds = self._legs.patience.secondary_s
             error = UntouchedError(errno.ETIMEDOUT, TOO_SLOW.format(seconds))
             raise SinkError(job.pairs[0], follower.position + 1, error)
-        until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
+        until, limits = self._timeline.performed, self._limits
         if follower.position >= until:
             return False
+        waited_for = job.cap != math.inf  # by clients
+        chunk = limits.follower_chunk_bytes
+        if waited_for:
+            chunk = max(job.step_bytes, limits.follower_final_bytes)
+        began = self._clock.monotonic()
         try:
             self.copied_bytes += await self._in_worker(
                 job, follower.sink, lambda: follower.step(until, chunk)
@@ -117,6 +123,9 @@ class Copying:
         except (SinkError, JournalHungError):
             follower.left()  # a thread that hangs changes nothing any more
             raise
+        if waited_for:
+            took_s = self._clock.monotonic() - began
+            job.step_bytes = step_bytes(chunk, took_s, limits)
         job.floor = follower.position
         self.on_moved()
         return True
@@ -154,10 +163,19 @@ class Copying:
         What the primary does not return is left out and stays in `changed`. When the rest is
         copied, or if it is too much, that is raised: a SinkError that names the primary.
         """
+        async with self._write_out() as out:
+            await self._changed(job, pair, out)
+
+    async def _changed(self, job: Job, pair: Pair, out: WriteOut) -> None:
         progress, limits = Progress(), self._limits
         try:
-            while pair.changed is not None and (run := pair.changed.next_run(progress.at, _AHEAD)):
+            while pair.changed is not None and (
+                run := pair.changed.next_run(progress.at, AHEAD_BYTES)
+            ):
+                at = max(run[0], progress.at)
                 read_bytes = await self._one(job, pair, *run, progress)
+                if read_bytes:
+                    await out.add(pair, at, progress.at, read_bytes)
                 whole = progress.at % pair.changed.grain_bytes == 0
                 if whole and progress.copied_bytes >= limits.copied_mark_bytes:
                     await self._mark(job, pair, progress)
@@ -199,6 +217,9 @@ class Copying:
             ledger.not_copied(pair.record, [*rest, *progress.unreadable])
         self._count(pair, piece)
         return piece.length if piece.read else 0
+
+    def _write_out(self) -> WriteOut:
+        return WriteOut(self._legs, self._limits.copy_ahead_bytes_max)
 
     def _count(self, pair: Pair, piece: Piece) -> None:
         pair.copied_bytes += piece.copied
@@ -249,7 +270,8 @@ class Copying:
         """
         maps = [(pair, pair.changed.copy()) for pair in job.pairs if pair.changed is not None]
         piece_bytes_max = self._limits.staged_piece_bytes_max
-        file_bytes = self._timeline.writer.ring.segment_size
+        ring = self._timeline.writer.ring
+        file_bytes = min(ring.size_bytes, self._limits.staging_file_bytes_max)
         sink = self._staging.sink(job.id, file_bytes, piece_bytes_max)
         job.follower = self.follower(job, sink, job.floor)
         for pair, todo in maps:
@@ -274,15 +296,16 @@ class Copying:
 
     async def _stage_one(self, job: Job, pair: Pair, todo: ChangeMap, sink: StagingSink) -> None:
         at, piece_bytes = 0, self._limits.staged_piece_bytes_max
-        while (run := todo.next_run(at, _AHEAD)) is not None:
-            at, end = max(run[0], at), run[0] + run[1]
+        while True:
             copied_well(job, [pair])
-            copy = partial(copy_piece, sink, pair, at, end, piece_bytes)
-            piece = await self._in_worker(job, sink, copy)
-            at += piece.length
-            pair.copied_bytes += piece.copied
-            pair.copy_done += piece.length
-            await self._go_on(job, piece.length if piece.read else 0)
+            copy = partial(copy_changed, sink, pair, todo, at, piece_bytes)
+            staged = await self._in_worker(job, sink, copy)
+            if staged is None:
+                break
+            at = staged.at
+            pair.copied_bytes += staged.copied
+            pair.copy_done += staged.changed
+            await self._go_on(job, staged.changed if staged.read else 0)
 
     async def _end_staging(self, job: Job, sink: StagingSink) -> None:
         copied_at = await self._timeline.at_rest(lambda: self._timeline.performed)
@@ -304,25 +327,44 @@ class Copying:
         Raises DamageError or OSError if the log cannot be read.
         """
         failed: dict[Pair, OSError] = {}
-        while True:
-            pairs = {pair.id: pair for pair in job.pairs if pair not in failed}
-            sink = SecondarySink()
-            apply = partial(self._staging.apply, job.id, pairs, count, sink, sink.legs.watch)
-            try:
-                failed |= await self._in_worker(job, sink, apply)
-                break
-            except SinkError as hung:  # once more, for the others
-                failed[hung.pair] = hung.located()
+        async with self._write_out() as out:
+            while True:
+                pairs = {pair.id: pair for pair in job.pairs if pair not in failed}
+                log = self._staging.log(job.id, pairs, count)
+                try:
+                    await self._apply(job, log, out)
+                    break
+                except SinkError as hung:  # once more, for the others
+                    failed[hung.pair] = hung.located()
+                finally:
+                    failed |= log.failed
         await self._checkpointer.sync_secondaries(
             [each for each in job.pairs if each not in failed]
         )
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
         return failed
 
+    async def _apply(self, job: Job, log: StagedLog, out: WriteOut) -> None:
+        """In steps, so that the disk of the secondaries is never far behind."""
+        sink = SecondarySink(reserves=False)  # that was done before
+        while not log.is_applied:
+            spans = await self._in_worker(job, sink, partial(log.step, sink, sink.legs.watch))
+            for pair, span in spans.items():
+                await out.add(pair, *span)
+
     async def remove_staged(self, job: Job) -> None:
         """Remove the staging log of a job."""
         remove = partial(self._staging.remove, job.id)
         await to_its_end(self._legs.on_staging(self._staging, remove))
+
+
+def step_bytes(last: int, took_s: float, limits: EngineLimits) -> int:
+    """How long the next step is to be that clients may wait for, after one of `last` bytes."""
+    if took_s > limits.follower_step_seconds:
+        return max(last // 2, limits.follower_final_bytes)
+    if took_s < limits.follower_step_seconds / 4:
+        return min(last * 2, limits.follower_chunk_bytes)
+    return last
 
 
 def _nobody() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair, PairRecord
+    from duplexd.images.leg import Leg
     from duplexd.journal.format import Record
     from duplexd.journal.segment import Ring
 
@@ -82,8 +83,13 @@ class SecondarySink:
 
     moves_secondary = True
 
-    def __init__(self, legs: WatchedLegs | None = None) -> None:
-        self.legs = legs or WatchedLegs()
+    def __init__(self, reserves: bool = True) -> None:
+        """`reserves`: without it, a write that meets a full disk may be half done. For secondaries
+        that hold no state that existed, or whose room is reserved already. The file system then
+        chooses where the data goes when it is written, all of it at once, which is faster.
+        """
+        self.legs = WatchedLegs()
+        self._reserves = reserves
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
         """See `Sink`. Space is reserved first, so that a full disk is detected before anything is
@@ -91,10 +97,8 @@ class SecondarySink:
         """
         secondary = self.legs.secondary(pair)
         try:
-            try:
-                secondary.reserve(offset, len(data))
-            except OSError as error:
-                raise UntouchedError(*error.args) from error
+            if self._reserves:
+                _reserve(secondary, offset, len(data))
             secondary.write(offset, data)
         finally:
             pair.secondary_dirty = True
@@ -107,7 +111,14 @@ class SecondarySink:
             pair.secondary_dirty = True
 
 
-def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
+def _reserve(secondary: Leg, offset: int, length: int) -> None:
+    try:
+        secondary.reserve(offset, length)
+    except OSError as error:
+        raise UntouchedError(*error.args) from error
+
+
+def put(sink: Sink, pair: Pair, record: Record, buffer: Buffer) -> None:
     """Apply one record, whose payload lies in `buffer`. Raises SinkError, whatever went wrong: how
     much of the record was applied is not known, but all before it was.
     """

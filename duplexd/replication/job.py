@@ -31,14 +31,15 @@ READ = "read"  # not begun: a reader has ended, and others read the cut still
 class Job:
     """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs
     the journal; `cap` is the lag in bytes beyond which new changes wait for it, and `late` says
-    that they have waited for too long. `whole`: whether the secondaries hold a state that existed,
+    that they have waited for too long. `step_bytes`: how much of the journal it takes at once while
+    there is a cap. `whole`: whether the secondaries hold a state that existed,
     apart from those that are `torn`. `spoiled`: the volumes that were not served at some moment;
     what was copied from their primaries may lack changes that the journal has.
     """
 
     __slots__ = (
         "began", "begun_at", "cap", "floor", "follower", "how", "id", "late", "pairs", "reasons",
-        "spoiled", "task", "torn", "whole",
+        "spoiled", "step_bytes", "task", "torn", "whole",
     )  # fmt: skip
 
     def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
@@ -52,6 +53,7 @@ class Job:
         self.follower: Follower | None = None
         self.cap = math.inf
         self.late = False
+        self.step_bytes = 0  # as little as there can be
         self.task: asyncio.Task[None] | None = None
         self.whole = True
         self.torn: set[Pair] = set()

@@ -87,6 +87,7 @@ class Runner:
             await timeline.durable()  # no secondary leaves a cut that a restart would go back to
         if job.pairs:
             await self._catch_up(job, list(job.pairs))
+        await self._remove_log(job)  # nobody needs it, and nobody waits for that
 
     async def _end(
         self, job: Job, why: Exception, consequences: Callable[[Backlogs], None]
@@ -118,7 +119,8 @@ class Runner:
         """Pair by pair. One whose image fails leaves the job, which goes on with the others: none
         of them holds a state that the failed one would have to share.
         """
-        job.follower = self._copying.follower(job, SecondarySink(), job.floor)
+        sink = SecondarySink(reserves=False)
+        job.follower = self._copying.follower(job, sink, job.floor)
         while job.pairs:
             pair = job.pairs[0]
             pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
@@ -158,7 +160,6 @@ class Runner:
         done = Settled(job.id, numbers)
         await when_there_is_room(timeline, lambda: timeline.append(done))
         job.follower = self._copying.follower(job, SecondarySink(), at)
-        await self._remove_log(job)
 
     async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
         """Follow to the tail; these pairs are DUPLEX then. The lag at which new changes have to
@@ -167,10 +168,11 @@ class Runner:
         timeline, limits = self._timeline, self._limits
         first_tail, passed = timeline.written, 0.0
         while True:
+            followed = await self._copying.follow(job)  # before its lag is known, that is called 0
             near = job.lag_bytes(timeline.log_position) <= limits.follower_final_bytes
             if near and await self._finish(job, pairs):
                 break
-            if not await self._copying.follow(job):
+            if not followed:
                 await timeline.at_rest(_nothing)  # the rest belongs to a batch that still runs
                 await asyncio.sleep(0)
             if job.walk().position >= first_tail:

@@ -3,6 +3,10 @@
 A copy meets two disks, and the operator has to replace one of them. So an error says which image
 it was and at which offset, and a primary that cannot be read is never reported as its secondary's
 failure: `PrimaryUnreadableError` passes through where a `SinkError` would suspend the pair.
+
+The maps of holes are asked first, and holes are made anew, not copied: a volume that is half full
+costs half as much, and its copy takes half the room. A call takes many short runs, because to pass
+one to a worker takes longer than to copy it.
 """
 
 from __future__ import annotations
@@ -17,12 +21,17 @@ from duplexd.replication.follower import SinkError
 from duplexd.runtime.writeback import LostWritesError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
     from duplexd.replication.follower import WatchedSink
 
+AHEAD_BYTES = 1 << 30  # of changed grains looked at for holes at once
+_PART_BYTES = 1 << 20  # read and written at once; if it is all zeroes it becomes a hole
+_RUNS_MAX = 256  # copied in one call
+_SPAN_BYTES = 128 << 20  # from the first to the last of them: holes are asked for all of that
 _UNREADABLE_BLOCKS_MAX = 64  # of one piece, found one by one
 _ZEROES = bytes(512)  # what does not begin so is compared no further
 
@@ -60,6 +69,17 @@ class Piece(NamedTuple):
     copied: int
     read: bool = True
     unreadable: Sequence[Range] = ()
+
+
+class Staged(NamedTuple):
+    """What one call has done with a change map, up to offset `at`: `changed` bytes of it were
+    looked at, see `Piece` for the others.
+    """
+
+    at: int
+    changed: int
+    copied: int
+    read: bool
 
 
 class Progress:
@@ -106,7 +126,35 @@ def copy_piece(sink: WatchedSink, pair: Pair, offset: int, end: int, piece_bytes
     if _compares(sink, pair) and (hole := _hole(sink, pair, offset, end)):
         return Piece(hole, 0, read=False)
     length = min(piece_bytes, end - offset)
-    return Piece(length, _copy(sink, pair, offset, length))
+    return Piece(length, _copy_runs(sink, pair, [Range(offset, length)]))
+
+
+def copy_changed(
+    sink: WatchedSink, pair: Pair, todo: ChangeMap, offset: int, piece_bytes: int
+) -> Staged | None:
+    """The same for the runs of a change map from `offset` on, as many as `piece_bytes` hold. None
+    if there are no more.
+    """
+    run = todo.next_run(offset, AHEAD_BYTES)
+    if run is None:
+        return None
+    at, end = max(run[0], offset), run[0] + run[1]
+    if _compares(sink, pair) and (hole := _hole(sink, pair, at, end)):
+        return Staged(at + hole, hole, 0, read=False)
+    runs = _next_runs(todo, at, end, piece_bytes)
+    changed = sum(length for _, length in runs)
+    return Staged(sum(runs[-1]), changed, _copy_runs(sink, pair, runs), read=True)
+
+
+def _next_runs(todo: ChangeMap, at: int, end: int, piece_bytes: int) -> list[Range]:
+    runs, left, span_end = [Range(at, min(end - at, piece_bytes))], piece_bytes, at + _SPAN_BYTES
+    while (left := left - runs[-1].length) > 0 and len(runs) < _RUNS_MAX:
+        run = todo.next_run(end, left)
+        if run is None or run[0] >= span_end:
+            break
+        end = sum(run)
+        runs.append(Range(run[0], min(run[1], left)))
+    return runs
 
 
 def copy_around(sink: WatchedSink, pair: Pair, offset: int, end: int, piece_bytes: int) -> Piece:
@@ -143,10 +191,53 @@ def _around(sink: WatchedSink, pair: Pair, offset: int, length: int) -> Piece:
     return Piece(length, copied, unreadable=unreadable)
 
 
-def _copy(sink: WatchedSink, pair: Pair, offset: int, length: int) -> int:
-    data = _read(sink, pair, offset, length)
+def _copy_runs(sink: WatchedSink, pair: Pair, runs: Sequence[Range]) -> int:
+    copied = 0
+    for offset, length, is_data in _parts(sink, pair, runs):
+        if is_data:
+            copied += _copy(sink, pair, offset, length)
+        else:
+            _clear(sink, pair, offset, length)
+    return copied
+
+
+def _parts(sink: WatchedSink, pair: Pair, runs: Sequence[Range]) -> Iterator[tuple[int, int, bool]]:
+    """The parts of these runs that are data of the primary, and those that are holes."""
+    first, stop = runs[0].offset, sum(runs[-1])
     try:
-        return _put(sink, pair, offset, data)
+        extents = sink.legs.primary(pair).extents(first, stop - first)
+    except OSError:
+        extents = [(first, stop - first, True)]  # the read that follows says why
+    number = 0
+    for offset, length in runs:
+        at, end = offset, offset + length
+        while at < end:
+            start, size, is_data = extents[number]
+            upto = min(end, start + size)
+            if at < upto:
+                yield at, upto - at, is_data
+                at = upto
+            if start + size <= at:
+                number += 1
+
+
+def _copy(sink: WatchedSink, pair: Pair, offset: int, length: int) -> int:
+    copied = 0
+    for at in range(offset, offset + length, _PART_BYTES):
+        data = _read(sink, pair, at, min(_PART_BYTES, offset + length - at))
+        try:
+            copied += _put(sink, pair, at, data)
+        except OSError as error:
+            raise SinkError(pair, 0, error, at) from error
+    return copied
+
+
+def _clear(sink: WatchedSink, pair: Pair, offset: int, length: int) -> None:
+    """What is a hole of the primary."""
+    if _compares(sink, pair) and _is_hole(sink.legs.secondary(pair), offset, length):
+        return
+    try:
+        sink.zero(pair, offset, length, False)
     except OSError as error:
         raise SinkError(pair, 0, error, offset) from error
 
@@ -168,7 +259,7 @@ def _hole(sink: WatchedSink, pair: Pair, offset: int, end: int) -> int:
 def _read(sink: WatchedSink, pair: Pair, offset: int, length: int) -> bytearray:
     leg = pair.primary
     try:
-        return read(sink.legs.primary(pair), offset, length)
+        return read(sink.legs.primary(pair), offset, length, sink.legs.buffers.take)
     except UnreadableError as error:
         of_primary = PrimaryUnreadableError(*error.args, pair.primary.path)
         of_primary.offset = error.offset
@@ -185,7 +276,7 @@ def _put(sink: WatchedSink, pair: Pair, offset: int, data: bytearray) -> int:
         if _is_hole(leg, offset, length):  # nearly all of a new image: reading it fills the cache
             if is_zero:
                 return 0
-        elif _holds(leg, offset, data):
+        elif _holds(leg, offset, data, sink.legs.buffers.take(length)):
             return 0
     if is_zero:
         sink.zero(pair, offset, length, False)
@@ -201,8 +292,7 @@ def _is_hole(leg: Leg, offset: int, length: int) -> bool:
         return False  # the read that follows says why
 
 
-def _holds(leg: Leg, offset: int, data: bytearray) -> bool:
-    present = bytearray(len(data))
+def _holds(leg: Leg, offset: int, data: bytearray, present: bytearray) -> bool:
     leg.read_into(offset, memoryview(present))
     return present == data
 

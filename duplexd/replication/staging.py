@@ -13,7 +13,7 @@ have more files than a process may have descriptors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.patience import StagingCall
 from duplexd.errors import DamageError
@@ -35,8 +35,21 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.core.patience import StateNotes
+    from duplexd.journal.format import Record
     from duplexd.replication.follower import Buffer, Sink
     from duplexd.runtime.disk import Disk, File
+
+
+_CHUNK_BYTES = 8 << 20  # read of a log at once: more than the longest record
+_WRITE_OUT_BYTES = 4 << 20  # of a log, after which the disk begins with them
+
+
+class Span(NamedTuple):
+    """Where a secondary was written to, and how much of that was."""
+
+    offset: int
+    end: int
+    written_bytes: int
 
 
 class StagingSink:
@@ -61,6 +74,7 @@ class StagingSink:
         self._file: File | None = None
         self._files = 0
         self._position = self._file_bytes
+        self._written_out = 0
         self._sequence = 0
         self._chain = 0
         self._note = StagingCall(directory)
@@ -100,7 +114,10 @@ class StagingSink:
         )
         with self.legs.watch.at(self._note):
             file.writev(self._position, [header, data], need)
-        self._position += need
+            self._position += need
+            if self._position - self._written_out >= _WRITE_OUT_BYTES:
+                file.write_out(self._written_out, self._position - self._written_out)
+                self._written_out = self._position
         self._sequence += 1
         self._chain = next_chain
 
@@ -113,7 +130,7 @@ class StagingSink:
             file = self._disk.create(path, self._file_bytes)
         self._file = file  # not by a thread that was given up in there
         self._files += 1
-        self._position = 0
+        self._position = self._written_out = 0
         return file
 
     def _reserve(self, pair: Pair, offset: int, length: int) -> None:
@@ -155,6 +172,103 @@ def _name(job: str, number: int) -> str:
     return f"{job}-{number:04d}.stg"
 
 
+class StagedLog:
+    """A committed log that is applied to secondaries, a few MiB in each step. Blocking. `failed`
+    are the pairs whose secondary failed: each fails alone, the others get all of it.
+
+    Raises DamageError or OSError if the log is not whole or cannot be read; the path is named.
+    """
+
+    def __init__(
+        self, disk: Disk, directory: str, job: str, pairs: Mapping[int, Pair], count: int
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._job = job
+        self._pairs = pairs
+        self._count = count
+        self._buffer = memoryview(bytearray(_CHUNK_BYTES))
+        self._file: File | None = None
+        self._number = 0  # of the file
+        self._position = 0  # in it
+        self._sequence = 0
+        self._chain = 0
+        self.failed: dict[Pair, OSError] = {}
+
+    @property
+    def is_applied(self) -> bool:
+        return self._sequence >= self._count
+
+    def step(self, sink: Sink, watch: StateNotes) -> dict[Pair, Span]:
+        """Apply the next records; returns where each pair got something. Each call on the log is
+        noted in `watch`.
+        """
+        with watch.at(StagingCall(self._path())):
+            buffer = self._read()
+        spans: dict[Pair, Span] = {}
+        end, pairs, failed = 0, self._pairs, self.failed
+        for record in records(buffer, 0, self._sequence + 1, self._chain):
+            self._sequence, self._chain, end = record.sequence, record.crc, record.end
+            pair = pairs.get(record.volume)
+            if pair is not None and pair not in failed:
+                try:
+                    put(sink, pair, record, buffer)
+                except SinkError as error:
+                    failed[pair] = error.located()
+                spans[pair] = _with(spans.get(pair), record)
+        if not end and not self._position:
+            self._damaged(buffer)
+        self._position += end
+        if not end or self.is_applied:
+            with watch.at(StagingCall(self._path())):
+                self._close()
+        return spans
+
+    def _path(self) -> str:
+        return f"{self._directory}/{_name(self._job, self._number)}"
+
+    def _read(self) -> memoryview:
+        """What follows in the present file; nothing if there is none of that number."""
+        path = self._path()
+        try:
+            if self._file is None:
+                if not self._disk.exists(path):
+                    return self._buffer[:0]
+                self._file = self._disk.open(path)
+            buffer = self._buffer[: self._file.size - self._position]
+            self._file.read_into(self._position, buffer)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise OSError(error.errno, f"{path}: {why}", path) from error
+        return buffer
+
+    def _close(self) -> None:
+        """On to the next file."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._position = None, 0
+        self._number += 1
+
+    def _damaged(self, buffer: memoryview) -> None:
+        """Nothing in this file goes on from the last record: it is damaged, or the end of the file
+        before it is.
+        """
+        first = unpack_record(buffer, 0)
+        before = not buffer or (first is not None and first.sequence > self._sequence + 1)
+        name = _name(self._job, max(self._number - before, 0))
+        raise DamageError(
+            f"{self._directory}/{name}: the staging log ends after record {self._sequence} of "
+            f"{self._count}; what it was to bring to the secondaries is on the primaries: resync"
+        )
+
+
+def _with(span: Span | None, record: Record) -> Span:
+    end, written = record.offset + record.length, record.payload_length
+    if span is None:
+        return Span(record.offset, end, written)
+    return Span(min(span.offset, record.offset), max(span.end, end), span.written_bytes + written)
+
+
 class StagingArea:
     """The directory of the staging logs. Blocking."""
 
@@ -166,58 +280,18 @@ class StagingArea:
         """A new log for a job."""
         return StagingSink(self._disk, self.directory, job, file_bytes, piece_bytes_max)
 
+    def log(self, job: str, pairs: Mapping[int, Pair], count: int) -> StagedLog:
+        """A committed log of `count` records, to be applied to these pairs, by number."""
+        return StagedLog(self._disk, self.directory, job, pairs, count)
+
     def apply(
         self, job: str, pairs: Mapping[int, Pair], count: int, sink: Sink, watch: StateNotes
     ) -> dict[Pair, OSError]:
-        """Apply a whole staging log of `count` records to the secondaries. Each read of it is noted
-        in `watch`.
-
-        Returns the pairs whose secondary failed: each fails alone, the others get all of it.
-        Raises DamageError or OSError if the log is not whole or cannot be read; the path is named.
-        """
-        failed: dict[Pair, OSError] = {}
-        sequence, chain, number = 0, 0, 0
-        while sequence < count:
-            path, before = f"{self.directory}/{_name(job, number)}", sequence
-            with watch.at(StagingCall(path)):
-                buffer = self._content(path)
-            for record in records(buffer, 0, sequence + 1, chain):
-                sequence, chain = record.sequence, record.crc
-                pair = pairs.get(record.volume)
-                if pair is not None and pair not in failed:
-                    try:
-                        put(sink, pair, record, buffer)
-                    except SinkError as error:
-                        failed[pair] = error.located()
-            if sequence == before:
-                self._damaged(job, number, buffer, sequence, count)
-            number += 1
-        return failed
-
-    def _damaged(self, job: str, number: int, buffer: bytes, sequence: int, count: int) -> None:
-        """Nothing in this file goes on from record `sequence`: it is damaged, or the end of the
-        file before it is.
-        """
-        first = unpack_record(buffer, 0)
-        before = not buffer or (first is not None and first.sequence > sequence + 1)
-        name = _name(job, max(number - before, 0))
-        raise DamageError(
-            f"{self.directory}/{name}: the staging log ends after record {sequence} of {count}; "
-            "what it was to bring to the secondaries is on the primaries: resync"
-        )
-
-    def _content(self, path: str) -> bytes:
-        try:
-            if not self._disk.exists(path):
-                return b""
-            file = self._disk.open(path)
-            try:
-                return file.read(0, file.size)
-            finally:
-                file.close()
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise OSError(error.errno, f"{path}: {why}", path) from error
+        """Apply a whole log. Returns the pairs whose secondary failed; raises as `StagedLog`."""
+        log = self.log(job, pairs, count)
+        while not log.is_applied:
+            log.step(sink, watch)
+        return log.failed
 
     def remove(self, job: str) -> None:
         """Remove the log of a job, if there is one."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core.patience import PRIMARY, SECONDARY, SYNC, Access, Waited
+from duplexd.runtime.buffers import Buffers
 from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
+
+
+_BUFFERS_BYTES_MAX = 2 << 20  # a part of a copy, and what it is compared with
 
 
 class WatchedLeg:
@@ -40,8 +45,16 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             self._leg.read_into(offset, buffer)
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.read_medium(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         return self._leg.read_cached(offset, buffer)
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.put_pages(offset, length, pipe)
 
     def has_lost_writes(self) -> bool:
         return self._leg.has_lost_writes()
@@ -65,6 +78,10 @@ class WatchedLeg:
     def write_back(self, offset: int, length: int) -> None:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             self._leg.write_back(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
+        with self._watch.at(Access(self._pair, self._leg, SYNC)):
+            self._leg.write_out(offset, length)
 
     def sync(self, times: bool = False) -> None:
         with self._watch.at(Access(self._pair, self._leg, SYNC)):
@@ -95,12 +112,13 @@ class WatchedLeg:
 
 
 class WatchedLegs:
-    """The legs of pairs for one worker, with its watch."""
+    """The legs of pairs for one worker, with its watch, and buffers for what it reads."""
 
-    __slots__ = ("watch",)
+    __slots__ = ("buffers", "watch")
 
     def __init__(self) -> None:
         self.watch: Watch[Waited] = Watch()
+        self.buffers = Buffers(_BUFFERS_BYTES_MAX)
 
     def anew(self) -> None:
         """The worker was given up, and still uses its watch: another one goes on."""

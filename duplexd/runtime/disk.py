@@ -19,6 +19,7 @@ from duplexd.runtime.locked import PRIVATE, Ownership, create_locked, measure, o
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.backend import Pages
     from duplexd.runtime.stamp import Stamp
 
 Data = realfile.Data
@@ -46,10 +47,19 @@ class File(Protocol):
         it: what it returns may be older than they are.
         """
 
+    def read_medium(self, offset: int, buffer: memoryview, /) -> None:
+        """As `read_into`, but from the disk, whatever memory has of it."""
+
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that
         cannot be. Real errors raise. What was filled counts only if `has_lost_writes` denies it
         afterwards: asked once for many reads, because it takes half as long as one.
+        """
+
+    def put_pages(self, offset: int, length: int, pipe: Pages, /) -> bool:
+        """Let `pipe` refer to the range, without copying it. False if the page cache does not have
+        all of it, or it is not known: the pipe may have any part of it then. It should not wait for
+        the disk, but may. What was put counts only if `has_lost_writes` denies it afterwards.
         """
 
     def has_lost_writes(self) -> bool:
@@ -85,6 +95,11 @@ class File(Protocol):
     def write_back(self, offset: int, length: int, /) -> None:
         """Bring a range to the disk, so that the next read of it asks the disk and not the memory.
         Raises OSError if the disk does not take it, or has lost other writes. Not a `sync`.
+        """
+
+    def write_out(self, offset: int, length: int, /) -> None:
+        """Begin to bring a range to the disk, so that a later `sync` has less to wait for. Does not
+        wait for it, and says nothing of errors: the sync does.
         """
 
     def sync(self, times: bool = False) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
 from duplexd.runtime.machine import at_once_bytes_max, in_memory, punches
+from duplexd.runtime.medium import read_direct
 from duplexd.runtime.page_cache import is_cached
 from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
-from duplexd.runtime.writeback import Losses, LostWritesError, write_back
+from duplexd.runtime.writeback import Losses, LostWritesError, write_back, write_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from duplexd.backend import Pages
 
 Data = bytes | bytearray | memoryview
 IOV_MAX = 1024
@@ -38,6 +42,7 @@ class RealFile:
     __slots__ = (
         "_alignment",
         "_at_once_max",
+        "_direct",
         "_fd",
         "_in_memory",
         "_losses",
@@ -59,6 +64,7 @@ class RealFile:
         self._at_once_max = at_once_bytes_max(fd)
         self._in_memory = in_memory(fd)  # asked once: any call on the descriptor may hang
         self._nowait = True
+        self._direct = True
         self._punches = punches(fd, size, is_block)
         self._zeroes = True
         self._reserves = not is_block
@@ -100,6 +106,21 @@ class RealFile:
         if (loss := self._losses.find()) is not None:
             raise LostWritesError(loss.errno, loss.strerror, self.path)
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        with suppress(OSError):  # what the disk did not take is found below
+            self._write_back(offset, len(buffer), drop=not self._direct)
+        try:
+            self._direct = self._direct and read_direct(self._fd, offset, buffer)
+        except OSError as error:
+            error.filename = self.path
+            raise
+        if self._direct:
+            self._find_loss()
+            return
+        with suppress(OSError):
+            self._write_back(offset, len(buffer), drop=True)
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         if not self._nowait:
             return self._read_in_memory(offset, buffer)
@@ -116,6 +137,16 @@ class RealFile:
     def has_lost_writes(self) -> bool:
         # The kernel may have read it from the disk just now, after that had refused what was here.
         return self._losses.find() is not None
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        # A page that is being read is in the page cache already. Those of a read ahead arrive in
+        # order, nearly always: the last one says whether that is over.
+        return (
+            self._nowait
+            and is_cached(self._fd, offset, length)
+            and self.read_cached(offset + length - 1, memoryview(bytearray(1)))
+            and pipe.put_pages(self._fd, offset, length)
+        )
 
     def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
         """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block
@@ -252,9 +283,15 @@ class RealFile:
             raise
 
     def write_back(self, offset: int, length: int) -> None:
-        if (loss := write_back(self._fd, offset, length)) is not None:
+        self._write_back(offset, length, drop=True)
+
+    def _write_back(self, offset: int, length: int, drop: bool) -> None:
+        if (loss := write_back(self._fd, offset, length, drop)) is not None:
             self._losses.note(loss)
         self._find_loss()
+
+    def write_out(self, offset: int, length: int) -> None:
+        write_out(self._fd, offset, length)
 
     def sync(self, times: bool = False) -> None:
         try:

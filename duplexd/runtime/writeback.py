@@ -76,15 +76,22 @@ class Losses:
             return self.known
 
 
-def write_back(fd: int, offset: int, length: int) -> OSError | None:
+def write_back(fd: int, offset: int, length: int, drop: bool = True) -> OSError | None:
     """Write a range to the disk, and drop its pages, so that they are read from there. Blocking.
 
     Not a sync: the disk may have it in a cache of its own.
     """
     loss = _error(_wait(fd, offset, length, _WAIT_BEFORE | _WRITE | _WAIT_AFTER))
-    if loss is None:
+    if loss is None and drop:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
     return loss
+
+
+def write_out(fd: int, offset: int, length: int) -> None:
+    """Begin to write a range to the disk. Waits only while the disk takes no more requests; what
+    fails is reported to the next sync.
+    """
+    _wait(fd, offset, length, _WRITE)
 
 
 def _error(result: int) -> OSError | None:

@@ -1,7 +1,8 @@
 """What a secondary costs: its first copy, a resync, and comparing it with its primary.
 
 Each is measured beside the plain way to do the same to files: `cp`, a loop of pread and pwrite,
-`cmp`. All ends with the data on the disk. The source lies in the page cache.
+`cmp`. All ends with the data on the disk. The source lies in the page cache, but for comparisons:
+duplexd compares what the disks hold, so `cmp` reads the disks, too.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ VERIFY_HOLES = Row("MiB read by verify of holes", "MiB", (Goal(1),), limit=True)
 def synced(path: Path) -> None:
     with path.open("r+b") as file:
         os.fdatasync(file.fileno())
+
+
+def drop_cache(path: Path) -> None:
+    synced(path)
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 # --------------------------------------------------------------------------------- first copy
@@ -194,6 +201,8 @@ def _verify(bench: Bench) -> dict[str, Measured]:
             return Measure(size / MIB / elapsed_s, (cpu_s(pair.pid) - cpu) / (size / MIB) * 1e6)
 
         def plain() -> Measure:
+            for side in ("a", "b"):
+                drop_cache(pair.image(side))
             began = time.perf_counter()
             subprocess.run(["cmp", str(pair.image("a")), str(pair.image("b"))], check=True)
             return Measure(size / MIB / (time.perf_counter() - began))

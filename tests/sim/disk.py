@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Sequence
 
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
 
 
@@ -49,12 +50,19 @@ class SimFile:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         buffer[:] = self.read(offset, len(buffer))
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self._check(offset, len(buffer))
         if self._disk.rng.random() < self._disk.cold or self._disk.hangs(self.path):
             return False
         buffer[:] = self.read(offset, len(buffer))
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        buffer = memoryview(bytearray(length))
+        return self.read_cached(offset, buffer) and pipe.put(buffer)
 
     def has_lost_writes(self) -> bool:
         return False
@@ -86,6 +94,10 @@ class SimFile:
     def write_back(self, offset: int, length: int) -> None:
         self._check(offset, length)
         self._disk.answers("write_back", self.path)
+
+    def write_out(self, offset: int, length: int) -> None:
+        self._check(offset, length)
+        self._disk.answers("write_out", self.path)
 
     def sync(self, times: bool = False) -> None:
         self._check(0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.opening import places
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.engine.recovery.read import read_journal

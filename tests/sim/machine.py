@@ -20,6 +20,7 @@ from duplexd.config.nbd_section import NbdConfig
 from duplexd.core.pair_states import BY_COMMAND
 from duplexd.engine import controller as engine
 from duplexd.engine.events import Events
+from duplexd.limits import TRACKED_CUTS_DEFAULT
 from tests.sim.clients import Promises
 from tests.sim.disk import PowerCut, SimDisk
 from tests.sim.hanging import HangingWorkers, Hangs
@@ -61,6 +62,7 @@ class Machine:
         self.may_hang = False  # whether calls run in threads, so that they can
         self.hangs: Hangs | None = None  # of this life
         self.patience_s = 80.0
+        self.tracked_cuts = TRACKED_CUTS_DEFAULT
         self.images_untouched = True  # no image was exchanged
         self.loop: SimLoop
         self.workers: list[SimWorkers] = []
@@ -78,7 +80,10 @@ class Machine:
         return Config.model_construct(
             source=Path("/etc/sim.toml"),
             controller=ControllerConfig.model_construct(
-                name="sim", state_dir=Path("/state"), journal_size=JOURNAL_BYTES
+                name="sim",
+                state_dir=Path("/state"),
+                journal_size=JOURNAL_BYTES,
+                tracked_cuts=self.tracked_cuts,
             ),
             nbd=NbdConfig.model_construct(listen=[]),
             volumes=dict(self.volumes),

@@ -28,6 +28,8 @@ SMALL = EngineLimits(
     follower_chunk_bytes=16 * KIB,
     staged_piece_bytes_max=16 * KIB,
     copied_mark_bytes=48 * KIB,
+    copy_ahead_bytes_max=32 * KIB,
+    staging_file_bytes_max=20 * KIB,
     follower_final_bytes=8 * KIB,
     async_lag_bytes_max=64 * KIB,
 )

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
@@ -34,9 +35,16 @@ class BadSectors:
             raise OSError(errno.EIO, "Input/output error")
         self._leg.read_into(offset, buffer)
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        buffer = memoryview(bytearray(length))
+        return self.read_cached(offset, buffer) and pipe.put(buffer)
 
     def has_lost_writes(self) -> bool:
         return self._leg.has_lost_writes()
@@ -56,6 +64,9 @@ class BadSectors:
 
     def write_back(self, offset: int, length: int) -> None:
         self._leg.write_back(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
+        self._leg.write_out(offset, length)
 
     def sync(self, times: bool = False) -> None:
         self._leg.sync(times)

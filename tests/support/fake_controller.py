@@ -73,6 +73,7 @@ from duplexd.core.leaving import AS_IT_IS, Leaving
 from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 from duplexd.runtime.histogram import Histogram
+from tests.support.fake_changes import FakeChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -320,6 +321,7 @@ class FakeController:
         self.fence = 0
         self.cut_of: dict[str, str] = {}
         self.cuts = FakeCuts(self)
+        self.changes = FakeChanges()
         self.drain_s = 0.0
         self.draining = 0  # holds that were begun
         self.resync_s = 0.0

@@ -10,12 +10,21 @@ from tests.sim.faults import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.backend import Pages
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
 
 Operation = Literal[
-    "read_into", "read_cached", "write", "zero", "reserve", "extents", "write_back", "sync"
+    "read_into",
+    "read_cached",
+    "write",
+    "zero",
+    "reserve",
+    "extents",
+    "write_back",
+    "write_out",
+    "sync",
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
@@ -62,9 +71,16 @@ class FaultLeg:
         self._meet("read_into")
         self._leg.read_into(offset, buffer)
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self._meet("read_cached")
         return self._leg.read_cached(offset, buffer)
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        self._meet("read_cached")
+        return self._leg.put_pages(offset, length, pipe)
 
     def has_lost_writes(self) -> bool:
         return self._leg.has_lost_writes()
@@ -92,6 +108,10 @@ class FaultLeg:
     def write_back(self, offset: int, length: int) -> None:
         self._meet("write_back")
         self._leg.write_back(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
+        self._meet("write_out")
+        self._leg.write_out(offset, length)
 
     def sync(self, times: bool = False) -> None:
         self._meet("sync")

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.engine.recovery.read import read_journal
 from duplexd.limits import EngineLimits

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from duplexd.runtime.stamp import Stamp
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
 
 
@@ -31,9 +32,15 @@ class MemoryLeg:
         end = self._end(offset, len(buffer))
         buffer[:] = memoryview(self.data)[offset:end]
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        return pipe.put(memoryview(self.data)[offset : self._end(offset, length)])
 
     def has_lost_writes(self) -> bool:
         return False
@@ -52,6 +59,9 @@ class MemoryLeg:
         return [(offset, length, True)] if length else []
 
     def write_back(self, offset: int, length: int) -> None:
+        self._end(offset, length)
+
+    def write_out(self, offset: int, length: int) -> None:
         self._end(offset, length)
 
     def sync(self, times: bool = False) -> None:

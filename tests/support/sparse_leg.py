@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from duplexd.runtime.stamp import Stamp
 
 if TYPE_CHECKING:
+    from duplexd.backend import Pages
     from duplexd.runtime.disk import Data
 
 PAGE = 4096
@@ -41,9 +42,16 @@ class SparseLeg:
             at = page * PAGE - offset
             buffer[at : at + PAGE] = self.pages[page]
 
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        self.read_into(offset, buffer)
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self.read_into(offset, buffer)
         return True
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        buffer = memoryview(bytearray(length))
+        return self.read_cached(offset, buffer) and pipe.put(buffer)
 
     def has_lost_writes(self) -> bool:
         return False
@@ -73,6 +81,9 @@ class SparseLeg:
         return found
 
     def write_back(self, _offset: int, _length: int) -> None:
+        pass
+
+    def write_out(self, _offset: int, _length: int) -> None:
         pass
 
     def sync(self, times: bool = False) -> None:

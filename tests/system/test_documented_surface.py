@@ -30,7 +30,11 @@ METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
 
 # Fields that are documented and not always there: only in some answers, or for some clients.
 # of a cut alone; of a daemon that does not serve yet
-NOT_IN_STATUS = {("CutStatus", "images"), ("ControllerStatus", "starting")}
+NOT_IN_STATUS = {
+    ("CutStatus", "images"),
+    ("CutStatus", "proof"),
+    ("ControllerStatus", "starting"),
+}
 
 
 class Metric(NamedTuple):

@@ -82,6 +82,7 @@ class Degraded:
     def adopted(self, pair: Pair, lost: Lacks | None) -> None:
         """A primary was taken as it is: the secondary differs from it where nobody knows."""
         everything = pair.record.full_map()
+        self._timeline.ledger.adopted(pair.record)
         if pair.state == pair_states.SUSPENDED and pair.usable:
             # its cut is as good as before
             self._timeline.append(Missed({pair.id: everything}, (pair.id,)))

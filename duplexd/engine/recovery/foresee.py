@@ -13,7 +13,7 @@ from duplexd.core import pair_states
 from duplexd.core.ledger import Ledger
 from duplexd.core.since import Since
 from duplexd.core.since import known as known_images
-from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.opening import places, why_refused, would_overwrite
 from duplexd.engine.recovery.foreseen_images import Judge
 from duplexd.engine.recovery.read import fold, is_complete, refuse_journal_alone

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
     from duplexd.core.patience import OfState
-    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.image_faults import Noted, Side
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import ControllerConfig
     from duplexd.core.pair import PairRecord
-    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
     from duplexd.json_object import Json
@@ -91,7 +91,7 @@ def read_journal(
         refuse_journal_alone(disk, file, directory)
         file.replace(_nothing_yet(settings.journal_size, boot_id, limits))
     saved = file.read()
-    ledger = Ledger(limits)
+    ledger = Ledger(limits, settings.tracked_cuts)
     ledger.restore(saved)
     segments = max(settings.journal_size // saved["segment_size"], _SEGMENTS_MIN)
     identity = bytes.fromhex(saved["controller"])

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Lacks
-    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.progress import Report
     from duplexd.limits import EngineLimits

@@ -21,7 +21,7 @@ from duplexd.errors import DamageError
 if TYPE_CHECKING:
     from duplexd.core.image_record import Image
     from duplexd.core.pair import PairRecord
-    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.image_faults import Noted
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer

@@ -15,7 +15,8 @@ from duplexd.core.markers import MakeCut
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.synced import Synced
-from duplexd.engine.checkpoint import Checkpointer, CheckpointFile, replay_floor
+from duplexd.engine.checkpoint import Checkpointer, replay_floor
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.samples import Samples
 from duplexd.errors import DamageError, DuplexdError

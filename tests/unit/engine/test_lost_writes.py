@@ -28,8 +28,8 @@ async def test_a_read_comes_from_the_secondary_which_takes_the_place_of_such_a_p
 
 async def test_a_resync_brings_it_back_with_all_that_it_lost() -> None:
     async with running() as core:
-        assert await core.write("data", 0, DATA) == 0
         pair = core.pair()
+        assert await core.write("data", 0, b"x" * pair.size) == 0
         pair.set_legs(LostWrites(pair.primary), pair.secondary, pair.mode)
         await core.read("data", 0, len(DATA))
         await core.until(lambda: pair.state == SUSPENDED)

@@ -20,7 +20,7 @@ from duplexd.core.pair_states import (
     SUSPENDED,
     UNCLEAN_STOP,
 )
-from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
 from duplexd.engine.recovery.image_faults import Faults, Noted

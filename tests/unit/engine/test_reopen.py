@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
-from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.opening import why_absent
 from duplexd.errors import WrongStateError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings

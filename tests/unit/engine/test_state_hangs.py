@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.replication.leg_calls import JournalHungError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, settings

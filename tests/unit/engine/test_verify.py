@@ -71,9 +71,8 @@ class Rotten(BadSectors):
         if offset // PIECE_BYTES * PIECE_BYTES in self.cached:
             buffer[:] = bytes(len(buffer))
 
-    def write_back(self, offset: int, length: int) -> None:
-        super().write_back(offset, length)
-        self.cached -= {at for at in self.cached if offset <= at < offset + length}
+    def read_medium(self, offset: int, buffer: memoryview) -> None:
+        super().read_into(offset, buffer)
 
 
 @pytest.mark.parametrize("role", ["primary", "secondary"])

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from duplexd.core.patience import Patience
-from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
+from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.reads import Reads
 from duplexd.engine.samples import Samples

@@ -50,7 +50,17 @@ def test_a_fault_strikes_after_so_many_calls_and_so_often() -> None:
 
 @pytest.mark.parametrize(
     "operation",
-    ["read_into", "read_cached", "write", "zero", "reserve", "extents", "write_back", "sync"],
+    [
+        "read_into",
+        "read_cached",
+        "write",
+        "zero",
+        "reserve",
+        "extents",
+        "write_back",
+        "write_out",
+        "sync",
+    ],
 )
 def test_any_operation_can_fail_until_it_is_healed(operation: str) -> None:
     leg = FaultLeg(MemoryLeg(SIZE))
@@ -65,6 +75,7 @@ def test_any_operation_can_fail_until_it_is_healed(operation: str) -> None:
             "reserve": lambda: leg.reserve(0, 1),
             "extents": lambda: leg.extents(0, 1),
             "write_back": lambda: leg.write_back(0, 1),
+            "write_out": lambda: leg.write_out(0, 1),
             "sync": leg.sync,
         }
         return calls[name]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from duplexd.images import holes
-from duplexd.images.holes import equal_holes, first_extents, hole_until
+from duplexd.images.holes import Window, equal_holes, first_extents, hole_until
 from duplexd.units import GIB, MIB, TIB
 from tests.support.sparse_leg import PAGE, SparseLeg
 
@@ -15,11 +15,13 @@ class AskedLeg(SparseLeg):
 
     listed = 0
     most = 0
+    asked = 0
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         found = super().extents(offset, length)
         self.listed += len(found)
         self.most = max(self.most, length)
+        self.asked += 1
         return found
 
 
@@ -111,3 +113,24 @@ def test_a_fragmented_leg_is_left_once_there_is_enough() -> None:
 
 def test_at_least_one_window_is_looked_at() -> None:
     assert first_extents(AskedLeg(TIB), 0, TIB, lambda _found: True) == [(0, MIB, False)]
+
+
+def test_a_question_goes_on_with_the_window_of_the_last_one() -> None:
+    leg, window = AskedLeg(TIB), Window()
+    for at in range(0, 8 * GIB, 128 * MIB):
+        first_extents(leg, at, 128 * MIB, lambda _found: False, window)
+    assert leg.asked <= 8 + 64  # 512 if each began with the smallest
+
+
+def test_a_window_that_has_grown_over_holes_is_small_again_once_there_are_many_extents() -> None:
+    leg, window = AskedLeg(TIB), Window()
+    first_extents(leg, 512 * GIB, 64 * GIB, lambda _found: False, window)
+    assert leg.most == GIB
+    for page in range(0, 256 * MIB // PAGE, 2):
+        leg.write(page * PAGE, b"x" * PAGE)
+    leg.most = 0
+    first_extents(leg, 0, 256 * MIB, lambda _found: True, window)
+    assert leg.most == 128 * MIB
+    leg.most = 0
+    first_extents(leg, 128 * MIB, 128 * MIB, lambda _found: True, window)
+    assert leg.most == MIB

@@ -23,7 +23,7 @@ from duplexd.runtime.turns import TurnLoop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from duplexd.backend import Change, Client, Extent, Reader, Volume
+    from duplexd.backend import Change, Client, Extent, Pages, Reader, Volume
 
 
 class MemoryVolume:
@@ -108,6 +108,7 @@ class MemoryBackend:
             Callable[[], None]
         ] = []  # reads of cold volumes that wait for `finish_reads`
         self.reads_wait = False
+        self.spliced = 0  # how many reads were
         self.sparse_reads: list[tuple[int, int]] = []
         self.asked_one: list[bool] = []  # of each question for extents
 
@@ -154,6 +155,15 @@ class MemoryBackend:
             self.reads.append(finish)
         else:
             asyncio.get_running_loop().call_soon(finish)
+
+    def splice(
+        self, volume: Volume, offset: int, length: int, pipe: Pages, done: Callable[[bool], None]
+    ) -> None:
+        stored = self.volumes[volume.name]
+        cached = not (stored.cold or stored.lost or stored.error or self.reads_wait)
+        is_put = cached and pipe.put(stored.data[offset : offset + length])
+        self.spliced += is_put
+        asyncio.get_running_loop().call_soon(done, is_put)
 
     def read_sparse(
         self,

@@ -28,6 +28,11 @@ class Peer:
         self._sock.setblocking(False)
 
     @property
+    def is_local(self) -> bool:
+        """Over a Unix socket."""
+        return isinstance(self._address, UnixAddress)
+
+    @property
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 

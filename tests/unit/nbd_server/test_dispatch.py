@@ -31,6 +31,7 @@ CHUNKED = [STRUCTURED, EXTENDED]
 class Written:
     """A wire that keeps what is written to it."""
 
+    takes_pipes = False
     unsent_bytes = 0
 
     def __init__(self) -> None:

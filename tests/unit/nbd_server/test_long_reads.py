@@ -10,6 +10,7 @@ import pytest
 from duplexd.limits import NbdLimits
 from duplexd.nbd_server.long_read import LongRead, ReadTurns
 from duplexd.nbd_server.round_robin import RoundRobin
+from duplexd.runtime.pipes import Pipe
 from duplexd.units import KIB, MIB
 from tests.unit.nbd_server.memory_backend import MemoryVolume
 from tests.unit.nbd_server.peer import eventually
@@ -53,6 +54,7 @@ class Disk:
 
 
 class Owner:
+    takes_pipes = False
     dropped = False
     since = 0.0
     write_paused = False
@@ -76,7 +78,9 @@ class Reader:
         def done(number: int, read: LongRead) -> None:
             self.outcomes.append(number)
             if not number:
-                self.contents.append(b"".join(read.views(offset, length)))
+                views = read.views(offset, length)
+                parts = [view.read() if isinstance(view, Pipe) else view for view in views]
+                self.contents.append(b"".join(parts))
 
         read = LongRead(owner, volume, offset, length, 28, 64 * KIB, False, done)
         self.turns.ask(read)
@@ -189,13 +193,54 @@ def test_nothing_is_read_for_a_client_that_does_not_take_its_replies() -> None:
     assert (reader.outcomes, reader.begun()) == ([0, 0], [0, 64])
 
 
-@pytest.mark.parametrize("limits", [NbdLimits(piece_bytes_max=128 * KIB)])
+@pytest.mark.parametrize(
+    "limits",
+    [NbdLimits(piece_bytes_max=128 * KIB), NbdLimits(piece_bytes_max=128 * KIB, pipes_max=3)],
+)
 async def test_the_pieces_are_one_reply(connect: Connect, backend: MemoryBackend) -> None:
     data = backend.volumes["data"].data
     data[: 2 * MIB] = b"".join(number.to_bytes(4, "big") for number in range(MIB // 2))
     peer = await connect()
     cookie = peer.nbd.read(513, MIB + 3)
     assert (await peer.replies(1))[cookie].data == bytes(data[513 : 516 + MIB])
+
+
+async def test_a_long_read_over_a_unix_socket_is_not_copied(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    content = bytes(range(256)) * 1024
+    backend.volumes["data"].data[512 : 512 + len(content)] = content
+    peer = await connect()
+    cookies = [peer.nbd.read(512, len(content)) for _ in range(32)]  # more than there are pipes
+    replies = await peer.replies(32)
+    assert all(replies[cookie].data == content for cookie in cookies)
+    assert bool(backend.spliced) == peer.is_local
+
+
+@pytest.mark.parametrize("state", ["cold", "lost"])
+async def test_what_the_page_cache_does_not_have_is_read_by_a_worker(
+    connect: Connect, backend: MemoryBackend, state: str
+) -> None:
+    volume = backend.volumes["data"]
+    volume.data[:MIB] = b"x" * MIB
+    setattr(volume, state, True)
+    peer = await connect()
+    assert (await peer.reply(peer.nbd.read(0, MIB))).data == b"x" * MIB
+    assert backend.spliced == 0
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    content = bytes(range(256)) * 4096
+    backend.volumes["data"].data[:MIB] = content
+    peer, server = await connect(), listeners.server
+    cookies = [peer.nbd.read(0, MIB) for _ in range(8)]
+    await peer.send()
+    await eventually(lambda: server.reading.used > 2 * MIB)
+    replies = await peer.replies(8)
+    assert all(replies[cookie].data == content for cookie in cookies)
+    await eventually(lambda: server.reading.used == 0)
 
 
 async def test_a_failed_read_leaves_the_connection_in_step(

@@ -13,6 +13,7 @@ import pytest_asyncio
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.sockets import Acceptor, Wire
+from duplexd.runtime.pipes import Pipe
 from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
@@ -109,6 +110,19 @@ async def test_what_it_does_not_take_follows_in_order(wired: Wired) -> None:
     await eventually(lambda: wire.unsent_bytes == 0)
     assert wire.write(b"later")
     assert await take(client, 5) == b"later"
+
+
+async def test_pipes_follow_in_order_with_what_is_between_them(wired: Wired) -> None:
+    wire, _seen, client = wired
+    whole = b""
+    for number in range(8):
+        head, content, pipe = b"head%d" % number, bytes([number]) * (300_000 + number), Pipe()
+        assert pipe.put(content)
+        wire.pass_on(head, pipe)
+        whole += head + content
+    assert wire.unsent_bytes
+    assert await take(client, len(whole)) == whole
+    await eventually(lambda: wire.unsent_bytes == 0)
 
 
 async def test_the_connection_is_paused_while_much_is_unsent(wired: Wired) -> None:

@@ -44,6 +44,8 @@ LIMITS = dataclasses.replace(
     follower_chunk_bytes=64 * KIB,
     staged_piece_bytes_max=64 * KIB,
     copied_mark_bytes=256 * KIB,
+    copy_ahead_bytes_max=128 * KIB,
+    staging_file_bytes_max=256 * KIB,
     follower_final_bytes=32 * KIB,
     async_lag_bytes_max=128 * KIB,
 )

@@ -10,7 +10,7 @@ import pytest
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Copied, Resync
-from duplexd.replication.copying import Copying
+from duplexd.replication.copying import Copying, step_bytes
 from duplexd.replication.follower import SecondarySink, SinkError, UntouchedError
 from duplexd.replication.job import COPY, MAP, Job
 from duplexd.replication.staging import StagingArea
@@ -334,3 +334,16 @@ async def test_no_room_on_the_secondary_names_the_secondary() -> None:
     with pytest.raises(UntouchedError, match="/b/data: no room for the changes"):
         await copies.copying.stage(job)
     assert not any(world.legs[pair].secondary.data)
+
+
+def test_steps_that_clients_wait_for_are_as_long_as_their_time_allows() -> None:
+    least, most, seconds = (
+        LIMITS.follower_final_bytes,
+        LIMITS.follower_chunk_bytes,
+        LIMITS.follower_step_seconds,
+    )
+    assert step_bytes(least, seconds / 10, LIMITS) == 2 * least
+    assert step_bytes(most, seconds / 10, LIMITS) == most
+    assert step_bytes(most, seconds / 2, LIMITS) == most
+    assert step_bytes(most, seconds * 2, LIMITS) == most // 2
+    assert step_bytes(least, seconds * 2, LIMITS) == least

@@ -17,6 +17,7 @@ from duplexd.replication.pieces import (
     Progress,
     Range,
     copy_around,
+    copy_changed,
     copy_piece,
     left_out,
 )
@@ -179,6 +180,39 @@ def test_a_hole_over_old_data_is_copied() -> None:
     pair.set_legs(primary, secondary, pair.mode)
     assert copy_piece(SecondarySink(), pair, 0, SIZE, GRAIN).read
     assert not secondary.content
+
+
+def test_what_is_between_holes_is_copied_alone() -> None:
+    """A volume that is half full takes half the time, and its copy half the room."""
+    world = World()
+    pair = world.to_copy()
+    primary, secondary = SparseLeg(SIZE), SparseLeg(SIZE)
+    for at in range(0, SIZE, 2 * GRAIN):
+        primary.write(at, b"x" * GRAIN)
+    pair.set_legs(primary, secondary, pair.mode)
+    assert copy_piece(SecondarySink(), pair, 0, SIZE, SIZE) == (SIZE, SIZE // 2, True, ())
+    assert primary.read_bytes == SIZE // 2
+    assert secondary.pages == primary.pages
+
+
+def test_short_runs_are_copied_in_one_call() -> None:
+    """To pass a call to a worker takes longer than to copy 64 KiB."""
+    world = World()
+    pair = world.to_copy(content=bytes(range(1, 251)) * (SIZE // 250) + b"x" * (SIZE % 250))
+    todo = pair.new_map()
+    todo.set(GRAIN, GRAIN)
+    todo.set(4 * GRAIN, 2 * GRAIN)
+    todo.set(SIZE - GRAIN, GRAIN)
+    sink, legs = SecondarySink(), world.legs[pair]
+    first = copy_changed(sink, pair, todo, 0, 2 * GRAIN)
+    assert first == (5 * GRAIN, 2 * GRAIN, 2 * GRAIN, True)
+    second = copy_changed(sink, pair, todo, 5 * GRAIN, 4 * GRAIN)
+    assert second == (SIZE, 2 * GRAIN, 2 * GRAIN, True)
+    assert copy_changed(sink, pair, todo, SIZE, 4 * GRAIN) is None
+    for grain in range(SIZE // GRAIN):
+        at = slice(grain * GRAIN, (grain + 1) * GRAIN)
+        copied = grain in (1, 4, 5, SIZE // GRAIN - 1)
+        assert legs.secondary.data[at] == (legs.primary.data[at] if copied else bytes(GRAIN))
 
 
 def test_after_its_disk_failed_the_holes_of_a_secondary_are_not_believed() -> None:

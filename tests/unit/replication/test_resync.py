@@ -16,8 +16,9 @@ from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
+from duplexd.replication.follower import SecondarySink
 from duplexd.replication.followers import Followers
-from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
+from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP, Job
 from duplexd.replication.job_runner import Runner
 from duplexd.replication.left_out import Refusals
 from duplexd.replication.resync import Resyncs
@@ -26,9 +27,11 @@ from duplexd.units import KIB
 from tests.support.bad_sectors import BadSectors
 from tests.unit.engine.cores import SIZE as CORE_SIZE
 from tests.unit.engine.cores import Core, running
-from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, World, turns, until
+from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, FakeGates, World, turns, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from duplexd.core.pair import Pair
     from duplexd.json_object import Json
 
@@ -138,6 +141,7 @@ async def test_a_staging_log_that_cannot_be_removed_is_named_and_costs_nothing_e
     world.disk.fail(STAGING, errno.EIO, operation="remove")
     assert await replication.resync(pair) == [MAP]
     assert (await replication.wait(pair))["state"] == DUPLEX
+    await until(lambda: bool(world.emit.named("staging-left")))
     assert STAGING in str(world.emit.named("staging-left")[0]["error"])
 
 
@@ -373,7 +377,8 @@ async def test_the_secondary_is_not_touched_before_the_commit_is_durable() -> No
     world.timeline.on_durable = look
     await replication.resync(pair)
     await replication.wait(pair)
-    assert seen == [("Commit", False), ("Settled", True)]
+    await until(lambda: not replication.followers.jobs)
+    assert seen == [("Commit", False), ("Equal", True)]
 
 
 async def test_a_pair_that_was_suspended_meanwhile_is_not_suspended_again() -> None:
@@ -410,7 +415,8 @@ async def test_the_log_is_kept_until_the_journal_says_that_it_is_done_with() -> 
     )
     await replication.resync(pair)
     await replication.wait(pair)
-    assert seen == [("Commit", True), ("Settled", True)]
+    await until(lambda: not replication.followers.jobs)
+    assert seen == [("Commit", True), ("Equal", True)]
     assert not world.disk.list(STAGING)
 
 
@@ -825,6 +831,41 @@ async def test_new_changes_wait_for_a_resync_that_does_not_catch_up() -> None:
     world.workers.held.set()
     await replication.wait(pair)
     await until(lambda: not +world.gates.closed)
+
+
+async def test_changes_do_not_wait_for_the_whole_way_of_a_resync() -> None:
+    """Only for its last bytes."""
+    world = World()
+    pair = world.pair(mode="sync")
+    world.suspend(pair)
+    for number in range(5):
+        world.timeline.write(pair, number * GRAIN, b"x" * (40 * KIB))
+    left: list[int] = []
+
+    class Noting(FakeGates):
+        def close_gates(self, pairs: Iterable[Pair]) -> None:
+            left.append(world.timeline.written - pair.applied)
+            super().close_gates(pairs)
+
+    world.gates = Noting()
+    replication = Replication(world)
+    assert await replication.resync(pair) == [JOURNAL]
+    await replication.wait(pair)
+    assert left == [0]
+
+
+async def test_steps_are_short_once_changes_may_wait_for_a_resync() -> None:
+    world = World()
+    pair = world.pair(mode="sync")
+    cut = world.suspend(pair)
+    for number in range(4):
+        world.timeline.write(pair, number * GRAIN, b"x" * (20 * KIB))
+    copying, job = Replication(world).copying, Job(JOURNAL, [pair], cut)
+    world.timeline.append(Resync(job.id, JOURNAL, [pair.id]))
+    job.follower = copying.follower(job, SecondarySink(), cut)
+    job.cap = LIMITS.async_lag_bytes_max
+    await copying.follow(job)
+    assert pair.applied == cut + 1
 
 
 async def test_a_resync_for_which_changes_would_wait_too_long_ends() -> None:

@@ -9,7 +9,7 @@ import pytest
 from duplexd.errors import DamageError
 from duplexd.journal.format import RECORD_HEADER_BYTES
 from duplexd.replication.follower import SecondarySink, UntouchedError
-from duplexd.replication.staging import StagingArea
+from duplexd.replication.staging import Span, StagingArea
 from duplexd.runtime.watch import Watch
 from tests.unit.replication.fakes import BLOCK, World
 
@@ -40,6 +40,19 @@ def test_what_was_staged_is_applied_over_all_of_its_files() -> None:
     assert not any(world.legs[pair].secondary.data), "only staged"
     area(world).apply("job", {pair.id: pair}, count, SecondarySink(), Watch())
     assert world.legs[pair].secondary.data[: 20 * BLOCK] == b"".join(contents)
+
+
+def test_a_log_is_applied_in_steps_that_say_where_they_wrote() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK] * 20)
+    log = area(world).log("job", {pair.id: pair}, count)
+    spans: list[Span] = []
+    while not log.is_applied:
+        spans += log.step(SecondarySink(), Watch()).values()
+    assert len(spans) > 1
+    assert spans[0].offset == 0
+    assert spans[-1].end == sum(span.written_bytes for span in spans) == 20 * BLOCK
 
 
 def test_the_last_of_two_changes_of_one_place_wins() -> None:

@@ -9,13 +9,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from duplexd.runtime import directory, fallocate, locked, machine, realfile, writeback
 from duplexd.runtime.disk import RealDisk
+from duplexd.runtime.medium import Aligned
+from duplexd.runtime.page_cache import is_cached
+from duplexd.runtime.pipes import Pipe
 from duplexd.runtime.writeback import Losses, LostWritesError, write_back
+from tests.unit.runtime.test_page_cache import KERNEL_SAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,6 +189,28 @@ def test_a_cold_read_says_no_and_a_broken_one_raises(
     monkeypatch.setattr(os, "preadv", fails(errno.EIO))
     with pytest.raises(OSError):
         file.read_cached(0, buffer)
+
+
+def test_pages_are_put_only_if_the_page_cache_has_all_of_them(file: File) -> None:
+    file.write(0, b"x" * 3 * PAGESIZE)
+    pipe = Pipe()
+    assert file.put_pages(100, 2 * PAGESIZE, pipe) == KERNEL_SAYS
+    assert pipe.read() == (b"x" * 2 * PAGESIZE if KERNEL_SAYS else b"")
+    assert not file.put_pages(2 * PAGESIZE, 2 * PAGESIZE, pipe)
+    assert len(pipe) == 0
+
+
+def test_pages_that_are_on_their_way_are_not_waited_for(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(*_: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    file.write(0, b"x" * PAGESIZE)
+    monkeypatch.setattr(os, "preadv", later)
+    pipe = Pipe()
+    assert not file.put_pages(0, PAGESIZE, pipe)
+    assert len(pipe) == 0
 
 
 @pytest.mark.parametrize("memory", [True, False])
@@ -688,7 +715,7 @@ def test_a_range_that_is_not_written_back_is_a_loss(
     file.write_back(4096, 4096)
     asked: list[tuple[int, int]] = []
 
-    def loses(_fd: int, offset: int, length: int) -> OSError:
+    def loses(_fd: int, offset: int, length: int, _drop: bool) -> OSError:
         asked.append((offset, length))
         return LOSS
 
@@ -698,6 +725,59 @@ def test_a_range_that_is_not_written_back_is_a_loss(
     assert asked == [(4096, 4096)]
     with pytest.raises(LostWritesError):
         file.sync()
+
+
+def test_a_read_of_the_medium_finds_what_was_just_written(file: File) -> None:
+    file.write(4096, b"data" * 1024)
+    buffer = Aligned(8192)
+    file.read_medium(4096, buffer.view[:4096])
+    assert bytes(buffer.view[:4096]) == b"data" * 1024
+    file.read_medium(4096, memoryview(data := bytearray(100)))  # as no disk can read it
+    assert data == b"data" * 25
+
+
+def test_a_read_of_the_medium_leaves_the_page_cache_as_it_is(path: str, file: File) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        file.write(0, b"data" * 1024)
+        file.sync()
+        before = is_cached(fd, 0, 4096)
+        file.read_medium(0, Aligned(4096).view)
+        assert is_cached(fd, 0, 4096) == before
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        before = is_cached(fd, 0, 4096)
+        file.read_medium(0, Aligned(4096).view)
+        assert is_cached(fd, 0, 4096) == before
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.ENOENT])
+def test_where_the_medium_cannot_be_read_directly_the_pages_are_dropped(
+    file: File, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refuses(*_: object) -> int:
+        raise OSError(refusal, "no")
+
+    dropped: list[bool] = []
+
+    def writes_back(_fd: int, _offset: int, _length: int, drop: bool) -> None:
+        dropped.append(drop)
+
+    file.write(0, b"data" * 1024)
+    monkeypatch.setattr(os, "open", refuses)
+    monkeypatch.setattr(realfile, "write_back", writes_back)
+    buffer = Aligned(4096)
+    file.read_medium(0, buffer.view)
+    file.read_medium(0, buffer.view)
+    assert bytes(buffer.view) == b"data" * 1024
+    assert dropped[-1]
+
+
+def test_a_read_of_the_medium_past_the_end_fails(path: str, file: File) -> None:
+    os.truncate(path, 4096)
+    with pytest.raises(OSError, match=path):
+        file.read_medium(0, Aligned(8192).view)
 
 
 def test_good_disks_have_lost_nothing(path: str, file: File) -> None:

@@ -1,0 +1,118 @@
+"""What changed between cuts is never too little, whatever crashes, resyncs and swaps; and a mistake
+that forgets some of it is found.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pytest
+
+from duplexd.core.change_history import ChangeHistory, Taken
+from duplexd.core.ledger import Ledger
+from duplexd.core.markers import Resync
+from tests.sim.changes import run, run_bad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Plant = Callable[[Callable[..., None]], None]
+
+CHUNK, LONG_CHUNK = 10, 100
+SHORT, LONG = 30, 1000  # of each kind
+SEEDS = 60  # in which a planted mistake has to be found
+
+
+def chunks() -> list[object]:
+    """The first seeds in small chunks, the others in large ones, for the long run."""
+    marks = (pytest.mark.long, pytest.mark.timeout(1800))
+    return [
+        *(range(first, first + CHUNK) for first in range(0, SHORT, CHUNK)),
+        *(
+            pytest.param(range(first, min(first + LONG_CHUNK, LONG)), marks=marks)
+            for first in range(SHORT, LONG, LONG_CHUNK)
+        ),
+    ]
+
+
+@pytest.mark.parametrize("seeds", chunks(), ids=lambda seeds: str(seeds.start))
+def test_extents_cover_what_differs_over_crashes_and_resyncs(seeds: range) -> None:
+    assert sum(map(run, seeds)) > len(seeds), "next to nothing was compared"
+
+
+@pytest.mark.parametrize("seeds", chunks(), ids=lambda seeds: str(seeds.start))
+def test_extents_cover_what_differs_on_bad_days(seeds: range) -> None:
+    assert sum(map(run_bad, seeds)) > len(seeds), "next to nothing was compared"
+
+
+# ------------------------------------------------------------------------- planted mistakes
+
+
+def a_checkpoint_forgets_a_bit(patch: Callable[..., None]) -> None:
+    take = ChangeHistory.take
+
+    def forgetful(self: ChangeHistory) -> Taken:
+        taken = take(self)
+        run_ = taken.live.next_run(0, 1)
+        if run_ is not None:
+            taken.live.clear(*run_)
+        return taken
+
+    patch(ChangeHistory, "take", forgetful)
+
+
+def a_restart_forgets_what_has_no_record(patch: Callable[..., None]) -> None:
+    patch(Ledger, "_widen_histories", lambda _self: None)
+    patch(ChangeHistory, "merge", lambda _self, _changed, _why: None)
+
+
+def a_restart_forgets_the_records_after_the_checkpoint(patch: Callable[..., None]) -> None:
+    track = Ledger.track
+
+    def forgetful(self: Ledger, pair: Any, kind: int, offset: int, length: int) -> None:
+        history, pair.history = pair.history, None
+        track(self, pair, kind, offset, length)
+        pair.history = history
+
+    patch(Ledger, "track", forgetful)
+
+
+def a_resync_forgets_what_it_copied(patch: Callable[..., None]) -> None:
+    apply = Ledger.apply
+
+    def forgetful(self: Ledger, place: Any, marker: Any, *rest: Any) -> None:
+        apply(self, place, marker, *rest)
+        if isinstance(marker, Resync):
+            for number in marker.volumes:
+                history = self.pairs[number].history
+                if history is not None:
+                    history.live.clear_all()
+
+    patch(Ledger, "apply", forgetful)
+
+
+MISTAKES = [
+    a_checkpoint_forgets_a_bit,
+    a_restart_forgets_what_has_no_record,
+    a_restart_forgets_the_records_after_the_checkpoint,
+    a_resync_forgets_what_it_copied,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_planted_mistake_is_found(mistake: Plant) -> None:
+    with ExitStack() as stack:
+
+        def patch(target: Any, name: str, replacement: Any) -> None:
+            stack.enter_context(mock.patch.object(target, name, replacement))
+
+        mistake(patch)
+        with pytest.raises(AssertionError, match="not in the extents"):
+            _run_all()
+
+
+def _run_all() -> None:
+    for seed in range(SEEDS):
+        run(seed)
