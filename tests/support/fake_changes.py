@@ -21,6 +21,7 @@ class FakeChanges:
     def __init__(self) -> None:
         self.cuts = ["monday", "tuesday"]
         self.extents = [(0, GRAIN), (4 * GRAIN, 2 * GRAIN), (9 * GRAIN, GRAIN)]
+        self.latest: dict[str, str] = {}  # the point of a volume that is called so
         self.why: list[str] = []
         self.most = 8192  # extents of an answer
 
@@ -28,7 +29,10 @@ class FakeChanges:
         self, names: Sequence[str], since: str, until: str | None, offset: int, extents_max: int
     ) -> Json:
         for point in (since, until):
-            if point is not None and point not in self.cuts:
+            if point is not None and point not in [
+                *self.cuts,
+                *(["latest"] if self.latest else []),
+            ]:
                 raise NotFoundError(f"{point!r} is not a cut for which changes are remembered")
         left = min(self.most, extents_max)
         return {"volumes": [self._row(name, since, until, offset, left) for name in names]}
@@ -41,7 +45,7 @@ class FakeChanges:
             "size": SIZE,
             "grain_bytes": GRAIN,
             "since": self._point(since),
-            "until": self._point(until),
+            "until": self._point(self.latest[name] if until == "latest" else until),
             "changed_bytes": sum(length for _, length in self.extents),
             "exact": not self.why,
             "why": self.why,
