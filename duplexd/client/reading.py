@@ -33,7 +33,7 @@ async def begin(group: Group, links: Links, reader: str, cut: str) -> None:
         survey.raise_all(errors)
     except WrongStateError as error:
         raise WrongStateError(
-            f"cut {cut} was made, but {reader!r} does not read it: {error}"
+            f"the targets are at cut {cut}, but no reader {reader!r} began: {error}"
         ) from None
 
 
