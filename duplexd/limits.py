@@ -261,6 +261,16 @@ class ProofLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupLimits:
+    """Of `duplexctl backup`."""
+
+    copies: int = 4  # volumes that are copied, compared or summed at a time
+    # for the connections of a run that was killed to end: the kernel kills its programs at once
+    reader_seconds_max: float = 5.0
+    look_seconds: float = 0.2  # between two looks at them
+
+
+@dataclass(frozen=True, slots=True)
 class CanaryLimits:
     """Of a canary."""
 

@@ -13,6 +13,7 @@ JSON.
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
     reload   client.reload    what changed         repair      client.repair     repaired_text
     health   client.health    wellness.text        top           looking_on.look  top.frame
+    backup   backup.run       in backup            backups       no client        backups_text
     changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 HTTP_INTERRUPTED = 499  # what no server says: the client went away
 _MODULES = {
     "adopt": "takeover",
+    "backup": "backup",
+    "backups": "backup",
     "canary": "canary",
     "changes": "changed",
     "completion": "completion",

@@ -224,8 +224,8 @@ def complete_group(
     return groups_like(context.find_object(Settings) or Settings(), incomplete)
 
 
-def targets(required: bool = True) -> Callable[[F], F]:
-    """The argument TARGET..."""
+def targets(required: bool = True, more: str = "") -> Callable[[F], F]:
+    """The argument TARGET...; `more` is what usage shows after it, for the last of the names."""
 
     def once(
         _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
@@ -237,7 +237,7 @@ def targets(required: bool = True) -> Callable[[F], F]:
         type=Name(),
         nargs=-1,
         required=required,
-        metavar="TARGET..." if required else "[TARGET...]",
+        metavar=f"TARGET... {more}".rstrip() if required else "[TARGET...]",
         shell_complete=_complete,
         callback=once,
     )

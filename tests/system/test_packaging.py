@@ -48,6 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd" / "duplexd@.service"
 UNITS = sorted((ROOT / "systemd").glob("*.service"))
 SOCKETS = sorted((ROOT / "systemd").glob("*.socket"))
+TIMERS = sorted((ROOT / "systemd").glob("*.timer"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -59,9 +60,9 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("path", [*UNITS, *SOCKETS], ids=lambda path: str(path.name))
+@pytest.mark.parametrize("path", [*UNITS, *SOCKETS, *TIMERS], ids=lambda path: str(path.name))
 def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
-    for each in (*UNITS, *SOCKETS):  # those that a socket names, too
+    for each in (*UNITS, *SOCKETS, *TIMERS):  # those that a socket names, too
         (tmp_path / each.name).write_text(
             re.sub(
                 "^(ExecStart|ExecReload)=(duplexd|duplexctl)\\b",
@@ -132,6 +133,14 @@ def test_the_canary_unit_restarts_only_after_transient_errors() -> None:
     assert command[0] == "duplexctl"
     assert cli.get_command(click.Context(cli), "canary") is not None
     assert command[1:] == ["--json", "canary", "%i"]
+
+
+def test_the_backup_unit_fails_without_its_configuration() -> None:
+    """One that was skipped would look like one that was made."""
+    unit = settings(ROOT / "systemd" / "duplexd-backup@.service")
+    assert unit["EnvironmentFile"] == "/etc/duplexd/backup/%i.conf"
+    assert not [key for key in unit if key.startswith("Condition")]
+    assert unit["ExecStart"].split() == ["duplexctl", "backup", "$OPTIONS", "%i", "${DEST}"]
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:

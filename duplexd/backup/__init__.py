@@ -1,0 +1,11 @@
+"""Backups: a cut is copied, the copies are compared with it, and only then there is a backup.
+
+A client like any other: it suspends with a named reader, reads the points over NBD, and resyncs.
+Programs of QEMU write and compare the images, so that every hypervisor can open them.
+
+`steps` is the table of what a run does, and of what is left of one that was killed. `run` goes
+through it; `destination` is the directory, and who works in it; `held_cut` the cut that is read;
+`sources` says where, `programs` and `copies` run qemu-img, `second_reader` asks `verify_cut`. Pure:
+`steps`, `saved` (what lies beside the images) and `retention` (which backups are kept).
+`catalogue` lists and checks what is there, `own_command` lets another program copy.
+"""

@@ -1,0 +1,146 @@
+"""The copies of a cut: one image for each volume, written and compared by qemu-img.
+
+Comparing reads the copy and the cut again. It is done for every backup: what a disk or a network
+changed on the way is found while the cut can still be copied once more, and not at the restore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from duplexd.backup import programs
+from duplexd.backup.background import in_background
+from duplexd.backup.destination import in_words
+from duplexd.backup.saved import SavedVolume, image_file
+from duplexd.errors import DuplexdError
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from duplexd.backup.sources import Source
+
+    Progress = Callable[[str, int, int], None]
+
+T = TypeVar("T")
+CREDENTIALS = ".tls"
+_DIFFER = 1  # how `qemu-img compare` ends then
+
+
+class Copies:
+    """Of all volumes of a cut, into one directory. `together` run at a time."""
+
+    def __init__(
+        self, sources: Sequence[Source], directory: Path, together: int, progress: Progress
+    ) -> None:
+        self._sources = sources
+        self._directory = directory
+        self._slots = asyncio.Semaphore(together)
+        self._progress = progress
+
+    async def needed_bytes(self) -> int:
+        """What the images take at most: holes take nothing."""
+        return sum(await self._each(self._needed))
+
+    async def copy(self) -> None:
+        """Write them. Raises ProgramError."""
+        await self._each(self._copy)
+
+    async def compare(self) -> None:
+        """Raises DuplexdError if one is not what its volume is at the cut."""
+        await self._each(self._compare)
+
+    async def seal(self) -> tuple[SavedVolume, ...]:
+        """With the check-sums of the files as they are now."""
+        return tuple(await self._each(self._sum))
+
+    async def _each(self, work: Callable[[Source], Awaitable[T]]) -> list[T]:
+        """The first error cancels the others, and is raised when they have ended."""
+
+        async def one(source: Source) -> T:
+            async with self._slots:
+                return await work(source)
+
+        tasks: list[asyncio.Task[T]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(source)) for source in self._sources]
+        except* DuplexdError as errors:
+            raise _first(errors) from None
+        return [task.result() for task in tasks]
+
+    def _path(self, source: Source) -> Path:
+        return self._directory / image_file(source.name)
+
+    def _command(self, source: Source, verb: str, *options: str) -> list[str]:
+        credentials = source.credentials(self._directory / CREDENTIALS)
+        return ["qemu-img", verb, *credentials, *options]
+
+    def _shown(self, source: Source, doing: str) -> Callable[[float], None]:
+        name = f"{source.name}: {doing}"
+        return lambda percent: self._progress(name, int(source.size * percent / 100), source.size)
+
+    async def _needed(self, source: Source) -> int:
+        command = self._command(source, "measure", "--output", "json", "-O", "qcow2")
+        found = json.loads(await programs.run([*command, source.image()]))
+        return int(found["required"])
+
+    async def _copy(self, source: Source) -> None:
+        path = self._path(source)
+        with in_words(path):
+            path.parent.mkdir(0o700, exist_ok=True)
+        command = self._command(source, "convert", "-p", "-O", "qcow2")
+        await programs.run([*command, source.image(), str(path)], self._shown(source, "copying"))
+
+    async def _compare(self, source: Source) -> None:
+        copy = {"driver": "qcow2", "file": {"driver": "file", "filename": str(self._path(source))}}
+        command = self._command(source, "compare", "-p")
+        images = ["json:" + json.dumps(copy), source.image()]
+        try:
+            await programs.run([*command, *images], self._shown(source, "comparing"))
+        except programs.ProgramError as error:
+            if error.status != _DIFFER:
+                raise
+            raise DuplexdError(
+                f"{source.name}: the copy differs from the cut, and is no backup: {error}; check"
+                " the disk that it was written to, and the network"
+            ) from None
+
+    async def _sum(self, source: Source) -> SavedVolume:
+        path = self._path(source)
+        size, sha256 = await in_background(partial(sum_of, path))
+        return SavedVolume(
+            source.name,
+            source.controller,
+            source.volume,
+            source.size,
+            image_file(source.name),
+            size,
+            sha256,
+        )
+
+
+def _first(errors: BaseExceptionGroup[DuplexdError]) -> DuplexdError:
+    found = errors.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def sum_of(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file. Raises DuplexdError."""
+    with in_words(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def check_room(needed_bytes: int, free_bytes: int, path: Path) -> None:
+    """Raises DuplexdError before a disk is filled in vain."""
+    if needed_bytes > free_bytes:
+        raise DuplexdError(
+            f"{path}: a backup takes up to {format_size(needed_bytes)}, and"
+            f" {format_size(free_bytes)} are free; make room there, or keep fewer backups"
+        )

@@ -1,0 +1,217 @@
+"""`duplexctl backup` and `backups`: silent in cron unless there is something to say."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from duplexd.duplexctl.options import Name, WithCommand, common, complete_file, targets
+from duplexd.duplexctl.output import complain
+from duplexd.duplexctl.runner import run
+from duplexd.duplexctl.settings import StoppedError
+from duplexd.duplexctl.texts import table_text
+from duplexd.duplexctl.watch import progress_bars
+from duplexd.errors import DuplexdError, UsageError
+from duplexd.limits import BackupLimits
+from duplexd.printable import joined, printable
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.backup.catalogue import Listed
+    from duplexd.backup.retention import Part
+    from duplexd.backup.run import Made, Plan
+    from duplexd.backup.steps import Step
+    from duplexd.client import Client
+    from duplexd.duplexctl.settings import Settings
+    from duplexd.duplexctl.watch import Show
+
+_COLUMNS = ("TIME", "BACKUP", "TARGETS", "TAG", "VERDICT", "SIZE", "STATE")
+
+
+class Keep(click.ParamType[object, tuple["Part", ...]]):
+    """Which backups stay: `7d,4w,6m`, or a number."""
+
+    name = "rule"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Part, ...]:
+        from duplexd.backup import retention
+
+        try:
+            return retention.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(cls=WithCommand, short_help="Suspend, copy, check the copies, resync.")
+@targets(more="DEST")
+@click.option("--tag", default="", help="text to keep with the cut and the backup")
+@click.option(
+    "--keep",
+    type=Keep(),
+    metavar="RULE",
+    default=None,
+    help="then remove older backups of these targets: 7d,4w,6m keeps the newest of each of 7 days,"
+    " 4 weeks and 6 months; 5 keeps the newest five",
+)
+@click.option("--no-resync", is_flag=True, help="leave the pairs at the cut")
+@click.option(
+    "--no-verify-cut",
+    is_flag=True,
+    help="do not check the cut against the journal, which takes longer than all else; the copies"
+    " are compared with the cut in any case",
+)
+@common()
+@click.pass_context
+def backup(
+    context: click.Context,
+    targets: tuple[str, ...],
+    tag: str,
+    keep: tuple[Part, ...] | None,
+    no_resync: bool,
+    no_verify_cut: bool,
+) -> None:
+    """Make a backup of the targets in the directory DEST, as qcow2 images.
+
+    Brings the pairs to DUPLEX, suspends them at one cut, copies it, compares the copies with it,
+    and resyncs, also if it fails or is interrupted. Exit code 0 only if there is a backup in DEST
+    that can be restored. With -- CMD, CMD copies instead, and there is no DEST: see
+    docs/backup.md.
+    """
+    from duplexd.backup.run import Plan
+
+    settings: Settings = context.obj
+    command: list[str] = context.meta.get(WithCommand.KEY, [])
+    if command:
+        if keep:
+            raise UsageError("--keep is for backups in a DEST; CMD keeps its own")
+        plan = Plan(targets, "", tag, resync=not no_resync)
+        context.exit(_own_command(settings, plan, command))
+    *names, destination = targets
+    if not destination:
+        raise UsageError("DEST is empty; name the directory for the backups")
+    if not names:
+        raise UsageError(
+            f"DEST is missing: `duplexctl backup {printable(destination)} /srv/backup` copies"
+            f" {printable(destination)} into that directory"
+        )
+    plan = Plan(tuple(names), destination, tag, keep or (), not no_resync, not no_verify_cut)
+    _answer(settings, _made(settings, plan))
+
+
+def _made(settings: Settings, plan: Plan) -> Made:
+    from duplexd.backup import run as backups
+
+    with progress_bars() as bars:
+        watch = _Watch(bars)
+
+        async def make(client: Client) -> Made:
+            return await backups.run(plan, client, watch, BackupLimits())
+
+        try:
+            return run(settings, make, settings.of_groups(plan.targets))
+        except StoppedError as error:
+            raise StoppedError(error.number, "no backup was made") from None
+
+
+def _own_command(settings: Settings, plan: Plan, command: Sequence[str]) -> int:
+    from duplexd.backup import own_command
+
+    async def make(client: Client) -> int:
+        watch = _Watch(lambda _name, _done, _total: None)
+        return await own_command.run(plan, command, client, watch, BackupLimits())
+
+    return run(settings, make, settings.of_groups(plan.targets))
+
+
+class _Watch:
+    """Bars on a terminal, one for each step; warnings in any case."""
+
+    def __init__(self, bars: Show) -> None:
+        self._bars = bars
+        self._step = ""
+
+    def step(self, step: Step) -> None:
+        if self._step:
+            self._bars(self._step, 1, 1)
+        self._step = step.value
+        self._bars(self._step, 0, 1)
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        self._bars(printable(name), done, total)
+
+    def warn(self, text: str) -> None:
+        complain(f"warning: {text}")
+
+
+def _answer(settings: Settings, made: Made) -> None:
+    """Raises what went wrong although the backup is there: the pairs are not DUPLEX, or the
+    application may still be frozen.
+    """
+    found = made.manifest
+    text = (
+        f"backup {made.path}: {len(found.volumes)} volumes, {format_size(found.bytes)},"
+        f" cut {found.cut}, {found.verdict}; verify-cut: {found.verify_cut}"
+    )
+    if settings.json or sys.stdout.isatty():
+        settings.answer(made.json(), printable(text), done=text)
+    for error in made.faults[1:]:
+        complain(str(error))
+    if made.faults:
+        first = made.faults[0]
+        raise type(first)(f"the backup {made.path} is complete, but {first}")
+
+
+@click.command(short_help="What is in a directory of backups, and whether it is sound.")
+@click.argument("destination", metavar="DEST", type=Name(), shell_complete=complete_file)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="read all images: their check-sums, and what qemu-img says of them",
+)
+@common()
+@click.pass_obj
+def backups(settings: Settings, destination: str, check: bool) -> None:
+    """List the backups in DEST, oldest first. Exit code 1 if one of them cannot be restored."""
+    from duplexd.backup import catalogue, programs
+
+    found = catalogue.find(destination)
+    if check:
+        programs.check()
+        found = [asyncio.run(catalogue.check(each)) for each in found]
+    answer = {"path": destination, "checked": check, "backups": [each.json() for each in found]}
+    settings.answer(answer, backups_text(found, check))
+    wrong = [f"{each.id}: {text}" for each in found for text in each.wrong]
+    if wrong:
+        raise DuplexdError(joined(wrong))
+
+
+def backups_text(found: Sequence[Listed], checked: bool) -> str:
+    """A row for each."""
+    if not found:
+        return "no backups"
+    return joined(table_text(_COLUMNS, [_row(each, checked) for each in found]))
+
+
+def _row(listed: Listed, checked: bool) -> tuple[str, ...]:
+    found = listed.manifest
+    state = "WRONG" if listed.wrong else "checked" if checked else "complete"
+    if found is None:
+        return ("-", listed.id, "-", "-", "-", "-", state)
+    when = datetime.fromtimestamp(found.cut_time, UTC)
+    return (
+        f"{when:%Y-%m-%d %H:%M:%SZ}",
+        listed.id,
+        printable(" ".join(found.targets)),
+        printable(found.tag) or "-",
+        found.verdict,
+        format_size(found.bytes),
+        state,
+    )

@@ -1,0 +1,102 @@
+"""Backups that are listed, checked and removed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.backup import catalogue
+from duplexd.backup.retention import parse
+from duplexd.backup.saved import FILE
+from tests.unit.backup.made import manifest, name_of, put
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DAY_S = 86400.0
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> bytes:
+    path = tmp_path / "image"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
+    return path.read_bytes()
+
+
+def test_backups_are_listed_by_time_and_nothing_else_is(tmp_path: Path) -> None:
+    for day in (2, 1):
+        put(tmp_path, name_of(day))
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / f"{name_of(3)}.partial").mkdir()
+    found = catalogue.find(tmp_path)
+    assert [(each.id, each.wrong) for each in found] == [(name_of(1), ()), (name_of(2), ())]
+
+
+def _no_manifest(path: Path) -> None:
+    (path / FILE).unlink()
+
+
+def _bad_manifest(path: Path) -> None:
+    (path / FILE).write_text("{}")
+
+
+def _no_image(path: Path) -> None:
+    (path / "data.qcow2").unlink()
+
+
+def _short_image(path: Path) -> None:
+    (path / "data.qcow2").write_bytes(b"")
+
+
+def _another(path: Path) -> None:
+    (path / FILE).write_text(manifest(name_of(9)).text())
+
+
+@pytest.mark.parametrize("spoil", [_no_manifest, _bad_manifest, _no_image, _short_image, _another])
+def test_a_backup_that_lacks_something_is_wrong_at_a_look(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(put(tmp_path, name_of(1)))
+    (found,) = catalogue.find(tmp_path)
+    assert len(found.wrong) == 1
+
+
+def test_a_sound_backup_is_found_sound(tmp_path: Path, image: bytes) -> None:
+    put(tmp_path / "d", name_of(1), image)
+    (found,) = catalogue.find(tmp_path / "d")
+    assert asyncio.run(catalogue.check(found)).wrong == ()
+
+
+def test_a_byte_that_changed_is_found(tmp_path: Path, image: bytes) -> None:
+    path = put(tmp_path / "d", name_of(1), image)
+    (path / "data.qcow2").write_bytes(image[:-1] + bytes([image[-1] ^ 1]))
+    (found,) = catalogue.find(tmp_path / "d")
+    assert found.wrong == ()
+    assert "SHA-256" in asyncio.run(catalogue.check(found)).wrong[0]
+
+
+def test_an_image_that_qemu_does_not_take_is_found(tmp_path: Path) -> None:
+    put(tmp_path, name_of(1), b"not an image")
+    (found,) = catalogue.find(tmp_path)
+    assert "qemu-img check" in asyncio.run(catalogue.check(found)).wrong[0]
+
+
+def test_only_older_good_ones_of_the_same_targets_are_surplus(tmp_path: Path) -> None:
+    for day in range(1, 6):
+        put(tmp_path, name_of(day), cut_time=day * DAY_S)
+    put(tmp_path, name_of(6), cut_time=6 * DAY_S, targets=("other",))
+    put(tmp_path, name_of(7), cut_time=7 * DAY_S, controllers={"beta": 1})
+    _no_image(tmp_path / name_of(4))
+    newest = manifest(name_of(5))
+    assert catalogue.surplus(tmp_path, newest, parse("2")) == [name_of(1), name_of(2)]
+
+
+def test_the_backup_that_was_just_made_stays_whatever_the_clock_says(tmp_path: Path) -> None:
+    for day in (1, 2):
+        put(tmp_path, name_of(day), cut_time=day * DAY_S)
+    newest = manifest(name_of(1))  # the clock was set back
+    assert catalogue.surplus(tmp_path, newest, parse("1")) == []
