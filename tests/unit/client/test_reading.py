@@ -1,0 +1,49 @@
+"""Readers of a cut of several controllers, and what a backup is told of the cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.errors import UnreachableError
+from tests.support.fake_member import HANG_UP
+from tests.unit.client.members import CUT, left, members
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_reader_begins_on_all_controllers(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        result = await client.suspend("db", reader="nightly")
+    assert result.reader == "nightly"
+    assert [member.engine.readers for member in controllers] == [{"nightly": {"data"}}] * 2
+
+
+async def test_a_reader_whose_answer_was_lost_is_ended_there_too(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        beta = controllers[1]
+
+        async def begun_and_hung_up() -> str:
+            await beta.engine.add_reader(["data"], "nightly", beta.cut)
+            return HANG_UP
+
+        beta.plant["readers"] = begun_and_hung_up
+        with pytest.raises(UnreachableError, match=r"cut \w{16} was made, but 'nightly' does not"):
+            await client.suspend("db", reader="nightly")
+    assert [member.engine.readers for member in controllers] == [{}, {}]
+
+
+async def test_a_cut_that_one_controller_calls_void_has_no_other_verdict(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "consistent", "void")
+        found = await client.points("db")
+    assert (found.cut, found.verdict) == (CUT, "void")
+
+
+async def test_a_cut_that_one_controller_has_in_doubt_is_in_doubt(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "consistent", "ready")
+        found = await client.points("db")
+    assert (found.cut, found.verdict) == (CUT, None)
