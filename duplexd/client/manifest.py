@@ -103,9 +103,11 @@ def _common(rows: Iterable[Json]) -> str | None:
 
 
 def _verdict(rows: Iterable[Json]) -> str | None:
-    """Of all of them together: `void` or in doubt (None) if it is that anywhere."""
+    """Of all of them together. One that agreed to a cut decides it for those that have it in doubt
+    still.
+    """
     found = {row["verdict"] for row in rows}
-    return VOID if VOID in found else CONSISTENT if found == {CONSISTENT} else None
+    return next((each for each in (VOID, CONSISTENT) if each in found), None)
 
 
 async def _certificate(group: Group, links: Links, rows: list[Json], cut: str) -> Json | None:

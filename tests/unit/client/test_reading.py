@@ -42,8 +42,11 @@ async def test_a_cut_that_one_controller_calls_void_has_no_other_verdict(tmp_pat
     assert (found.cut, found.verdict) == (CUT, "void")
 
 
-async def test_a_cut_that_one_controller_has_in_doubt_is_in_doubt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("states", [("ready", "consistent"), ("consistent", "ready")])
+async def test_a_cut_that_one_controller_has_in_doubt_has_the_verdict_of_the_others(
+    tmp_path: Path, states: tuple[str, str]
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
-        left(controllers, "consistent", "ready")
+        left(controllers, *states)
         found = await client.points("db")
-    assert (found.cut, found.verdict) == (CUT, None)
+    assert (found.cut, found.verdict) == (CUT, "consistent")
