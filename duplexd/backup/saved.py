@@ -13,7 +13,7 @@ names lies outside of the backup.
     program      which version wrote it
     controllers  name of each, and the sequence number of the cut there
     verify_cut   what `verify-cut` said of the cut: confirmed; recorded or unchecked where the
-                 journal or the images could not be read on this machine
+                 journal or the images could not be read on this machine; skipped
     volumes      {name, controller, volume, size, file, bytes, sha256} of each
     certificate  as `suspend --certificate` writes it
 """

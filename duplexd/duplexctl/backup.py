@@ -62,6 +62,12 @@ class Keep(click.ParamType[object, tuple["Part", ...]]):
     " 4 weeks and 6 months; 5 keeps the newest five",
 )
 @click.option("--no-resync", is_flag=True, help="leave the pairs at the cut")
+@click.option(
+    "--no-verify-cut",
+    is_flag=True,
+    help="do not check the cut against the journal, which takes longer than all else; the copies"
+    " are compared with the cut in any case",
+)
 @common()
 @click.pass_context
 def backup(
@@ -70,6 +76,7 @@ def backup(
     tag: str,
     keep: tuple[Part, ...] | None,
     no_resync: bool,
+    no_verify_cut: bool,
 ) -> None:
     """Make a backup of the targets in the directory DEST, as qcow2 images.
 
@@ -95,7 +102,7 @@ def backup(
             f"DEST is missing: `duplexctl backup {printable(destination)} /srv/backup` copies"
             f" {printable(destination)} into that directory"
         )
-    plan = Plan(tuple(names), destination, tag, keep or (), not no_resync)
+    plan = Plan(tuple(names), destination, tag, keep or (), not no_resync, not no_verify_cut)
     _answer(settings, _made(settings, plan))
 
 

@@ -405,3 +405,10 @@ async def test_an_answer_names_both_points_and_their_verdicts() -> None:
         assert (row["until"]["cut"], row["exact"], row["why"]) == (None, True, [])
         assert row["until"]["sequence"] == core.controller.sequence
         assert (row["grain_bytes"], row["size"]) == (GRAIN, SIZE)
+
+
+async def test_a_cut_whose_secondaries_may_not_be_durable_there_has_no_verdict_yet() -> None:
+    async with running() as core:
+        core.controller.archive.unsettled.add(await cut(core, "monday"))
+        (row,) = (await core.controller.changes.show(["data"], "monday", None, 0, 100))["volumes"]
+        assert row["since"]["verdict"] is None

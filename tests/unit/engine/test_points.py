@@ -156,6 +156,19 @@ async def test_a_read_that_a_worker_has_begun_is_thrown_away_when_the_point_ends
         assert not point.read_cached(100, memoryview(bytearray(10)))
 
 
+async def test_a_point_of_an_image_that_was_replaced_is_not_read_on() -> None:
+    """Another point takes its place, and only that one would end when the secondary moves."""
+    async with running(TWO) as core:
+        made = await cut(core)
+        old, _ = opened(core, f"data@{made}")
+        core.faulty()
+        new, _ = opened(core, f"data@{made}")
+        assert new is not old
+        await duplex(core, Leaving(force=True))
+        for point in (old, new):
+            assert (await read(core, point, 100, 10))[0] == errno.EIO
+
+
 # ---------------------------------------------------------------------------- what readers keep
 
 
