@@ -94,6 +94,18 @@ async def test_zeroes_trims_and_long_changes_are_counted() -> None:
         assert await changed(core, "monday") == {0, 2, *range(8, 24)}
 
 
+async def test_a_trim_that_a_leg_cannot_do_changes_nothing_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch of nothing else has no changes left."""
+    async with running() as core:
+        await cut(core, "monday")
+        monkeypatch.setattr(core.pair("data").primary, "can_punch", False)
+        assert await core.trim("data", 0, GRAIN) == 0
+        assert await core.write("data", 2 * GRAIN, b"x" * 512) == 0
+        assert await changed(core, "monday") == {2}
+
+
 async def test_a_change_that_the_secondary_refused_is_counted() -> None:
     async with running() as core:
         await cut(core, "monday")
