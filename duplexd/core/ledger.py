@@ -299,11 +299,16 @@ class Ledger(Unmarked):
     def _(self, marker: markers.Missed, _place: Place) -> None:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
+            alone = pair.state == pair_states.SIMPLEX
+            # All of a secondary that is not usable: it was lost, and the primary is what it was
+            lost = not (alone or pair.usable) and changed.count == changed.grains
+            if pair.history is not None and not lost:
+                pair.history.merge(changed, change_history.UNCLEAN)
+            if alone:
+                continue
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
             pair.adopted = pair.adopted or number in marker.adopted
-            if pair.history is not None:
-                pair.history.merge(changed, change_history.UNCLEAN)
 
     # ---------------------------------------------------------------------- copies and resyncs
 
