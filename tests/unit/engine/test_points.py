@@ -144,6 +144,20 @@ async def test_an_error_of_the_secondary_goes_to_the_client_and_suspends_nothing
         assert (core.states(), client.ended) == (before, [])
 
 
+async def test_a_read_that_finds_no_memory_is_answered() -> None:
+    async with running(TWO) as core:
+        await cut(core)
+        leg = core.secondary()
+        point, _ = opened(core, "data@latest")
+
+        def no_memory(_operation: str) -> None:
+            raise MemoryError
+
+        leg.delay = no_memory
+        assert (await read(core, point, 100, 10))[0] == errno.ENOMEM
+        leg.delay = None
+
+
 async def test_a_read_that_a_worker_has_begun_is_thrown_away_when_the_point_ends() -> None:
     async with running(TWO) as core:
         await cut(core)
