@@ -311,6 +311,19 @@ async def test_two_readers_cannot_have_one_name() -> None:
             await core.controller.suspend(list(TWO), existing=True, reader="a")
 
 
+async def test_a_suspend_that_fails_leaves_no_reader_behind() -> None:
+    """Its message says to resync, and the same command is given again."""
+    async with running(TWO) as core:
+        await cut(core)
+        image = core.disk.take("/b/data.img")
+        with pytest.raises(WrongStateError, match=r"not at cut .* any more: data"):
+            await core.controller.suspend(list(TWO), existing=True, reader="a")
+        core.disk.give("/b/data.img", image)
+        await duplex(core, Leaving())
+        await cut(core, reader="a")
+        assert core.controller.timeline.ledger.readers.names(core.pair("wal").id) == ["a"]
+
+
 async def test_the_number_of_named_readers_is_bounded() -> None:
     async with running(TWO) as core:
         made = await cut(core)
