@@ -173,7 +173,8 @@ class Ledger(Unmarked):
 
     @_fold.register
     def _(self, marker: markers.Remove, _place: Place) -> None:
-        self.pairs[marker.id].removed = True
+        pair = self.pairs[marker.id]
+        pair.removed, pair.history = True, None
 
     @_fold.register
     def _(self, marker: markers.Attach, place: Place) -> None:
