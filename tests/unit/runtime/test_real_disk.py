@@ -771,7 +771,7 @@ def test_a_read_of_the_medium_leaves_the_page_cache_as_it_is(path: str, file: Fi
         os.close(fd)
 
 
-@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.ENOENT])
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.ENOENT, errno.EMFILE])
 def test_where_the_medium_cannot_be_read_directly_the_pages_are_dropped(
     file: File, monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
