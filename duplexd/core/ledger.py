@@ -151,7 +151,7 @@ class Ledger(Unmarked):
     @_fold.register
     def _(self, marker: markers.Open, _place: Place) -> None:
         if not self.closed:
-            self._widen_histories()
+            change_history.widen(self.pairs.values())
         self.boot, self.closed = marker.boot, False
         if marker.ahead:
             self.ahead = (self.ahead[0] or self.starts, max(self.ahead[1], marker.ahead))
@@ -381,22 +381,7 @@ class Ledger(Unmarked):
     def remember_cuts(self, tracked_cuts: int) -> None:
         """From now on so many, of each volume. With 0 what was known is forgotten."""
         self.tracked_cuts = tracked_cuts
-        for pair in self.pairs.values():
-            if not tracked_cuts:
-                pair.history = None
-            elif pair.history is not None:
-                pair.history.keep(tracked_cuts)
-
-    def _widen_histories(self) -> None:
-        """After an unclean stop a primary may hold changes whose records were lost: in its open
-        regions, or, without a secondary, anywhere, because then the journal does not know them.
-        """
-        for pair in self.pairs.values():
-            history = pair.history
-            if history is not None and pair.state == pair_states.SIMPLEX:
-                history.widen_all(change_history.UNCLEAN)
-            elif history is not None:
-                history.widen(pair.regions.ranges(pair.size), change_history.UNCLEAN)
+        change_history.keep(self.pairs.values(), tracked_cuts)
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
