@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError, WrongStateError
+from duplexd.errors import (
+    DuplexdError,
+    LeaseLostError,
+    NotFoundError,
+    UnreachableError,
+    WrongStateError,
+)
 from duplexd.printable import printable
 from duplexd.runtime.hooks import faults
 
@@ -41,7 +48,7 @@ class HeldCut:
         limits: BackupLimits,
     ) -> None:
         self._client = client
-        self._targets = targets
+        self._targets = targets  # its volumes, once it was made: a group may change meanwhile
         self._reader = reader
         self._watch = watch
         self._limits = limits
@@ -127,6 +134,7 @@ class HeldCut:
     def _known(self, found: Suspended | DuplexdError) -> None:
         if not isinstance(found, DuplexdError):
             self.id = found.cut
+            self._targets = tuple(found.volumes) or self._targets
 
     async def points(self) -> Points:
         """Raises LeaseLostError unless all are at the cut, and were since the suspend."""
@@ -160,6 +168,11 @@ class HeldCut:
         return ""
 
     # ------------------------------------------------------------------------------- after it
+
+    async def release(self) -> None:
+        """End its reader, if it began."""
+        with suppress(NotFoundError):
+            await self._client.release_reader(*self._targets, reader=self._reader)
 
     async def resync(self) -> None:
         """Begin it, if the cut was made. Raises WrongStateError."""

@@ -117,17 +117,14 @@ class _Run:
         self._place.discard_partial()
         for reader in self._place.left_readers():
             if set(reader.targets) == set(self._plan.targets):
-                await self._release(reader)
+                with suppress(NotFoundError):  # it never began, or the cut was left
+                    await self._client.release_reader(*reader.targets, reader=reader.name)
                 self._place.forget(reader)
             else:
                 self._watch.warn(
                     f"a backup of {' '.join(reader.targets)} was killed here, and its reader"
                     f" {reader.name} was not ended; the next backup of these targets does that"
                 )
-
-    async def _release(self, reader: LeftReader) -> None:
-        with suppress(NotFoundError):  # it never began, or the cut was left
-            await self._client.release_reader(*reader.targets, reader=reader.name)
 
     # ------------------------------------------------------------------------------ at the cut
 
@@ -200,7 +197,7 @@ class _Run:
     async def _leave(self) -> DuplexdError | None:
         """End the reader and begin the resync; why that did not happen."""
         try:
-            await self._release(self._reader)
+            await self._cut.release()
             self._forget()
             if self._plan.resync:
                 await self._cut.resync()

@@ -311,6 +311,18 @@ async def test_a_cut_that_is_left_after_the_comparison_is_no_backup(
     assert names(destination) == []
 
 
+def test_a_group_that_changes_while_it_is_copied_leaves_no_volume_at_the_cut(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    daemon.files.groups = {"db": ["data"]}
+    daemon.files.write()
+    assert run_duplexctl(daemon.files, "reload").returncode == 0
+    go_on(destination)
+    _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
+    assert copying.returncode == 0, errors
+    assert is_duplex_again(daemon)
+
+
 def test_a_copy_that_the_disk_has_changed_is_no_backup(daemon: Daemon, destination: Path) -> None:
     last = 'for image in "$@"; do :; done'
     spoil = f'"$@" && {last} && qemu-io -c "write -P 0x99 1m 4k" "$image" >/dev/null'
