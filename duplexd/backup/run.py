@@ -1,8 +1,8 @@
 """One backup, from the suspend to the resync.
 
 The pairs leave DUPLEX for as long as it takes, so every way out ends the reader and begins the
-resync: an error, ctrl-C, SIGTERM. After a kill the next run does it, by the record in DEST
-(`steps.py`).
+resync: an error, ctrl-C, SIGTERM, a terminal that closes. After a kill the next run does it, by the
+record in DEST (`steps.py`).
 """
 
 from __future__ import annotations

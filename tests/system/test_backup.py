@@ -333,12 +333,13 @@ def test_a_copy_that_the_disk_has_changed_is_no_backup(daemon: Daemon, destinati
     assert is_duplex_again(daemon)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_backup_leaves_nothing(
-    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str], number: signal.Signals
 ) -> None:
-    copying.send_signal(signal.SIGINT)
+    copying.send_signal(number)
     copying.communicate(timeout=PATIENCE_SECONDS)
-    assert copying.returncode == 128 + signal.SIGINT
+    assert copying.returncode == 128 + number
     assert is_duplex_again(daemon)
     assert left(daemon, destination) == set()
 
