@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.errors import (
     DuplexdError,
     LeaseLostError,
     NotFoundError,
+    UndecidedError,
     UnreachableError,
     WrongStateError,
 )
@@ -52,6 +52,8 @@ class HeldCut:
         self._reader = reader
         self._watch = watch
         self._limits = limits
+        self._ours = False  # whether the pairs are at our cut, as far as is known
+        self._undecided: DuplexdError | None = None  # why that is not known
         self.id = ""
         self.hook_fault: DuplexdError | None = None
 
@@ -113,13 +115,17 @@ class HeldCut:
 
     async def make(self, tag: str) -> Suspended:
         """Suspend. Raises LeaseLostError if the cut is not to be read."""
-        cut = await self._client.suspend(
-            *self._targets,
-            tag=tag,
-            certificate=True,
-            reader=self._reader,
-            on_cut=self._known,
-        )
+        try:
+            cut = await self._client.suspend(
+                *self._targets,
+                tag=tag,
+                certificate=True,
+                reader=self._reader,
+                on_cut=self._known,
+            )
+        except UndecidedError as error:
+            self._undecided = error
+            raise
         if cut.verdict != "consistent" or cut.left:
             raise LeaseLostError(
                 f"cut {cut.cut} is void or was left at once, so there is no backup:"
@@ -131,9 +137,11 @@ class HeldCut:
             self._watch.warn(why)
         return cut
 
-    def _known(self, found: Suspended | DuplexdError) -> None:
-        if not isinstance(found, DuplexdError):
-            self.id = found.cut
+    def _known(self, found: Suspended | UndecidedError) -> None:
+        if isinstance(found, UndecidedError):
+            self._undecided = found
+        else:
+            self.id, self._ours = found.cut, True
             self._targets = tuple(found.volumes) or self._targets
 
     async def points(self) -> Points:
@@ -170,13 +178,18 @@ class HeldCut:
     # ------------------------------------------------------------------------------- after it
 
     async def release(self) -> None:
-        """End its reader, if it began."""
-        with suppress(NotFoundError):
+        """End its reader, if it began. Raises UndecidedError if it may begin yet."""
+        try:
             await self._client.release_reader(*self._targets, reader=self._reader)
+        except NotFoundError:
+            if self._undecided is not None:
+                raise self._undecided from None
+        else:
+            self._ours = True
 
     async def resync(self) -> None:
-        """Begin it, if the cut was made. Raises WrongStateError."""
-        if not self.id:
+        """Begin it, if the cut was made. After `release`. Raises WrongStateError."""
+        if not self._ours:
             return
         await self._when_clients_left()
         done = await self._client.resync(*self._targets, cut=self.id)
