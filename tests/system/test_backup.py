@@ -344,6 +344,31 @@ def test_an_interrupted_backup_leaves_nothing(
     assert left(daemon, destination) == set()
 
 
+def test_an_impatient_interrupt_does_not_deny_the_backup_that_is_there(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    """The run waits a while for a client that reads the cut; the second interrupt ends that."""
+    reader = subprocess.Popen(
+        ["qemu-io", "-r", "-f", "raw", daemon.files.uri("data@latest")], stdin=subprocess.PIPE
+    )
+    try:
+        go_on(destination)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not list(destination.glob("*Z-????????????????/")):
+            assert copying.poll() is None, copying.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for _ in range(2):
+            copying.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        reader.communicate()
+    assert copying.returncode == 128 + signal.SIGINT
+    assert "the backup is complete" in errors
+    assert left(daemon, destination) == {BACKUP}
+
+
 def test_a_backup_that_is_killed_while_it_copies_does_not_go_on(
     daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
 ) -> None:
