@@ -195,8 +195,8 @@ class HeldCut:
         done = await self._client.resync(*self._targets, cut=self.id)
         for warning in done.warnings:
             self._watch.warn(warning)
-        if done.refused:
-            raise WrongStateError(_why(done.json()))
+        if done.refused:  # the others are on their way
+            raise WrongStateError(printable("; ".join(_refused(done.json())[:_LISTED])))
 
 
 def _readers(volume: Json) -> list[str]:
@@ -207,8 +207,12 @@ def _clients(volume: Json) -> bool:
     return any(each.get("kind") == "connection" for each in volume.get("readers") or ())
 
 
+def _refused(resynced: Json) -> list[str]:
+    return [f"{row['name']}: {row['error']}" for row in resynced["refused"]]
+
+
 def _why(resynced: Json) -> str:
-    refused = [f"{row['name']}: {row['error']}" for row in resynced["refused"]]
+    """Of one that was waited for."""
     failed = [
         f"{row['name']} is {row['state']}: {row.get('error') or row.get('reason') or 'no reason'}"
         for row in resynced["volumes"]
@@ -216,4 +220,4 @@ def _why(resynced: Json) -> str:
     ]
     read = [f"read by {who}" for who in resynced["readers"]]
     differing = [f"{row['name']}: legs differ" for row in resynced["volumes"] if row.get("differs")]
-    return printable("; ".join([*refused, *failed, *read, *differing][:_LISTED]))
+    return printable("; ".join([*_refused(resynced), *failed, *read, *differing][:_LISTED]))

@@ -8,7 +8,7 @@ import pytest
 
 from duplexd.backup.held_cut import HeldCut
 from duplexd.client.results import ReaderEnded, Resynced
-from duplexd.errors import NotFoundError, UndecidedError
+from duplexd.errors import NotFoundError, UndecidedError, WrongStateError
 from duplexd.limits import BackupLimits
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Silent:
     def __init__(self, began: bool) -> None:
         self.began = began
         self.asked: list[str] = []
+        self.refused: list[dict[str, Any]] = []
 
     async def suspend(self, *_targets: str, **_options: object) -> None:
         raise UNKNOWN
@@ -43,7 +44,8 @@ class Silent:
 
     async def resync(self, *_targets: str, cut: str) -> Resynced:
         self.asked.append(f"resync {cut}")
-        return Resynced([], waited=False, ok=True, warnings=[])
+        rows = [{"name": "wal", "state": "SUSPENDED"}]  # it has just begun
+        return Resynced(rows, waited=False, ok=not self.refused, refused=self.refused)
 
 
 async def unanswered(client: Silent) -> HeldCut:
@@ -66,3 +68,12 @@ async def test_a_reader_that_may_begin_yet_has_not_ended() -> None:
     cut = await unanswered(Silent(began=False))
     with pytest.raises(UndecidedError):
         await cut.release()
+
+
+async def test_only_what_was_not_resynced_is_named() -> None:
+    client = Silent(began=True)
+    client.refused = [{"name": "data", "error": "its disk is full"}]
+    cut = await unanswered(client)
+    await cut.release()
+    with pytest.raises(WrongStateError, match=r"^data: its disk is full$"):
+        await cut.resync()
