@@ -148,15 +148,17 @@ class Destination:
 @contextmanager
 def opened(path: str) -> Iterator[Destination]:
     """The directory, made if it is not there, and locked. Raises WrongStateError if another run has
-    it.
+    it; as root, DuplexdError if somebody else could exchange what qemu-img writes to.
     """
+    full = os.path.abspath(path)
     with in_words(path):
-        directory.make(os.path.abspath(path))
-        lock = owned.open_file(os.path.join(os.path.abspath(path), LOCK), os.O_RDWR | os.O_CREAT)
+        directory.make(full)
+        owned.check_place(full)
+        lock = owned.open_file(os.path.join(full, LOCK), os.O_RDWR | os.O_CREAT)
     try:
         with in_words(path):
             _lock(lock, path)
-        yield Destination(os.path.abspath(path))
+        yield Destination(full)
     finally:
         os.close(lock)
 

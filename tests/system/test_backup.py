@@ -402,7 +402,8 @@ def test_a_missing_secondary_is_no_backup(daemon: Daemon, destination: Path) -> 
 def test_a_full_disk_is_no_backup(daemon: Daemon, destination: Path) -> None:
     destination.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "duplexd-test", str(destination)], check=True
+        ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "duplexd-test", str(destination)],
+        check=True,
     )
     try:
         done = backup(daemon, destination)
