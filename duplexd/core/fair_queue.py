@@ -176,13 +176,17 @@ class FairQueue:
             if parcel.since is None:
                 parcel.since = now
 
-    def open(self, volumes: Iterable[Pair]) -> None:
-        """Undo `shut`."""
+    def open(
+        self, volumes: Iterable[Pair], gated: Iterable[Pair] = ()
+    ) -> list[tuple[float, PairChange]]:
+        """Undo `shut` of volumes; returns what waits at the gates of all that are `gated`."""
+        waiting = self.waiting(gated)
         for volume in volumes:
             line = self._lines[volume.id]
             line.shut = False
             if line.parcels:
                 self._enter(line)
+        return waiting
 
     def waiting(self, volumes: Iterable[Pair]) -> list[tuple[float, PairChange]]:
         """What waits at the closed gates of volumes, with the times of arrival."""

@@ -200,7 +200,6 @@ class WritePath:
         when the present step is over, because it may have more markers to append.
         """
         gated = list(pairs)
-        waited = self._queue.waiting(gated)
         opened: list[Pair] = []
         for pair in gated:
             gate = self._gates[pair.id]
@@ -208,7 +207,7 @@ class WritePath:
             if not gate.closed:
                 del self._gates[pair.id]
                 opened.append(pair)
-        self._queue.open(opened)
+        waited = self._queue.open(opened, gated)
         if waited:
             self.kick_soon()
         return [Arrival(at, change) for at, change in waited]

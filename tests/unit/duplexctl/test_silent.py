@@ -28,6 +28,8 @@ sys.stdin.read()
 """
 ARGUMENTS: dict[str, list[list[str]]] = {
     "adopt": [["data"]],
+    "backup": [["data", "--", "true"]],
+    "changes": [["data", "--since", "nightly"]],
     "cuts": [[]],
     "events": [[], ["--follow"]],
     "health": [[]],
@@ -45,7 +47,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "verify": [["data"]],
 }
 # settle is refused: cuts of one daemon are always decided
-ASK_NO_DAEMON = {"canary", "completion", "settle", "verify-cut"}
+ASK_NO_DAEMON = {"backups", "canary", "completion", "settle", "verify-cut"}
 
 
 @pytest.fixture

@@ -475,7 +475,7 @@ async def test_a_resync_that_a_restart_cut_short_goes_on() -> None:
         (entry,) = (await again.controller.resync_wait(["data"]))["volumes"]
         assert (entry["state"], entry["error"]) == (DUPLEX, None)
         assert again.equal()
-        assert not disk.list("/state/staging")
+        await again.until(lambda: not disk.list("/state/staging"))
 
 
 # ------------------------------------------------------------------------------------- cancelled
