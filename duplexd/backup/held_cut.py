@@ -59,9 +59,9 @@ class HeldCut:
 
     # ------------------------------------------------------------------------------ before it
 
-    async def prepare(self) -> None:
-        """Bring all pairs to DUPLEX. Raises WrongStateError if somebody reads a secondary, or if
-        that cannot be.
+    async def prepare(self) -> tuple[str, ...]:
+        """Bring all pairs to DUPLEX; the volumes. Raises WrongStateError if somebody reads a
+        secondary, or if that cannot be.
         """
         volumes = await self._volumes()
         if any(map(_readers, volumes)):
@@ -73,9 +73,10 @@ class HeldCut:
                 " wait until that has ended, or end a named reader with"
                 " `duplexctl release-reader TARGET NAME`"
             )
+        names = tuple(str(row["name"]) for row in volumes)
         away = [row for row in volumes if row["state"] != "DUPLEX"]
         if not away:
-            return
+            return names
         for row in away[:_LISTED]:
             why = f" ({row['reason']})" if row.get("reason") else ""
             self._watch.warn(f"{row['name']} is {row['state']}{why}: it is resynced first")
@@ -86,6 +87,7 @@ class HeldCut:
             raise WrongStateError(
                 f"nothing was suspended: the pairs cannot be brought to DUPLEX: {_why(done.json())}"
             )
+        return names
 
     async def _when_clients_left(self) -> list[Json]:
         """The volumes, once no connection reads them, or some time later: a program that has ended

@@ -87,7 +87,7 @@ class _Run:
         self._limits = limits
         self._place = place
         self._started = time.time()
-        self._reader = LeftReader(new_reader(), plan.targets)
+        self._reader = LeftReader(new_reader(), plan.targets, ())
         self._cut = HeldCut(client, plan.targets, self._reader.name, watch, limits)
 
     async def make(self) -> Made:
@@ -95,7 +95,7 @@ class _Run:
         self._watch.step(Step.TIDY)
         await self._tidy()
         self._watch.step(Step.DUPLEX)
-        await self._cut.prepare()
+        self._reader = self._reader._replace(volumes=await self._cut.prepare())
         self._place.note(self._reader)
         try:
             found, path = await self._from_cut()
@@ -117,8 +117,9 @@ class _Run:
         self._place.discard_partial()
         for reader in self._place.left_readers():
             if set(reader.targets) == set(self._plan.targets):
-                with suppress(NotFoundError):  # it never began, or the cut was left
-                    await self._client.release_reader(*reader.targets, reader=reader.name)
+                for volume in reader.volumes:
+                    with suppress(NotFoundError):  # it never began, or the cut was left
+                        await self._client.release_reader(volume, reader=reader.name)
                 self._place.forget(reader)
             else:
                 self._watch.warn(

@@ -381,6 +381,18 @@ def test_a_backup_that_is_killed_while_it_copies_does_not_go_on(
     assert left(daemon, destination) == {BACKUP}
 
 
+def test_after_a_kill_the_volumes_of_the_cut_are_free_also_if_the_group_is_another(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    copying.kill()
+    copying.communicate(timeout=PATIENCE_SECONDS)
+    daemon.files.groups = {"db": ["data"]}
+    daemon.files.write()
+    assert run_duplexctl(daemon.files, "reload").returncode == 0
+    made(backup(daemon, destination))
+    assert not any(each["readers"] for each in status(daemon))
+
+
 def test_a_secondary_that_fails_while_it_is_copied_is_no_backup(
     daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
 ) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = name_of(1)
-FIRST, SECOND = LeftReader("backup-h-1", ("db",)), LeftReader("backup-h-2", ("a", "b"))
+FIRST = LeftReader("backup-h-1", ("db",), ("data", "wal"))
+SECOND = LeftReader("backup-h-2", ("a", "b"), ("a", "b"))
 
 
 def names(path: Path) -> list[str]:
