@@ -2,6 +2,9 @@
 
 A group's cut has one id and one tag on all of its members, so the same two names are asked
 everywhere. Until now is a moment of each controller's own: only cuts are common points.
+
+Who asks for more of a volume names the cuts of its first answer by their ids: a tag and `latest`
+may mean a newer cut by then, and what changed before that would be missing.
 """
 
 from __future__ import annotations
@@ -38,12 +41,14 @@ async def ask(group: Group, links: Mapping[str, Http], since: str, until: str | 
 
 async def _of_one(link: Http, targets: Iterable[str], points: list[tuple[str, str]]) -> list[Json]:
     answer = await _get(link, [*(("target", target) for target in targets), *points])
-    return [await _whole(link, row, points) for row in answer["volumes"]]
+    return [await _whole(link, row) for row in answer["volumes"]]
 
 
-async def _whole(link: Http, first: Json, points: list[tuple[str, str]]) -> Json:
+async def _whole(link: Http, first: Json) -> Json:
     """A volume with all of its extents: an answer has only so many."""
     row, extents = first, list(first["extents"])
+    ends = ((end, first[end].get("cut")) for end in ("since", "until"))
+    points = [(end, cut) for end, cut in ends if cut is not None]
     for _ in range(link.limits.changes_answers_max):
         offset = row["next_offset"]
         if offset is None:

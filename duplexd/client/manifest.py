@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.client import certificate, survey
 from duplexd.client.results import Points, Suspended
-from duplexd.core.cut_states import CONSISTENT
+from duplexd.core.cut_states import CONSISTENT, VOID
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.errors import DuplexdError
 from duplexd.nbd.uri import NbdUri
@@ -36,7 +36,7 @@ async def ask(group: Group, links: Links) -> Points:
     return Points(
         group=group.name,
         cut=cut,
-        verdict=first["verdict"] if first else None,
+        verdict=_verdict(rows) if first else None,
         tag=first["tag"] if first else "",
         time=max((row["time"] for row in rows), default=None) if first else None,
         controllers={
@@ -100,6 +100,14 @@ def _common(rows: Iterable[Json]) -> str | None:
     """The cut that all of them can be read at."""
     cuts = {row["cut"] if row["export"] else None for row in rows}
     return next(iter(cuts)) if len(cuts) == 1 else None
+
+
+def _verdict(rows: Iterable[Json]) -> str | None:
+    """Of all of them together. One that agreed to a cut decides it for those that have it in doubt
+    still.
+    """
+    found = {row["verdict"] for row in rows}
+    return next((each for each in (VOID, CONSISTENT) if each in found), None)
 
 
 async def _certificate(group: Group, links: Links, rows: list[Json], cut: str) -> Json | None:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from duplexd.client import survey
 from duplexd.client.results import ReaderEnded
 from duplexd.core.pair_states import SUSPENDED
-from duplexd.errors import NotFoundError, WrongStateError
+from duplexd.errors import (
+    DuplexdError,
+    NotFoundError,
+    TimedOutError,
+    UnreachableError,
+    WrongStateError,
+)
 from duplexd.printable import printable
 
 if TYPE_CHECKING:
@@ -16,25 +22,27 @@ if TYPE_CHECKING:
     from duplexd.client.survey import Links
     from duplexd.config.groups import Group
     from duplexd.core.leaving import Leaving
-    from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
 
 _LISTED = 5
+_UNSURE = (UnreachableError, TimedOutError)
 
 
 async def begin(group: Group, links: Links, reader: str, cut: str) -> None:
-    """Name a reader of a cut that a suspend has just made. Raises, with none left of it."""
+    """Name a reader of a cut that a suspend has just made. Raises, with none left of it: also
+    where the answer was lost, for it may have begun there. One that refused may have another reader
+    of that name.
+    """
     began, errors = await _ask(group, links, "/v1/readers", {"reader": reader, "cut": cut})
     if not errors:
         return
-    ends = {name: links[name] for name in began}
+    unsure = [name for name, error in errors.items() if isinstance(error, _UNSURE)]
+    ends = {name: links[name] for name in (*began, *unsure)}
     await _ask(group, ends, "/v1/readers/release", {"reader": reader})
     try:
         survey.raise_all(errors)
-    except WrongStateError as error:
-        raise WrongStateError(
-            f"cut {cut} was made, but {reader!r} does not read it: {error}"
-        ) from None
+    except DuplexdError as error:
+        raise type(error)(f"cut {cut} was made, but {reader!r} does not read it: {error}") from None
 
 
 async def release(group: Group, links: Links, reader: str) -> ReaderEnded:

@@ -18,8 +18,9 @@ from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import CONSISTENT, VOID
 from duplexd.core.cuttable import Standing, check_standing
 from duplexd.core.pair_states import BY_COMMAND
-from duplexd.errors import UndecidedError, UsageError, WrongStateError
+from duplexd.errors import DuplexdError, UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
+from duplexd.runtime.hooks import faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,12 @@ async def _read(plan: Plan, links: Links, found: Suspended) -> Suspended:
     """Name who reads the cut. One that is no backup source has no reader."""
     if not plan.reader or found.verdict != CONSISTENT or found.left:
         return found
-    await reading.begin(plan.group, links, plan.reader, found.cut)
+    try:
+        await reading.begin(plan.group, links, plan.reader, found.cut)
+    except DuplexdError as error:
+        if wrong := faults(found.hooks):  # there is no result that would say it
+            raise type(error)(f"{error}; {'; '.join(wrong)}") from None
+        raise
     return replace(found, reader=plan.reader)
 
 

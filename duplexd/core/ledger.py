@@ -173,7 +173,8 @@ class Ledger(Unmarked):
 
     @_fold.register
     def _(self, marker: markers.Remove, _place: Place) -> None:
-        self.pairs[marker.id].removed = True
+        pair = self.pairs[marker.id]
+        pair.removed, pair.history = True, None
 
     @_fold.register
     def _(self, marker: markers.Attach, place: Place) -> None:
@@ -299,11 +300,16 @@ class Ledger(Unmarked):
     def _(self, marker: markers.Missed, _place: Place) -> None:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
+            alone = pair.state == pair_states.SIMPLEX
+            # All of a secondary that is not usable: it was lost, and the primary is what it was
+            lost = not (alone or pair.usable) and changed.count == changed.grains
+            if pair.history is not None and not lost:
+                pair.history.merge(changed, change_history.UNCLEAN)
+            if alone:
+                continue
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
             pair.adopted = pair.adopted or number in marker.adopted
-            if pair.history is not None:
-                pair.history.merge(changed, change_history.UNCLEAN)
 
     # ---------------------------------------------------------------------- copies and resyncs
 

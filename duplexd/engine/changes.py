@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from duplexd.core.change_history import ChangeHistory, KnownCut
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
+    from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
@@ -70,9 +71,11 @@ class Changes:
         timeline: Timeline,
         volumes: Volumes,
         files: ChangeFiles,
+        archive: CutArchive,
         legs: LegCalls,
         limits: EngineLimits,
     ) -> None:
+        self._archive = archive
         self._timeline = timeline
         self._volumes = volumes
         self._files = files
@@ -185,7 +188,7 @@ class Changes:
             "tag": known.tag,
             "sequence": known.sequence,
             "time": known.time_us / 1e6,
-            "verdict": None if cut is None else cut.verdict,
+            "verdict": None if cut is None else self._archive.verdict(cut),
         }
 
 

@@ -239,7 +239,8 @@ class Controller:
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
-        self.changes = Changes(timeline, self.volumes, self._file.changes, self.legs, self._limits)
+        files, limits = self._file.changes, self._limits
+        self.changes = Changes(timeline, self.volumes, files, archive, self.legs, limits)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
             self.volumes, self.events, clock, self._limits,

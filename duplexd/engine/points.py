@@ -103,6 +103,8 @@ class Points:
     def _point(self, pair: Pair, cut: Cut) -> Point:
         point = self._points.get(pair.id)
         if point is None or point.ended or point.cut is not cut or not point.stands:
+            if point is not None:  # its readers have an image that nobody watches any more
+                point.end("the secondary was opened anew")
             point = Point(pair, cut, pair.copy_of, self._readers)
             self._points[pair.id] = point
         return point
@@ -186,6 +188,8 @@ class Points:
                     self._on_leg_failed(point.pair, leg, error)
                 elif isinstance(error, HungError):  # none of the next reads waits for it again
                     point.end(str(error))
+            except MemoryError:
+                number = errno.ENOMEM
         if point.ended:
             number = errno.EIO
         done(number, bytearray() if number else content, extents)

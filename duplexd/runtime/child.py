@@ -82,7 +82,8 @@ async def run(
     """Run `command`, an absolute path with its arguments, without a shell.
 
     Its stdin is empty, stdout and stderr are one; of it the last `output_max` bytes are kept. A
-    cancelled call stops it, and returns when it has ended.
+    cancelled call stops it, and returns when it has ended. One whose disk does not answer in time
+    is never started.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Ended] = loop.create_future()
@@ -96,12 +97,25 @@ async def run(
         threading.Thread(target=watched.run, name="hook", daemon=True).start()
     except RuntimeError as error:
         return Ended(FAILED, None, 0.0, "", f"{command[0]} cannot be run: {error}")
+    ended = asyncio.ensure_future(_in_time(watched, done, seconds_max))
     try:
-        return await asyncio.shield(done)
+        return await asyncio.shield(ended)
     except asyncio.CancelledError:
         stop.ask()
-        await to_its_end(done)
+        if watched.give_up():
+            ended.cancel()
+        else:
+            await to_its_end(ended)
         raise
+
+
+async def _in_time(watched: _Watched, done: asyncio.Future[Ended], seconds_max: float) -> Ended:
+    """Once it is started it has an end; but the file that it is in may be on a disk that hangs."""
+    await asyncio.wait((done,), timeout=seconds_max)
+    if not done.done() and watched.give_up():
+        why = f"it was not started: its disk did not answer within {seconds_max:g} s (hook_timeout)"
+        return Ended(TIMED_OUT, None, seconds_max, "", why)
+    return await done
 
 
 async def in_thread(call: Callable[[], list[str]], seconds_max: float) -> list[str]:
@@ -143,9 +157,17 @@ class _Watched:
         self._deliver = deliver
         self._output = bytearray()
         self._began = monotonic()
+        self._decided = threading.Lock()  # taken once: by whoever starts it, or gives it up
+
+    def give_up(self) -> bool:
+        """Never start it; False if it is too late for that. From any thread."""
+        return self._decided.acquire(blocking=False)
 
     def run(self) -> None:
         try:
+            self._read_program()
+            if not self._decided.acquire(blocking=False):
+                return
             process = self._start()
         except (OSError, ValueError) as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error)
@@ -158,11 +180,13 @@ class _Watched:
                 _kill(process)
                 self._end(FAILED, None, f"it cannot be watched: {error.strerror}; it was killed")
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # Read from its disk here, where only this thread waits: while the new process does it,
-        # no other thread of this one gets on.
+    def _read_program(self) -> None:
+        # From its disk, here, where only this thread waits: while the new process does it, no other
+        # thread of this one gets on.
         with suppress(PermissionError), open(self._command[0], "rb") as file:
             file.read(1)
+
+    def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,

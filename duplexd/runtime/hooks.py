@@ -111,7 +111,12 @@ class Hooks:
         self._note = note
         self._begun: list[GroupHooks] = []
         # Both now: a lack of descriptors must be found out before `before_suspend` is run
-        self._stop, self._never = child.Stop(), child.Stop()
+        self._stop = child.Stop()
+        try:
+            self._never = child.Stop()
+        except OSError:
+            self._stop.close()
+            raise
         # Set when `after_suspend` is begun
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._cutting = self._too_early = False

@@ -42,7 +42,9 @@ class Pipe:
 
     def put(self, data: bytes | memoryview) -> bool:
         """Copy `data` into it; False if not all of it has room."""
-        return self._add(os.write(self._into, data), len(data))
+        count = os.write(self._into, data)
+        self._nbytes += count
+        return count == len(data)
 
     def put_pages(self, fd: int, offset: int, length: int) -> bool:
         """Refer to a range of a file; False if not all of it has room. What is not in the page
@@ -60,11 +62,8 @@ class Pipe:
             if not count:
                 break
             done += count
-        return self._add(done, length)
-
-    def _add(self, count: int, wanted: int) -> bool:
-        self._nbytes += count
-        return count == wanted
+            self._nbytes += count  # at once: the next call may fail, and the pipe is not empty then
+        return done == length
 
     def send(self, fd: int) -> int:
         """Move to a socket what that takes now. Raises BlockingIOError if it takes nothing."""

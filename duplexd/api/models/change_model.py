@@ -39,7 +39,8 @@ class VolumeChanges(Answer):
     why: list[str]
     extents: list[Extent]
     next_offset: Bytes | None = Field(
-        description="null: that is all; else ask for this volume again with this offset"
+        description="null: that is all; else ask for this volume again with this offset, and"
+        " name the cuts by id"
     )
 
 

@@ -30,6 +30,22 @@ async def test_extents_of_several_answers_are_put_together(tmp_path: Path) -> No
     assert [each["offset"] for each in found.volumes[0]["extents"]] == [0, 4 * GRAIN, 9 * GRAIN]
 
 
+async def test_further_answers_are_about_the_cut_of_the_first_one(tmp_path: Path) -> None:
+    """Another cut of that tag may be made between two answers."""
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        changes = alpha.engine.changes
+        changes.most = 1
+
+        async def another() -> None:
+            if changes.asked:
+                changes.cuts.append("monday")
+
+        alpha.plant["changes"] = another
+        found = await client.changes("db", since="monday")
+    first = found.volumes[0]["since"]["cut"]
+    assert changes.asked == ["monday", first, first]
+
+
 async def test_one_controller_that_does_not_know_the_cut_answers_for_all(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.engine.changes.cuts = ["tuesday"]

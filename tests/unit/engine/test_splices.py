@@ -11,7 +11,9 @@ from tests.support.memory_leg import MemoryLeg
 from tests.unit.engine.parts import Parts
 
 if TYPE_CHECKING:
-    from duplexd.backend import Volume
+    from collections.abc import Callable
+
+    from duplexd.backend import Pages, Volume
     from tests.support.fault_leg import FaultLeg
 
 DATA = bytes(range(256)) * 16
@@ -20,6 +22,21 @@ DATA = bytes(range(256)) * 16
 class Losing(MemoryLeg):
     def has_lost_writes(self) -> bool:
         return True
+
+
+class Hanging(MemoryLeg):
+    """`meanwhile` is called once, in the call that hangs."""
+
+    def __init__(self, size: int, meanwhile: Callable[[], None]) -> None:
+        super().__init__(size)
+        self.meanwhile = meanwhile
+        self.calls = 0
+
+    def put_pages(self, offset: int, length: int, pipe: Pages) -> bool:
+        self.calls += 1
+        if self.calls == 1:
+            self.meanwhile()
+        return super().put_pages(offset, length, pipe)
 
 
 class World:
@@ -85,6 +102,30 @@ async def test_a_call_that_hangs_is_answered_otherwise_and_once() -> None:
     assert world.answers == [False]
     world.parts.workers.finish_all()
     assert world.answers == [False]
+
+
+async def test_while_a_call_hangs_no_other_is_made_on_that_image() -> None:
+    """Not one that waits for its turn, and none that comes then."""
+    world = World()
+    pair = world.parts.pair()
+
+    def ask() -> None:
+        world.splices.splice(pair, 4096, len(DATA), world.pipe, world.answers.append)
+
+    def meanwhile() -> None:
+        world.parts.workers.finish_all()
+        ask()
+
+    leg = Hanging(4 * len(DATA), meanwhile)
+    pair.set_legs(leg, pair.secondary, "sync")
+    ask()
+    ask()
+    world.parts.workers.finish_all()
+    assert leg.calls == 1
+    assert world.answers == [False, False, True]
+    ask()
+    world.parts.workers.finish_all()
+    assert leg.calls == 2
 
 
 async def test_those_behind_one_that_was_answered_wait_two_looks_too() -> None:

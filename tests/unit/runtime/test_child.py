@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +58,50 @@ async def test_exit_code_0_is_ok(stop: child.Stop) -> None:
     ended = await shell("echo out; echo err >&2", stop)
     assert (ended.status, ended.exit_code, ended.why) == ("ok", 0, "")
     assert ended.output == "out\nerr\n"
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[Path]:
+    """A program that cannot be read: a FIFO that nobody writes to."""
+    path = tmp_path / "program"
+    os.mkfifo(path, 0o700)
+    before = set(threading.enumerate())
+    yield path
+    for thread in set(threading.enumerate()) - before:
+        path.open("wb").close()  # waits until it is being opened for reading
+        thread.join()
+
+
+async def test_a_program_whose_disk_hangs_is_given_up_in_time(stop: child.Stop, hung: Path) -> None:
+    ended = await child.run([str(hung)], {}, 0.1, 64, stop)
+    assert (ended.status, ended.exit_code) == ("timed-out", None)
+    assert "its disk did not answer within 0.1 s" in ended.why
+
+
+async def test_a_cancelled_call_does_not_wait_for_a_disk_that_hangs(
+    stop: child.Stop, hung: Path
+) -> None:
+    running = asyncio.create_task(child.run([str(hung)], {}, NEVER_S, 64, stop))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_program_that_was_given_up_is_not_started_later(
+    stop: child.Stop, tmp_path: Path
+) -> None:
+    path, made = tmp_path / "program", tmp_path / "made"
+    os.mkfifo(path, 0o700)
+    before = set(threading.enumerate())
+    await child.run([str(path)], {}, 0.1, 64, stop)
+    (thread,) = set(threading.enumerate()) - before
+    with path.open("wb"):
+        path.rename(tmp_path / "fifo")
+        path.write_text(f"#!/bin/sh\ntouch {made}\n")
+        path.chmod(0o700)
+    thread.join()
+    assert not made.exists()
 
 
 async def test_another_exit_code_is_a_failure(stop: child.Stop) -> None:

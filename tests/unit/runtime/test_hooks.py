@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,6 +83,21 @@ def fails(error: Exception) -> Callable[[], Awaitable[str]]:
         raise error
 
     return cut
+
+
+async def test_hooks_for_which_there_are_too_few_descriptors_keep_none(world: World) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    first = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(first) + 1, hard))
+    for end in first:
+        os.close(end)
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            of(world.hooks())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_after_suspend_runs_when_the_cut_is_made_and_not_when_it_is_durable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -105,6 +106,31 @@ def test_what_was_left_in_a_pipe_is_never_sent_for_another_reply() -> None:
     assert again is not None
     again.put(b"next")
     assert again.read() == b"next"
+
+
+def test_what_was_put_before_an_error_is_never_sent_for_another_reply(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector in the middle of a range: what comes before it is in the pipe already."""
+    pipes, splice = Pipes(1), os.splice
+    answers = iter([PAGESIZE, 0])
+
+    def broken(src: int, dst: int, count: int, offset_src: int) -> int:
+        if not (count := min(count, next(answers))):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return splice(src, dst, count, offset_src=offset_src)
+
+    pipe = pipes.take()
+    assert pipe is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "splice", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            pipe.put_pages(fd, 0, 2 * PAGESIZE)
+    del pipe
+    again = pipes.take()
+    assert again is not None
+    assert again.put_pages(fd, PIPE_BYTES, PAGESIZE)
+    assert again.read() == CONTENT[PIPE_BYTES : PIPE_BYTES + PAGESIZE]
 
 
 def test_without_descriptors_there_is_none() -> None:
