@@ -45,7 +45,9 @@ class Listed:
 def find(directory: str | Path) -> list[Listed]:
     """Those in a directory, oldest first. Raises DuplexdError if it cannot be read."""
     with in_words(directory):
-        names = sorted(path for path in Path(directory).iterdir() if NAME.fullmatch(path.name))
+        # absolute: QEMU reads what is before a colon as a protocol
+        inside = Path(directory).absolute().iterdir()
+        names = sorted(path for path in inside if NAME.fullmatch(path.name))
     return [_look(path) for path in names]
 
 

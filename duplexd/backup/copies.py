@@ -1,7 +1,8 @@
 """The copies of a cut: one image for each volume, written and compared by qemu-img.
 
-Comparing reads the copy and the cut again. It is done for every backup: what a disk or a network
-changed on the way is found while the cut can still be copied once more, and not at the restore.
+Comparing reads the copy and the cut again, the copy from its disk: it is synced and dropped from
+the page cache first. It is done for every backup: what a disk or a network changed on the way is
+found while the cut can still be copied once more, and not at the restore.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -98,6 +100,7 @@ class Copies:
         await programs.run([*command, source.image(), str(path)], self._shown(source, "copying"))
 
     async def _compare(self, source: Source) -> None:
+        await in_background(partial(to_disk, self._path(source)))
         copy = {"driver": "qcow2", "file": {"driver": "file", "filename": str(self._path(source))}}
         command = self._command(source, "compare", "-p")
         images = ["json:" + json.dumps(copy), source.image()]
@@ -128,6 +131,17 @@ class Copies:
 def _first(errors: BaseExceptionGroup[DuplexdError]) -> DuplexdError:
     found = errors.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def to_disk(path: Path) -> None:
+    """Make a file durable, and forget what of it is in memory: reads after this are of the disk."""
+    with in_words(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def sum_of(path: Path) -> tuple[int, str]:

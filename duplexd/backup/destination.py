@@ -36,10 +36,13 @@ _RECORD_VERSION = 1
 
 
 class LeftReader(NamedTuple):
-    """A reader that a run named. Until it is known to have ended it stays in the record."""
+    """A reader that a run named. Until it is known to have ended it stays in the record, with what
+    its targets were: a group may be another by then.
+    """
 
     name: str
     targets: tuple[str, ...]
+    volumes: tuple[str, ...]
 
 
 @contextmanager
@@ -73,7 +76,11 @@ class Destination:
             if found["version"] != _RECORD_VERSION:
                 raise ValueError(f"version {found['version']!r}")
             return [
-                LeftReader(str(each["reader"]), tuple(map(str, each["targets"])))
+                LeftReader(
+                    str(each["reader"]),
+                    tuple(map(str, each["targets"])),
+                    tuple(map(str, each["volumes"])),
+                )
                 for each in found["readers"]
             ]
         except (ValueError, KeyError, TypeError) as error:
@@ -92,7 +99,10 @@ class Destination:
 
     def _record(self, readers: list[LeftReader]) -> None:
         path = self.path / RECORD
-        rows = [{"reader": name, "targets": list(targets)} for name, targets in readers]
+        rows = [
+            {"reader": name, "targets": list(targets), "volumes": list(volumes)}
+            for name, targets, volumes in readers
+        ]
         with in_words(path):
             if rows:
                 value = {"version": _RECORD_VERSION, "readers": rows}
@@ -148,15 +158,17 @@ class Destination:
 @contextmanager
 def opened(path: str) -> Iterator[Destination]:
     """The directory, made if it is not there, and locked. Raises WrongStateError if another run has
-    it.
+    it; as root, DuplexdError if somebody else could exchange what qemu-img writes to.
     """
+    full = os.path.abspath(path)
     with in_words(path):
-        directory.make(os.path.abspath(path))
-        lock = owned.open_file(os.path.join(os.path.abspath(path), LOCK), os.O_RDWR | os.O_CREAT)
+        directory.make(full)
+        owned.check_place(full)
+        lock = owned.open_file(os.path.join(full, LOCK), os.O_RDWR | os.O_CREAT)
     try:
         with in_words(path):
             _lock(lock, path)
-        yield Destination(os.path.abspath(path))
+        yield Destination(full)
     finally:
         os.close(lock)
 

@@ -11,7 +11,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError, WrongStateError
+from duplexd.errors import (
+    DuplexdError,
+    LeaseLostError,
+    NotFoundError,
+    UndecidedError,
+    UnreachableError,
+    WrongStateError,
+)
 from duplexd.printable import printable
 from duplexd.runtime.hooks import faults
 
@@ -41,18 +48,20 @@ class HeldCut:
         limits: BackupLimits,
     ) -> None:
         self._client = client
-        self._targets = targets
+        self._targets = targets  # its volumes, once it was made: a group may change meanwhile
         self._reader = reader
         self._watch = watch
         self._limits = limits
+        self._ours = False  # whether the pairs are at our cut, as far as is known
+        self._undecided: DuplexdError | None = None  # why that is not known
         self.id = ""
         self.hook_fault: DuplexdError | None = None
 
     # ------------------------------------------------------------------------------ before it
 
-    async def prepare(self) -> None:
-        """Bring all pairs to DUPLEX. Raises WrongStateError if somebody reads a secondary, or if
-        that cannot be.
+    async def prepare(self) -> tuple[str, ...]:
+        """Bring all pairs to DUPLEX; the volumes. Raises WrongStateError if somebody reads a
+        secondary, or if that cannot be.
         """
         volumes = await self._volumes()
         if any(map(_readers, volumes)):
@@ -64,9 +73,10 @@ class HeldCut:
                 " wait until that has ended, or end a named reader with"
                 " `duplexctl release-reader TARGET NAME`"
             )
+        names = tuple(str(row["name"]) for row in volumes)
         away = [row for row in volumes if row["state"] != "DUPLEX"]
         if not away:
-            return
+            return names
         for row in away[:_LISTED]:
             why = f" ({row['reason']})" if row.get("reason") else ""
             self._watch.warn(f"{row['name']} is {row['state']}{why}: it is resynced first")
@@ -77,6 +87,7 @@ class HeldCut:
             raise WrongStateError(
                 f"nothing was suspended: the pairs cannot be brought to DUPLEX: {_why(done.json())}"
             )
+        return names
 
     async def _when_clients_left(self) -> list[Json]:
         """The volumes, once no connection reads them, or some time later: a program that has ended
@@ -106,13 +117,17 @@ class HeldCut:
 
     async def make(self, tag: str) -> Suspended:
         """Suspend. Raises LeaseLostError if the cut is not to be read."""
-        cut = await self._client.suspend(
-            *self._targets,
-            tag=tag,
-            certificate=True,
-            reader=self._reader,
-            on_cut=self._known,
-        )
+        try:
+            cut = await self._client.suspend(
+                *self._targets,
+                tag=tag,
+                certificate=True,
+                reader=self._reader,
+                on_cut=self._known,
+            )
+        except UndecidedError as error:
+            self._undecided = error
+            raise
         if cut.verdict != "consistent" or cut.left:
             raise LeaseLostError(
                 f"cut {cut.cut} is void or was left at once, so there is no backup:"
@@ -124,9 +139,12 @@ class HeldCut:
             self._watch.warn(why)
         return cut
 
-    def _known(self, found: Suspended | DuplexdError) -> None:
-        if not isinstance(found, DuplexdError):
-            self.id = found.cut
+    def _known(self, found: Suspended | UndecidedError) -> None:
+        if isinstance(found, UndecidedError):
+            self._undecided = found
+        else:
+            self.id, self._ours = found.cut, True
+            self._targets = tuple(found.volumes) or self._targets
 
     async def points(self) -> Points:
         """Raises LeaseLostError unless all are at the cut, and were since the suspend."""
@@ -161,16 +179,26 @@ class HeldCut:
 
     # ------------------------------------------------------------------------------- after it
 
+    async def release(self) -> None:
+        """End its reader, if it began. Raises UndecidedError if it may begin yet."""
+        try:
+            await self._client.release_reader(*self._targets, reader=self._reader)
+        except NotFoundError:
+            if self._undecided is not None:
+                raise self._undecided from None
+        else:
+            self._ours = True
+
     async def resync(self) -> None:
-        """Begin it, if the cut was made. Raises WrongStateError."""
-        if not self.id:
+        """Begin it, if the cut was made. After `release`. Raises WrongStateError."""
+        if not self._ours:
             return
         await self._when_clients_left()
         done = await self._client.resync(*self._targets, cut=self.id)
         for warning in done.warnings:
             self._watch.warn(warning)
-        if done.refused:
-            raise WrongStateError(_why(done.json()))
+        if done.refused:  # the others are on their way
+            raise WrongStateError(printable("; ".join(_refused(done.json())[:_LISTED])))
 
 
 def _readers(volume: Json) -> list[str]:
@@ -181,8 +209,12 @@ def _clients(volume: Json) -> bool:
     return any(each.get("kind") == "connection" for each in volume.get("readers") or ())
 
 
+def _refused(resynced: Json) -> list[str]:
+    return [f"{row['name']}: {row['error']}" for row in resynced["refused"]]
+
+
 def _why(resynced: Json) -> str:
-    refused = [f"{row['name']}: {row['error']}" for row in resynced["refused"]]
+    """Of one that was waited for."""
     failed = [
         f"{row['name']} is {row['state']}: {row.get('error') or row.get('reason') or 'no reason'}"
         for row in resynced["volumes"]
@@ -190,4 +222,4 @@ def _why(resynced: Json) -> str:
     ]
     read = [f"read by {who}" for who in resynced["readers"]]
     differing = [f"{row['name']}: legs differ" for row in resynced["volumes"] if row.get("differs")]
-    return printable("; ".join([*refused, *failed, *read, *differing][:_LISTED]))
+    return printable("; ".join([*_refused(resynced), *failed, *read, *differing][:_LISTED]))

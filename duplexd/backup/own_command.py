@@ -27,7 +27,7 @@ from duplexd.backup.held_cut import HeldCut
 from duplexd.backup.run import CERTIFICATE, new_reader
 from duplexd.backup.steps import Step
 from duplexd.client import certificate as certificates
-from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError
+from duplexd.errors import DuplexdError, LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,8 +56,7 @@ async def run(
     await cut.prepare()
 
     async def leave() -> None:
-        with suppress(NotFoundError):
-            await client.release_reader(*plan.targets, reader=reader)
+        await cut.release()
         if plan.resync:
             await cut.resync()
 

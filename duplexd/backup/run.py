@@ -1,8 +1,8 @@
 """One backup, from the suspend to the resync.
 
 The pairs leave DUPLEX for as long as it takes, so every way out ends the reader and begins the
-resync: an error, ctrl-C, SIGTERM. After a kill the next run does it, by the record in DEST
-(`steps.py`).
+resync: an error, ctrl-C, SIGTERM, a terminal that closes. After a kill the next run does it, by the
+record in DEST (`steps.py`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Run:
         self._limits = limits
         self._place = place
         self._started = time.time()
-        self._reader = LeftReader(new_reader(), plan.targets)
+        self._reader = LeftReader(new_reader(), plan.targets, ())
         self._cut = HeldCut(client, plan.targets, self._reader.name, watch, limits)
 
     async def make(self) -> Made:
@@ -95,7 +95,7 @@ class _Run:
         self._watch.step(Step.TIDY)
         await self._tidy()
         self._watch.step(Step.DUPLEX)
-        await self._cut.prepare()
+        self._reader = self._reader._replace(volumes=await self._cut.prepare())
         self._place.note(self._reader)
         try:
             found, path = await self._from_cut()
@@ -117,17 +117,15 @@ class _Run:
         self._place.discard_partial()
         for reader in self._place.left_readers():
             if set(reader.targets) == set(self._plan.targets):
-                await self._release(reader)
+                for volume in reader.volumes:
+                    with suppress(NotFoundError):  # it never began, or the cut was left
+                        await self._client.release_reader(volume, reader=reader.name)
                 self._place.forget(reader)
             else:
                 self._watch.warn(
                     f"a backup of {' '.join(reader.targets)} was killed here, and its reader"
                     f" {reader.name} was not ended; the next backup of these targets does that"
                 )
-
-    async def _release(self, reader: LeftReader) -> None:
-        with suppress(NotFoundError):  # it never began, or the cut was left
-            await self._client.release_reader(*reader.targets, reader=reader.name)
 
     # ------------------------------------------------------------------------------ at the cut
 
@@ -200,7 +198,7 @@ class _Run:
     async def _leave(self) -> DuplexdError | None:
         """End the reader and begin the resync; why that did not happen."""
         try:
-            await self._release(self._reader)
+            await self._cut.release()
             self._forget()
             if self._plan.resync:
                 await self._cut.resync()

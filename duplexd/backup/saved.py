@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def parse(text: bytes) -> Manifest:
                 f"it is of version {found['version']!r}; this program reads version {VERSION}"
             )
         return _manifest(found)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"it lacks a field, or has a wrong one: {error}") from None
 
 
@@ -105,15 +106,22 @@ def _manifest(found: Json) -> Manifest:
         tag=str(found["tag"]),
         cut=str(found["cut"]),
         verdict=str(found["verdict"]),
-        cut_time=float(found["cut_time"]),
-        started=float(found["started"]),
-        finished=float(found["finished"]),
+        cut_time=_time(found["cut_time"]),
+        started=_time(found["started"]),
+        finished=_time(found["finished"]),
         program=str(found["program"]),
         controllers={str(name): int(each) for name, each in found["controllers"].items()},
         verify_cut=str(found["verify_cut"]),
         volumes=volumes,
         certificate=dict(found["certificate"]),
     )
+
+
+def _time(value: object) -> float:
+    """Seconds that are a date, as a list of backups shows them."""
+    seconds = float(str(value))
+    datetime.fromtimestamp(seconds, UTC)
+    return seconds
 
 
 def _volume(row: Json) -> SavedVolume:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from duplexd.core.marker_fields import pack_map, unpack_map
+from duplexd.core.pair_states import SIMPLEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from duplexd.backend import Change
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
+    from duplexd.core.regions import DirtyRegions
     from duplexd.json_object import Json
 
 # Why an interval may count more than what changed, for people
@@ -187,9 +189,12 @@ class ChangeHistory:
 
 
 class CutVolume(Protocol):
-    """What a cut needs of a `PairRecord`, for the ledger."""
+    """What is needed of a `PairRecord`, for the ledger."""
 
     history: ChangeHistory | None
+    size: int
+    state: str
+    regions: DirtyRegions
 
     def new_map(self) -> ChangeMap: ...
 
@@ -201,6 +206,26 @@ def freeze(pairs: Iterable[CutVolume], cut: Cut, kept: int) -> None:
             pair.history.cut(cut, kept)
         elif kept:
             pair.history = ChangeHistory(cut, pair.new_map)
+
+
+def keep(pairs: Iterable[CutVolume], kept: int) -> None:
+    """So many cuts of each volume from now on. With 0 what was known is forgotten."""
+    for pair in pairs:
+        if not kept:
+            pair.history = None
+        elif pair.history is not None:
+            pair.history.keep(kept)
+
+
+def widen(pairs: Iterable[CutVolume]) -> None:
+    """After an unclean stop a primary may hold changes whose records were lost: in its open
+    regions, or, without a secondary, anywhere, because then the journal does not know them.
+    """
+    for pair in pairs:
+        if pair.history is not None and pair.state == SIMPLEX:
+            pair.history.widen_all(UNCLEAN)
+        elif pair.history is not None:
+            pair.history.widen(pair.regions.ranges(pair.size), UNCLEAN)
 
 
 def _known(cut: Cut) -> KnownCut:

@@ -151,7 +151,7 @@ class Ledger(Unmarked):
     @_fold.register
     def _(self, marker: markers.Open, _place: Place) -> None:
         if not self.closed:
-            self._widen_histories()
+            change_history.widen(self.pairs.values())
         self.boot, self.closed = marker.boot, False
         if marker.ahead:
             self.ahead = (self.ahead[0] or self.starts, max(self.ahead[1], marker.ahead))
@@ -173,7 +173,8 @@ class Ledger(Unmarked):
 
     @_fold.register
     def _(self, marker: markers.Remove, _place: Place) -> None:
-        self.pairs[marker.id].removed = True
+        pair = self.pairs[marker.id]
+        pair.removed, pair.history = True, None
 
     @_fold.register
     def _(self, marker: markers.Attach, place: Place) -> None:
@@ -299,11 +300,16 @@ class Ledger(Unmarked):
     def _(self, marker: markers.Missed, _place: Place) -> None:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
+            alone = pair.state == pair_states.SIMPLEX
+            # All of a secondary that is not usable: it was lost, and the primary is what it was
+            lost = not (alone or pair.usable) and changed.count == changed.grains
+            if pair.history is not None and not lost:
+                pair.history.merge(changed, change_history.UNCLEAN)
+            if alone:
+                continue
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
             pair.adopted = pair.adopted or number in marker.adopted
-            if pair.history is not None:
-                pair.history.merge(changed, change_history.UNCLEAN)
 
     # ---------------------------------------------------------------------- copies and resyncs
 
@@ -375,22 +381,7 @@ class Ledger(Unmarked):
     def remember_cuts(self, tracked_cuts: int) -> None:
         """From now on so many, of each volume. With 0 what was known is forgotten."""
         self.tracked_cuts = tracked_cuts
-        for pair in self.pairs.values():
-            if not tracked_cuts:
-                pair.history = None
-            elif pair.history is not None:
-                pair.history.keep(tracked_cuts)
-
-    def _widen_histories(self) -> None:
-        """After an unclean stop a primary may hold changes whose records were lost: in its open
-        regions, or, without a secondary, anywhere, because then the journal does not know them.
-        """
-        for pair in self.pairs.values():
-            history = pair.history
-            if history is not None and pair.state == pair_states.SIMPLEX:
-                history.widen_all(change_history.UNCLEAN)
-            elif history is not None:
-                history.widen(pair.regions.ranges(pair.size), change_history.UNCLEAN)
+        change_history.keep(self.pairs.values(), tracked_cuts)
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from duplexd.backup.steps import Step
 from duplexd.duplexctl.options import Name, WithCommand, common, complete_file, targets
 from duplexd.duplexctl.output import complain
 from duplexd.duplexctl.runner import run
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from duplexd.backup.catalogue import Listed
     from duplexd.backup.retention import Part
     from duplexd.backup.run import Made, Plan
-    from duplexd.backup.steps import Step
     from duplexd.client import Client
     from duplexd.duplexctl.settings import Settings
     from duplexd.duplexctl.watch import Show
@@ -118,7 +118,7 @@ def _made(settings: Settings, plan: Plan) -> Made:
         try:
             return run(settings, make, settings.of_groups(plan.targets))
         except StoppedError as error:
-            raise StoppedError(error.number, "no backup was made") from None
+            raise StoppedError(error.number, watch.left()) from None
 
 
 def _own_command(settings: Settings, plan: Plan, command: Sequence[str]) -> int:
@@ -137,11 +137,13 @@ class _Watch:
     def __init__(self, bars: Show) -> None:
         self._bars = bars
         self._step = ""
+        self._made = False
 
     def step(self, step: Step) -> None:
         if self._step:
             self._bars(self._step, 1, 1)
         self._step = step.value
+        self._made = self._made or step is Step.RELEASE
         self._bars(self._step, 0, 1)
 
     def progress(self, name: str, done: int, total: int) -> None:
@@ -149,6 +151,14 @@ class _Watch:
 
     def warn(self, text: str) -> None:
         complain(f"warning: {text}")
+
+    def left(self) -> str:
+        """What an interrupt leaves that did not wait for the end."""
+        if not self._made:
+            return "no backup was made"
+        return (
+            "the backup is complete; the pairs may still be at the cut, and the next run ends that"
+        )
 
 
 def _answer(settings: Settings, made: Made) -> None:

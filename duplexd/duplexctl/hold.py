@@ -103,13 +103,13 @@ class _Keeper:
     async def while_it_runs(self, client: Client, command: Sequence[str]) -> int:
         """CMD's status; LeaseLostError if the hold was lost before CMD ended.
 
-        CMD runs to its end even then. SIGTERM is passed on to it; SIGINT it gets from the terminal.
+        CMD runs to its end even then. SIGINT it gets from the terminal; others are passed on.
         """
         child: subprocess.Popen[bytes] | None = None
         status: int | None = None
 
         def pass_on(number: int) -> None:
-            if child is not None and child.poll() is None and number == signal.SIGTERM:
+            if child is not None and child.poll() is None and number != signal.SIGINT:
                 child.send_signal(number)
 
         hold = client.quiesce(*self._targets, hold_max=self._hold_s)

@@ -1,7 +1,7 @@
-"""What SIGINT and SIGTERM do to a command that must not lose its answer.
+"""What SIGINT, SIGTERM and SIGHUP do to a command that must not lose its answer.
 
 They are acted upon, or remembered, until the answer is written. A signal that is ignored, as in the
-background of a shell, stays ignored.
+background of a shell or under nohup, stays ignored.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     Handler = Callable[[int, FrameType | None], object] | int | None
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: a terminal that closed
 
 
 class Interrupts:
-    """From `begin` to `end` neither ends the process.
+    """From `begin` to `end` none of them ends the process.
 
     Each goes to `act`, which is called between any two steps of the main thread, or into `came`
     while there is no `act`.

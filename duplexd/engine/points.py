@@ -188,6 +188,8 @@ class Points:
                     self._on_leg_failed(point.pair, leg, error)
                 elif isinstance(error, HungError):  # none of the next reads waits for it again
                     point.end(str(error))
+            except MemoryError:
+                number = errno.ENOMEM
         if point.ended:
             number = errno.EIO
         done(number, bytearray() if number else content, extents)

@@ -17,7 +17,7 @@ from duplexd.core.cuttable import Standing, check_can_be_cut, check_equal, check
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
-from duplexd.errors import UsageError, WrongStateError
+from duplexd.errors import DuplexdError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,10 +118,12 @@ class Suspends:
         cut, already = step.cut, step.already
         if on_cut is not None and not already:
             on_cut(cut.id)
-        await self._settling.wait(cut)
-        if already and cut.verdict == CONSISTENT:
-            await self._settling.look(pairs)
-            _check_still_there(pairs, cut)
+        try:
+            await self._settled(pairs, cut, already)
+        except (DuplexdError, OSError):
+            if reader:
+                await self._kept(pairs, reader, good=False)
+            raise
         hold = self._leases.figures(step.hold, step.pause_s)
         good = cut.verdict == CONSISTENT
         if reader:
@@ -147,8 +149,15 @@ class Suspends:
             self._archive.announce_suspended(cut, names, result["verdict"])
         return result
 
+    async def _settled(self, pairs: Sequence[Pair], cut: Cut, already: bool) -> None:
+        """Raises WrongStateError if one of them has left a cut that it was at already."""
+        await self._settling.wait(cut)
+        if already and cut.verdict == CONSISTENT:
+            await self._settling.look(pairs)
+            _check_still_there(pairs, cut)
+
     async def _kept(self, pairs: Sequence[Pair], reader: str, good: bool) -> str:
-        """A reader of a void cut would only be in the way of the next suspend."""
+        """A reader of a cut that is not good would only be in the way of the next suspend."""
         reading = [pair for pair in pairs if reader in pair.record.readers]
         if not good and reading:
             await self._readers.release(reading, reader)

@@ -279,7 +279,7 @@ class Timeline:
         self.busy = False
         unexpected: BaseException | None = None
         if error is None:
-            if batch.tracked:
+            if batch.tracked and batch.changes:  # none if all were trims that a leg cannot do
                 self._track(batch.changes)
             if batch.regions or batch.failures or batch.primary_errors or batch.dead:
                 unexpected = self._note(batch)

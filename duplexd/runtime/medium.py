@@ -19,7 +19,13 @@ import errno
 import mmap
 import os
 
-_REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES, errno.EPERM})
+# The file system, no /proc, a sandbox; or no descriptor is left, which says nothing of the disk
+_REFUSED = frozenset(
+    {
+        errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE,
+        errno.ENFILE,
+    }
+)  # fmt: skip
 _memcmp = ctypes.CDLL(None).memcmp  # gives up the GIL
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 

@@ -291,7 +291,8 @@ class RealFile:
         self._find_loss()
 
     def write_out(self, offset: int, length: int) -> None:
-        write_out(self._fd, offset, length)
+        if (loss := write_out(self._fd, offset, length)) is not None:
+            self._losses.note(loss)
 
     def sync(self, times: bool = False) -> None:
         try:

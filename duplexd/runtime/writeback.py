@@ -87,11 +87,13 @@ def write_back(fd: int, offset: int, length: int, drop: bool = True) -> OSError 
     return loss
 
 
-def write_out(fd: int, offset: int, length: int) -> None:
-    """Begin to write a range to the disk. Waits only while the disk takes no more requests; what
-    fails is reported to the next sync.
+def write_out(fd: int, offset: int, length: int) -> OSError | None:
+    """Begin to write a range to the disk. Waits only while the disk takes no more requests.
+
+    Returns what cannot be begun: the kernel may say it to this call alone. It reports what fails
+    later to the next sync.
     """
-    _wait(fd, offset, length, _WRITE)
+    return _error(_wait(fd, offset, length, _WRITE))
 
 
 def _error(result: int) -> OSError | None:

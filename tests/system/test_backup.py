@@ -311,6 +311,18 @@ async def test_a_cut_that_is_left_after_the_comparison_is_no_backup(
     assert names(destination) == []
 
 
+def test_a_group_that_changes_while_it_is_copied_leaves_no_volume_at_the_cut(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    daemon.files.groups = {"db": ["data"]}
+    daemon.files.write()
+    assert run_duplexctl(daemon.files, "reload").returncode == 0
+    go_on(destination)
+    _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
+    assert copying.returncode == 0, errors
+    assert is_duplex_again(daemon)
+
+
 def test_a_copy_that_the_disk_has_changed_is_no_backup(daemon: Daemon, destination: Path) -> None:
     last = 'for image in "$@"; do :; done'
     spoil = f'"$@" && {last} && qemu-io -c "write -P 0x99 1m 4k" "$image" >/dev/null'
@@ -321,14 +333,40 @@ def test_a_copy_that_the_disk_has_changed_is_no_backup(daemon: Daemon, destinati
     assert is_duplex_again(daemon)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_backup_leaves_nothing(
-    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str], number: signal.Signals
 ) -> None:
-    copying.send_signal(signal.SIGINT)
+    copying.send_signal(number)
     copying.communicate(timeout=PATIENCE_SECONDS)
-    assert copying.returncode == 128 + signal.SIGINT
+    assert copying.returncode == 128 + number
     assert is_duplex_again(daemon)
     assert left(daemon, destination) == set()
+
+
+def test_an_impatient_interrupt_does_not_deny_the_backup_that_is_there(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    """The run waits a while for a client that reads the cut; the second interrupt ends that."""
+    reader = subprocess.Popen(
+        ["qemu-io", "-r", "-f", "raw", daemon.files.uri("data@latest")], stdin=subprocess.PIPE
+    )
+    try:
+        go_on(destination)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not list(destination.glob("*Z-????????????????/")):
+            assert copying.poll() is None, copying.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for _ in range(2):
+            copying.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        _, errors = copying.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        reader.communicate()
+    assert copying.returncode == 128 + signal.SIGINT
+    assert "the backup is complete" in errors
+    assert left(daemon, destination) == {BACKUP}
 
 
 def test_a_backup_that_is_killed_while_it_copies_does_not_go_on(
@@ -341,6 +379,18 @@ def test_a_backup_that_is_killed_while_it_copies_does_not_go_on(
     made(backup(daemon, destination))
     assert is_duplex_again(daemon)
     assert left(daemon, destination) == {BACKUP}
+
+
+def test_after_a_kill_the_volumes_of_the_cut_are_free_also_if_the_group_is_another(
+    daemon: Daemon, destination: Path, copying: subprocess.Popen[str]
+) -> None:
+    copying.kill()
+    copying.communicate(timeout=PATIENCE_SECONDS)
+    daemon.files.groups = {"db": ["data"]}
+    daemon.files.write()
+    assert run_duplexctl(daemon.files, "reload").returncode == 0
+    made(backup(daemon, destination))
+    assert not any(each["readers"] for each in status(daemon))
 
 
 def test_a_secondary_that_fails_while_it_is_copied_is_no_backup(
@@ -364,7 +414,8 @@ def test_a_missing_secondary_is_no_backup(daemon: Daemon, destination: Path) -> 
 def test_a_full_disk_is_no_backup(daemon: Daemon, destination: Path) -> None:
     destination.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "duplexd-test", str(destination)], check=True
+        ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "duplexd-test", str(destination)],
+        check=True,
     )
     try:
         done = backup(daemon, destination)

@@ -120,8 +120,12 @@ def test_a_daemon_that_is_silent_or_gone_is_said_until_it_is_back(busy: Daemon) 
         assert terminal.end() == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGHUP])
-def test_a_signal_that_kills_leaves_the_terminal_as_it_was(busy: Daemon, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGQUIT, -signal.SIGQUIT), (signal.SIGHUP, 128 + signal.SIGHUP)]
+)
+def test_a_signal_that_kills_leaves_the_terminal_as_it_was(
+    busy: Daemon, number: int, code: int
+) -> None:
     with top(busy) as terminal:
         before = terminal.modes()
         terminal.wait("> data")
@@ -129,7 +133,7 @@ def test_a_signal_that_kills_leaves_the_terminal_as_it_was(busy: Daemon, number:
             terminal.press(b"\x1c")  # ctrl-\
         else:
             terminal.kill(number)
-        assert terminal.end() == -number
+        assert terminal.end() == code
         assert terminal.modes() == before
         assert terminal.written.endswith(b"\x1b[?25h\x1b[?1049l")
 

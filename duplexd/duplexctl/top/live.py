@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from duplexd.duplexctl.top.overview import Overview
 
 _DRAW_SECONDS = 0.5
-# Ctrl-\ and the end of a session; others than SIGINT and SIGTERM, which end any command alike
-_ENDING = (signal.SIGQUIT, signal.SIGHUP)
+_ENDING = (signal.SIGQUIT,)  # ctrl-\; SIGINT, SIGTERM and SIGHUP end any command alike
 
 
 def drawn(lines: Sequence[Line]) -> Group:

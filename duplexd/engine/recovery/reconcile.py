@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from duplexd.core.participant import Participant
     from duplexd.engine.failures import Failures
     from duplexd.engine.leases import Hold
+    from duplexd.engine.opening import Images
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
@@ -74,6 +75,7 @@ def reconcile(
     degraded.primaries()
     for name, pair in recovered.pairs.items():
         if not pair.failed:
+            _widen_alone(timeline, pair, recovered.images[name])
             introduce(timeline, name, pair.mode, recovered.images[name], pair)
     _suspend_new(recovered, volumes, failures)
     degraded.secondaries()
@@ -143,6 +145,15 @@ def _add_fresh(
     for name in recovered.images:
         volumes.by_name.pop(name, None)
         volumes.add(served[name])
+
+
+def _widen_alone(timeline: Timeline, pair: Pair, images: Images) -> None:
+    """After an unclean stop without a secondary, the primary may have changed anywhere. OPEN would
+    say so, but there is a secondary by then.
+    """
+    begins = pair.state == pair_states.SIMPLEX and images.secondary is not None
+    if begins and not timeline.ledger.closed and pair.record.history is not None:
+        timeline.append(Missed({pair.id: pair.record.full_map()}))
 
 
 def _suspend_new(recovered: Recovered, volumes: Volumes, failures: Failures) -> None:

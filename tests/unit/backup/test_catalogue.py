@@ -71,6 +71,15 @@ def test_a_sound_backup_is_found_sound(tmp_path: Path, image: bytes) -> None:
     assert asyncio.run(catalogue.check(found)).wrong == ()
 
 
+def test_a_directory_may_have_a_colon_in_its_name(
+    tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a:b", name_of(1), image)
+    monkeypatch.chdir(tmp_path)
+    (found,) = catalogue.find("a:b")
+    assert asyncio.run(catalogue.check(found)).wrong == ()
+
+
 def test_a_byte_that_changed_is_found(tmp_path: Path, image: bytes) -> None:
     path = put(tmp_path / "d", name_of(1), image)
     (path / "data.qcow2").write_bytes(image[:-1] + bytes([image[-1] ^ 1]))

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = name_of(1)
-FIRST, SECOND = LeftReader("backup-h-1", ("db",)), LeftReader("backup-h-2", ("a", "b"))
+FIRST = LeftReader("backup-h-1", ("db",), ("data", "wal"))
+SECOND = LeftReader("backup-h-2", ("a", "b"), ("a", "b"))
 
 
 def names(path: Path) -> list[str]:
@@ -83,3 +84,10 @@ def test_a_backup_is_removed(tmp_path: Path) -> None:
     with opened(str(tmp_path)) as place:
         place.remove([NAME])
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes what others may not")
+def test_root_makes_no_backup_where_another_user_could_lead_it_elsewhere(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, -1)
+    with pytest.raises(DuplexdError, match="user 65534"), opened(str(tmp_path)):
+        pass

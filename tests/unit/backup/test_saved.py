@@ -42,6 +42,20 @@ def test_one_of_a_later_version_is_refused() -> None:
         saved.parse(changed(version=2))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cut_time": 1e300},
+        {"cut_time": float("inf")},
+        {"cut_time": float("nan")},
+        {"controllers": {"alpha": float("inf")}},
+    ],
+)
+def test_numbers_that_are_no_times_or_sequences_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        saved.parse(changed(**fields))
+
+
 def test_fields_that_a_later_program_adds_are_ignored() -> None:
     assert saved.parse(changed(more=1)) == made("x")
 

@@ -321,10 +321,11 @@ def test_a_checkpoint_of_a_version_without_histories_has_none() -> None:
     assert [known.id for known in history(again).cuts] == ["c2"]
 
 
-def test_a_removed_volume_leaves_no_history_in_the_checkpoint() -> None:
+def test_a_removed_volume_leaves_no_history_in_memory_nor_in_the_checkpoint() -> None:
     told = story()
     cut(told, "c1")
     told.mark(Remove(1))
+    assert told.ledger.pairs[1].history is None
     assert through_a_checkpoint(told.ledger, told.sequence).pairs[1].history is None
 
 

@@ -94,6 +94,18 @@ async def test_zeroes_trims_and_long_changes_are_counted() -> None:
         assert await changed(core, "monday") == {0, 2, *range(8, 24)}
 
 
+async def test_a_trim_that_a_leg_cannot_do_changes_nothing_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch of nothing else has no changes left."""
+    async with running() as core:
+        await cut(core, "monday")
+        monkeypatch.setattr(core.pair("data").primary, "can_punch", False)
+        assert await core.trim("data", 0, GRAIN) == 0
+        assert await core.write("data", 2 * GRAIN, b"x" * 512) == 0
+        assert await changed(core, "monday") == {2}
+
+
 async def test_a_change_that_the_secondary_refused_is_counted() -> None:
     async with running() as core:
         await cut(core, "monday")
@@ -167,6 +179,45 @@ def test_regions_that_a_checkpoint_has_closed_widen_nothing() -> None:
         await core.controller.stop()
 
     run(lives())
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_crash_without_a_secondary_widens_all_even_if_the_next_start_has_one(clean: bool) -> None:
+    """Nothing said where the primary was written to, and when that start is recorded, there is a
+    secondary already.
+    """
+    size = 4 * SIZE  # of several regions
+    everything = set(range(size // GRAIN))
+
+    async def lives() -> None:
+        core = await Core.begin(new_disk(), settings(size=size))
+        await cut(core, "monday")
+        await core.controller.stop()
+        core = await Core.begin(core.disk, settings({"data": ""}, size=size))
+        await write(core, 1)
+        await (core.controller.stop() if clean else core.crash(power=True))
+        core = await Core.begin(core.disk, settings(size=size))
+        assert core.states() == {"data": "PENDING"}
+        assert await changed(core, "monday") == ({1} if clean else everything)
+        assert await why(core, "monday") == (() if clean else (UNCLEAN,))
+        await core.crash(power=True)
+        core = await Core.begin(core.disk, settings(size=size))
+        assert await changed(core, "monday") >= ({1} if clean else everything)
+        await core.controller.stop()
+
+    run(lives())
+
+
+async def test_a_secondary_that_is_lost_changes_nothing_of_the_volume() -> None:
+    async with running() as core:
+        await cut(core, "monday")
+        await write(core, 1)
+        pair, error = core.pair(), OSError(errno.EIO, "gone")
+        for _ in range(2):  # the second time it is not usable already
+            core.controller.failed_legs.lost(pair, error)
+        assert not pair.usable
+        assert await changed(core, "monday") == {1}
+        assert await why(core, "monday") == ()
 
 
 def test_a_daemon_that_never_knew_maps_answers_from_its_next_cut_on() -> None:

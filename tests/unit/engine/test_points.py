@@ -144,6 +144,20 @@ async def test_an_error_of_the_secondary_goes_to_the_client_and_suspends_nothing
         assert (core.states(), client.ended) == (before, [])
 
 
+async def test_a_read_that_finds_no_memory_is_answered() -> None:
+    async with running(TWO) as core:
+        await cut(core)
+        leg = core.secondary()
+        point, _ = opened(core, "data@latest")
+
+        def no_memory(_operation: str) -> None:
+            raise MemoryError
+
+        leg.delay = no_memory
+        assert (await read(core, point, 100, 10))[0] == errno.ENOMEM
+        leg.delay = None
+
+
 async def test_a_read_that_a_worker_has_begun_is_thrown_away_when_the_point_ends() -> None:
     async with running(TWO) as core:
         await cut(core)
@@ -308,6 +322,19 @@ async def test_two_readers_cannot_have_one_name() -> None:
         await cut(core, reader="a")
         with pytest.raises(WrongStateError, match="read by 'a' already"):
             await core.controller.suspend(list(TWO), existing=True, reader="a")
+
+
+async def test_a_suspend_that_fails_leaves_no_reader_behind() -> None:
+    """Its message says to resync, and the same command is given again."""
+    async with running(TWO) as core:
+        await cut(core)
+        image = core.disk.take("/b/data.img")
+        with pytest.raises(WrongStateError, match=r"not at cut .* any more: data"):
+            await core.controller.suspend(list(TWO), existing=True, reader="a")
+        core.disk.give("/b/data.img", image)
+        await duplex(core, Leaving())
+        await cut(core, reader="a")
+        assert core.controller.timeline.ledger.readers.names(core.pair("wal").id) == ["a"]
 
 
 async def test_the_number_of_named_readers_is_bounded() -> None:

@@ -657,6 +657,25 @@ def test_a_kernel_that_cannot_be_asked_has_said_nothing(
     file.read(0, 4)
 
 
+def test_what_writing_out_cannot_begin_is_reported_by_the_next_sync(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that has no room for a page may drop it, and say so once."""
+
+    def refuses(*_: object) -> int:
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    file.write(0, b"data")
+    with monkeypatch.context() as broken:
+        broken.setattr(writeback, "_wait", refuses)
+        file.write_out(0, SIZE)
+    assert file.has_lost_writes()
+    with pytest.raises(LostWritesError, match="No space left"):
+        file.sync()
+    file.sync()
+
+
 def failing_sync(_fd: int) -> None:
     """In the place of fdatasync(2)."""
     raise OSError(errno.EIO, "Input/output error")
@@ -752,7 +771,7 @@ def test_a_read_of_the_medium_leaves_the_page_cache_as_it_is(path: str, file: Fi
         os.close(fd)
 
 
-@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.ENOENT])
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.ENOENT, errno.EMFILE])
 def test_where_the_medium_cannot_be_read_directly_the_pages_are_dropped(
     file: File, monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
