@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.api.models.request_model import CUT_ID_PATTERN
 from duplexd.api.wire import Answer, HttpError
 from duplexd.errors import DuplexdError
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 MEDIA_TYPE = "application/problem+json"
+
+# What pydantic says of a text that does not match, for who does not read regular expressions
+_PLAIN = {CUT_ID_PATTERN: "not the id of a cut; expected 16 digits of 0-9 and a-f, as in `cuts`"}
 
 # HTTP's own errors, which have no class in errors.py: what duplexctl exits with
 _EXIT_CODES = {400: 2, 403: 4, 404: 3, 405: 2, 408: 8, 413: 2, 429: 1, 503: 7}
@@ -58,7 +62,8 @@ def invalid(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False, include_input=False):
         place = ".".join(str(part) for part in item["loc"])
-        parts.append(f"{place}: {item['msg']}" if place else item["msg"])
+        text = _PLAIN.get(item.get("ctx", {}).get("pattern", ""), item["msg"])
+        parts.append(f"{place}: {text}" if place else text)
     return "; ".join(parts[:5]).replace("\n", " ")
 
 

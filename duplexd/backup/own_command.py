@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,15 @@ if TYPE_CHECKING:
 async def run(
     plan: Plan, command: Sequence[str], client: Client, watch: Watch, limits: BackupLimits
 ) -> int:
-    """CMD's exit code. Raises LeaseLostError if the cut was left before CMD had ended."""
+    """CMD's exit code. Raises LeaseLostError if the cut was left before CMD had ended.
+
+    Nothing is suspended, and no hook is run, for a CMD that cannot be found.
+    """
+    if shutil.which(command[0]) is None:
+        raise DuplexdError(
+            f"cannot run {command[0]!r}: no such program, or it is not executable; nothing was"
+            " suspended"
+        )
     reader = new_reader()
     cut = HeldCut(client, plan.targets, reader, watch, limits)
     watch.step(Step.DUPLEX)

@@ -4,7 +4,8 @@ A look is what four routes say, asked on one connection to each controller, one 
 because who watches has time and the daemon has not. Without a status there is no look. What else is
 refused or cannot be understood is left out, with the reason: a watcher must go on when one route
 fails, and must not take what it did not get for good. So a controller of several that does not
-answer is one more finding.
+answer is one more finding. Each question to a silent one costs the whole patience, so in one look
+it is asked for its status alone.
 
 Cuts are asked for again only when the status shows that there may be others, and now and then: five
 hundred cuts of a thousand volumes are megabytes.
@@ -16,11 +17,14 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from duplexd.client import survey
-from duplexd.errors import DuplexdError, error_of
+from duplexd.client import outcomes, survey, unwell
+from duplexd.errors import DuplexdError, NotFoundError, error_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from duplexd.client.api import Client
+    from duplexd.client.http import Http
     from duplexd.client.results import Cut
     from duplexd.json_object import Json
 
@@ -63,7 +67,7 @@ class LookingOn:
         missing: list[str] = []
         findings = await self._findings(status["unreachable"], missing)
         await self._look_at_cuts(status, cuts_of, missing)
-        metrics = await self._metrics(missing)
+        metrics = await self._metrics(status["unreachable"], missing)
         return Look(status, findings, self._cuts, metrics, cuts_of, missing)
 
     async def health(self) -> list[Json] | None:
@@ -82,7 +86,7 @@ class LookingOn:
 
     async def _findings(self, unreachable: dict[str, str], missing: list[str]) -> list[Json] | None:
         try:
-            found = await self._client.health()
+            found = await unwell.ask(self._all, self._without(unreachable), everything=True)
         except DuplexdError as error:
             missing.append(f"health is not known: {error}")
             return None
@@ -97,17 +101,29 @@ class LookingOn:
             return
         self._cuts, self._cuts_of, self._cuts_at = [], None, monotonic()
         try:
-            found = await self._client.cuts(*([target] if target else []))
+            found, unreachable = await self._known_cuts(target, status["unreachable"])
         except DuplexdError as error:
             missing.append(f"the list of cuts is not known: {error}")
             return
-        self._cuts = [_cut(each) for each in reversed(found.cuts)]
-        self._cuts_of = None if found.unreachable else key
+        self._cuts = [_cut(each) for each in reversed(found)]
+        self._cuts_of = None if unreachable else key
 
-    async def _metrics(self, missing: list[str]) -> dict[str, str]:
+    async def _known_cuts(self, target: str, silent: Mapping[str, str]) -> tuple[list[Cut], bool]:
+        """Oldest first, and whether a controller was not asked, or did not answer."""
+        members = (self._client.groups.resolve([target]) if target else self._all).members
+        links = {name: link for name, link in self._without(silent).items() if name in members}
+        found, errors = await outcomes.ask(links, targets=members)
+        if len(errors) == len(links) or any(isinstance(e, NotFoundError) for e in errors.values()):
+            survey.raise_all(errors)
+        return outcomes.in_order(found.values()), bool(errors) or len(links) < len(members)
+
+    def _without(self, silent: Mapping[str, str]) -> dict[str, Http]:
+        return {name: link for name, link in self._links.items() if name not in silent}
+
+    async def _metrics(self, silent: Mapping[str, str], missing: list[str]) -> dict[str, str]:
         asked = {
             name: link.call_bytes("GET", "/metrics", link.limits.answer_seconds_max)
-            for name, link in self._links.items()
+            for name, link in self._without(silent).items()
         }
         bodies, errors = await survey.gather(asked)
         missing += [f"rates are not known: {error}" for error in errors.values()]

@@ -42,7 +42,9 @@ async def begin(group: Group, links: Links, reader: str, cut: str) -> None:
     try:
         survey.raise_all(errors)
     except DuplexdError as error:
-        raise type(error)(f"cut {cut} was made, but {reader!r} does not read it: {error}") from None
+        raise type(error)(
+            f"the targets are at cut {cut}, but no reader {reader!r} began: {error}"
+        ) from None
 
 
 async def release(group: Group, links: Links, reader: str) -> ReaderEnded:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.duplexctl.options import common, targets
+from duplexd.duplexctl.output import complain
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.texts import verdict_text
 from duplexd.printable import joined, printable
@@ -33,6 +34,12 @@ def changes(settings: Settings, targets: tuple[str, ...], since: str, until: str
     found = run(
         settings, lambda client: client.changes(*targets, since=since, until=until), of_groups
     )
+    for name in ("since", "until"):
+        if len({row[name]["cut"] for row in found.volumes}) > 1:
+            complain(
+                f"warning: --{name}: it is not one cut for all volumes, so what changed does not"
+                " belong together; give the id of a cut that was made of all of them"
+            )
     settings.answer(found.json(), changes_text(found))
 
 

@@ -92,7 +92,8 @@ class Changes:
         until now, if `until` is None.
 
         Covers every block that differs between the contents at the two points. Raises NotFoundError
-        for a cut of the volume that is not remembered; UsageError if `since` is later than `until`;
+        for a cut of the volume that is not remembered; UsageError if `since` is later than `until`,
+        or is a tag that the cut of `until` and older ones have, as where every night has the same;
         WrongStateError where nothing is remembered at all; DuplexdError if the state directory does
         not answer.
         """
@@ -134,6 +135,13 @@ class Changes:
             raise UsageError(
                 f"{pair.name}: cut {last.id} ({until}) is older than cut {first.id} ({since});"
                 " expected --since to be the older one"
+            )
+        others = [cut.id for cut in history.cuts if cut.tag == since and cut.id != first.id]
+        if last is first and others and since == first.tag:
+            raise UsageError(
+                f"{pair.name}: {since!r} and {until!r} both name cut {first.id}, so nothing would"
+                f" count as changed, but older cuts have that tag, too: {', '.join(others)}; give"
+                " the id of the one that --since is to be"
             )
         return _Asked(pair, history, first, last)
 

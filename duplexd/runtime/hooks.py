@@ -258,7 +258,10 @@ def _not_executable(commands: Sequence[tuple[str, str]]) -> list[str]:
     found = []
     for what, path in commands:
         if not os.path.isfile(path):
-            found.append(f"{what}: {path!r} is not a file")
+            why = (
+                "is not a file" if os.path.exists(path) else "does not exist, or cannot be reached"
+            )
+            found.append(f"{what}: {path!r} {why}")
         elif not os.access(path, os.X_OK, effective_ids=True):
             found.append(f"{what}: {path!r} is not executable for this user; chmod it")
     return found

@@ -23,6 +23,7 @@ class FakeChanges:
     def __init__(self) -> None:
         self.cuts = ["monday", "tuesday"]
         self.extents = [(0, GRAIN), (4 * GRAIN, 2 * GRAIN), (9 * GRAIN, GRAIN)]
+        self.latest: dict[str, str] = {}  # the point of a volume that is called so
         self.why: list[str] = []
         self.most = 8192  # extents of an answer
         self.asked: list[str] = []
@@ -32,7 +33,9 @@ class FakeChanges:
     ) -> Json:
         self.asked.append(since)
         for point in (since, until):
-            if point is not None and not self._number(point):
+            if point is not None and not (
+                self._number(point) or (self.latest and point == "latest")
+            ):
                 raise NotFoundError(f"{point!r} is not a cut for which changes are remembered")
         left = min(self.most, extents_max)
         return {"volumes": [self._row(name, since, until, offset, left) for name in names]}
@@ -45,7 +48,7 @@ class FakeChanges:
             "size": SIZE,
             "grain_bytes": GRAIN,
             "since": self._point(since),
-            "until": self._point(until),
+            "until": self._point(self.latest[name] if until == "latest" else until),
             "changed_bytes": sum(length for _, length in self.extents),
             "exact": not self.why,
             "why": self.why,

@@ -486,6 +486,13 @@ def test_an_own_tool_finds_the_cut_and_its_exit_code_counts(daemon: Daemon, tmp_
     assert is_duplex_again(daemon)
 
 
+def test_nothing_is_suspended_for_an_own_tool_that_cannot_be_found(daemon: Daemon) -> None:
+    done = run_duplexctl(daemon.files, "backup", "db", "--", "no-such-tool")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot run 'no-such-tool': no such program" in done.stderr
+    assert json.loads(run_duplexctl(daemon.files, "cuts", "--json").stdout)["cuts"] == []
+
+
 def test_an_own_tool_whose_cut_was_left_has_failed(daemon: Daemon) -> None:
     forced = [sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket), "resync"]
     done = run_duplexctl(daemon.files, "backup", "db", "--", *forced, "db", "--force", "--wait")

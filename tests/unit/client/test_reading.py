@@ -37,7 +37,7 @@ async def test_a_reader_whose_answer_was_lost_is_ended_there_too(tmp_path: Path)
             return HANG_UP
 
         beta.plant["readers"] = begun_and_hung_up
-        with pytest.raises(UnreachableError, match=r"cut \w{16} was made, but 'nightly' does not"):
+        with pytest.raises(UnreachableError, match=r"at cut \w{16}, but no reader 'nightly' began"):
             await client.suspend("db", reader="nightly")
     assert [member.engine.readers for member in controllers] == [{}, {}]
 

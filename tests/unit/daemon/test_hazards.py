@@ -69,7 +69,7 @@ def test_a_state_directory_in_memory_is_warned_of() -> None:
         ({"more": ', "alone"'}, "groups.db: alone has no secondary, so the group cannot be"),
         (
             {"more": ']\nbefore_suspend = ["/nowhere/freeze"'},
-            "groups.db.before_suspend: '/nowhere/freeze' is not a file",
+            "groups.db.before_suspend: '/nowhere/freeze' does not exist, or cannot be reached",
         ),
         ({"journal": "1TiB"}, "controller.journal_size: 1.0 TiB is more than the file system"),
         ({"size": "64TiB"}, "may grow by 64.0 TiB, but its file system has"),

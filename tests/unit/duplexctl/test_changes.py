@@ -38,6 +38,16 @@ def test_until_now_and_why_more_counts(
     assert second == "    counts more than what changed: the daemon did not stop cleanly"
 
 
+def test_volumes_whose_latest_cuts_differ_are_not_said_to_belong_together(
+    plane: ControlPlane, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plane.controller.changes.latest = {"data": "monday", "wal": "tuesday"}
+    assert call(plane, "db", "--since", "monday", "--until", "latest") == 0
+    assert "warning: --until: it is not one cut for all volumes" in capfd.readouterr().err
+    assert call(plane, "data", "--since", "monday", "--until", "latest") == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_json_has_all_extents_of_several_answers(
     plane: ControlPlane, capfd: pytest.CaptureFixture[str]
 ) -> None:

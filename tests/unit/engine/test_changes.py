@@ -408,6 +408,21 @@ async def test_since_is_the_older_cut() -> None:
             await changed(core, "tuesday", "monday")
 
 
+async def test_the_same_tag_every_night_does_not_hide_what_changed() -> None:
+    async with running() as core:
+        await cut(core, "nightly")
+        await write(core, 1)
+        await cut(core, "nightly")
+        history = core.pair().record.history
+        assert history is not None
+        older, newer = (each.id for each in history.cuts)
+        for until in ("latest", "nightly", newer):
+            with pytest.raises(UsageError, match=f"older cuts have that tag, too: {older}; give"):
+                await changed(core, "nightly", until)
+        assert await changed(core, older, "nightly") == {1}
+        assert await changed(core, newer, "nightly") == set()
+
+
 async def test_an_answer_is_bounded_and_says_where_to_go_on() -> None:
     async with running({"data": "sync", "wal": "sync"}) as core:
         await cut(core, "monday")

@@ -284,7 +284,8 @@ async def test_a_stop_does_not_wait_for_a_cut_and_one_made_later_is_not_called_g
 
 
 @pytest.mark.parametrize(
-    ("mode", "why"), [(None, "is not a file"), (0o644, "is not executable for this user")]
+    ("mode", "why"),
+    [(None, "does not exist, or cannot be reached"), (0o644, "is not executable for this user")],
 )
 async def test_nothing_is_run_if_one_of_the_programs_cannot_be(
     world: World, mode: int | None, why: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.client import outcomes, unwell
 from duplexd.client.api import Client
 from duplexd.client.connection import Connection
 from duplexd.client.looking_on import LookingOn
@@ -16,8 +17,9 @@ from duplexd.duplexctl.cli import run
 from duplexd.errors import DuplexdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from duplexd.client.http import Http
     from duplexd.json_object import Json
     from tests.support.control_plane import ControlPlane
 
@@ -96,11 +98,11 @@ def test_the_controllers_of_a_groups_file_are_one_screen(
 async def test_what_cannot_be_had_is_missing_and_the_rest_is_there(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(_client: Client, *_targets: str) -> object:
+    async def refused(*_what: object, **_more: object) -> object:
         raise DuplexdError("not for you")
 
-    monkeypatch.setattr(Client, "health", refused)
-    monkeypatch.setattr(Client, "cuts", refused)
+    monkeypatch.setattr(unwell, "ask", refused)
+    monkeypatch.setattr(outcomes, "ask", refused)
     async with Client.local(plane.path) as client:
         look = await LookingOn(client).look()
     assert look.findings is None
@@ -116,13 +118,13 @@ async def test_cuts_are_asked_for_again_only_when_there_may_be_others(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    cuts = Client.cuts
+    ask = outcomes.ask
 
-    async def noted(client: Client, *targets: str) -> object:
-        asked.append(targets)
-        return await cuts(client, *targets)
+    async def noted(links: Mapping[str, Http], *, targets: Mapping[str, Sequence[str]]) -> object:
+        asked.extend(tuple(each) for each in targets.values())
+        return await ask(links, targets=targets)
 
-    monkeypatch.setattr(Client, "cuts", noted)
+    monkeypatch.setattr(outcomes, "ask", noted)
     async with Client.local(plane.path) as client:
         looking = LookingOn(client)
         await looking.look()
