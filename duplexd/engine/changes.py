@@ -93,7 +93,8 @@ class Changes:
 
         Covers every block that differs between the contents at the two points. Raises NotFoundError
         for a cut of the volume that is not remembered; UsageError if `since` is later than `until`,
-        or is a tag that the cut of `until` and older ones have, as where every night has the same;
+        or is a tag of several cuts, as where every night has the same: the newest could be one that
+        the caller has not copied;
         WrongStateError where nothing is remembered at all; DuplexdError if the state directory does
         not answer.
         """
@@ -137,11 +138,10 @@ class Changes:
                 " expected --since to be the older one"
             )
         others = [cut.id for cut in history.cuts if cut.tag == since and cut.id != first.id]
-        if last is first and others and since == first.tag:
+        if others and since == first.tag:
             raise UsageError(
-                f"{pair.name}: {since!r} and {until!r} both name cut {first.id}, so nothing would"
-                f" count as changed, but older cuts have that tag, too: {', '.join(others)}; give"
-                " the id of the one that --since is to be"
+                f"{pair.name}: {len(others) + 1} cuts have the tag {since!r}; give the id of the"
+                f" one that --since is to be: {', '.join([*others, first.id])} (newest last)"
             )
         return _Asked(pair, history, first, last)
 

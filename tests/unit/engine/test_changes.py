@@ -416,8 +416,10 @@ async def test_the_same_tag_every_night_does_not_hide_what_changed() -> None:
         history = core.pair().record.history
         assert history is not None
         older, newer = (each.id for each in history.cuts)
-        for until in ("latest", "nightly", newer):
-            with pytest.raises(UsageError, match=f"older cuts have that tag, too: {older}; give"):
+        for until in ("latest", "nightly", newer, None):
+            with pytest.raises(
+                UsageError, match=rf"2 cuts have the tag .*: {older}, {newer} \(newest last"
+            ):
                 await changed(core, "nightly", until)
         assert await changed(core, older, "nightly") == {1}
         assert await changed(core, newer, "nightly") == set()
