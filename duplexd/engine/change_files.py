@@ -46,17 +46,22 @@ class ChangeFiles:
         self._disk = disk
         self._directory = f"{state_dir}/changes"
         self._named: set[str] | None = None  # by the last checkpoint; None: not known yet
+        self.refused: list[str] = []  # what the last checkpoint could not write, and why
 
     def store(self, saved: Json) -> Json:
         """What a checkpoint took, with each map in a file that could be written. Only a checkpoint
         file that is durable makes them valid.
         """
         stored: dict[str, str] = {}
+        self.refused = []
         for cut, maps in _pending(saved["changes"]).items():
             packed = change_file.pack(cut.sequence, maps)
-            with suppress(OSError):
+            try:
                 self._write(packed)
                 stored[cut.id] = packed.name
+            except OSError as error:
+                path = f"{self._directory}/{packed.name}"
+                self.refused.append(f"{path}: {error.strerror or error}")
         if not stored:
             return saved
         taken = {number: _named(each, stored) for number, each in saved["changes"].items()}

@@ -21,6 +21,8 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.hung import leave_hung, took_its_place
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.clock import Clock
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 _NEVER = 1 << 62
 UNKNOWN_MOUNT = ""  # in a checkpoint: whether the journal after it has lost records is not known
@@ -154,6 +158,8 @@ class Checkpointer:
 
     def _note_durable(self, durable: _Snapshot) -> None:
         """What is durable on which image: of those in the roles that they had."""
+        for why in self._file.changes.refused:
+            log.warning("what changed between two cuts is in memory only", error=why)
         ledger = self._timeline.ledger
         applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for number, files in self._file.stored.items():

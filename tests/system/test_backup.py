@@ -235,9 +235,11 @@ def start(daemon: Daemon, destination: Path, around_convert: str) -> subprocess.
         f'if [ "$2" = convert ]; then {around_convert}; else exec "$@"; fi\n'
     )
     program.chmod(0o755)
+    # who starts the tests in the background has these signals ignored
+    signals = ["env", "--default-signal=INT,HUP"]
     return subprocess.Popen(
-        [sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket), "backup", "db",
-         str(destination)],
+        [*signals, sys.executable, "-c", CTL, "--socket", str(daemon.files.control_socket),
+         "backup", "db", str(destination)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

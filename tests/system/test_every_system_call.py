@@ -55,6 +55,7 @@ KINDS = {
     "b": "directory of images",
     "a/(new)": "new image",
     "b/(new)": "new image",
+    "state/changes/NNNN.maps": "change map",
 }
 ENDINGS = {".img": "image", ".sock": "socket", ".stg": "staging log"}
 

@@ -278,7 +278,7 @@ def _look_at_certificates(world: World, found: dict[str, Json]) -> None:
 def _is_named(world: World, fault: Fault) -> bool:
     """Whether the file that failed is named where an operator looks."""
     file = fault.place.file
-    varies = file.endswith(("NNNN.seg", ".stg", "(new)"))
+    varies = file.removesuffix(".tmp").endswith(("NNNN.seg", "NNNN.maps", ".stg", "(new)"))
     file = os.path.dirname(file) if varies else file.removesuffix(".tmp")
     wanted = str(world.files.directory / file)
     said = [line for line in world.daemon.lines() if '"level": "info"' not in line]

@@ -36,6 +36,7 @@ _VARIES = (
     (re.compile(r"[^/]+-(\d{4})\.stg$"), r"JOB-\1.stg"),
     (re.compile(r"\.\d+\.new$"), ".PID.new"),
     (re.compile(r"\d{4}\.seg$"), "NNNN.seg"),
+    (re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}\.maps"), "NNNN.maps"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+from structlog.testing import capture_logs
 
 from duplexd.core.change_history import UNCLEAN, UNREADABLE, KnownCut
 from duplexd.errors import NotFoundError, UsageError, WrongStateError
@@ -305,8 +306,10 @@ async def test_a_file_that_cannot_be_written_fails_no_checkpoint_and_is_tried_ag
         await three_cuts(core)
         taken = core.controller.checkpointer.taken
         core.disk.fail(DIRECTORY, errno.ENOSPC, operation="replace_file")
-        await core.controller.checkpointer.checkpoint()
+        with capture_logs() as logs:
+            await core.controller.checkpointer.checkpoint()
         assert (core.controller.checkpointer.taken, files(core)) == (taken + 1, [])
+        assert [DIRECTORY in line["error"] for line in logs] == [True, True]
         assert await changed(core, "monday", "tuesday") == {1}
         core.disk.heal(DIRECTORY)
         await core.controller.checkpointer.checkpoint()
