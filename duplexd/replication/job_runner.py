@@ -78,6 +78,9 @@ class Runner:
     async def _work(self, job: Job) -> None:
         timeline = self._timeline
         if job.how == MAP:
+            # It reserves room on secondaries, which changes their times. A restart that knew of no
+            # resync would take them for images that somebody else wrote to.
+            await timeline.durable()
             await self._commit(job, await self._copying.stage(job))
         elif job.how == COPY:
             job.whole = False

@@ -150,6 +150,9 @@ def write() -> SimDisk:
     mark(
         "cut", id="cafe000000000004", tag="alle", volumes=[5], group="db", members=["alpha", "beta"]
     )
+    mark("reader", name="nightly", volumes=[5])
+    mark("reader", name="weekly", volumes=[5])
+    mark("unread", names=["nightly"], volumes=[5])
     mark("ready", cut="cafe000000000004")
     mark("agreed", cut="cafe000000000004")
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from duplexd.core import change_history
 from duplexd.core.change_history import ChangeHistory, Taken
 from duplexd.core.ledger import Ledger
 from duplexd.core.markers import Resync
@@ -64,7 +65,7 @@ def a_checkpoint_forgets_a_bit(patch: Callable[..., None]) -> None:
 
 
 def a_restart_forgets_what_has_no_record(patch: Callable[..., None]) -> None:
-    patch(Ledger, "_widen_histories", lambda _self: None)
+    patch(change_history, "widen", lambda _pairs: None)
     patch(ChangeHistory, "merge", lambda _self, _changed, _why: None)
 
 

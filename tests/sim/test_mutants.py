@@ -120,6 +120,7 @@ def what_is_staged_is_applied_before_its_commit(patch: Callable[..., None]) -> N
 
 def changes_of_suspended_pairs_are_not_tracked(patch: Callable[..., None]) -> None:
     patch(Ledger, "track", lambda _self, _pair, _kind, _offset, _length: None)
+    patch(Ledger, "track_all", lambda _self, _pair, _changes: None)
 
 
 def secondaries_are_not_synced(patch: Callable[..., None]) -> None:
