@@ -2,7 +2,7 @@
 
 The engine knows of no hooks: it calls back when a cut is made. Only `suspend` runs any. A cut
 together with other controllers begins with a hold, and a hook that runs while writes wait would
-wait for its own writes: whoever coordinates runs hooks of its own, before the gates close. For the
+wait for its own writes: the coordinator runs hooks of its own, before the gates close. For the
 same reason a suspend under a lease of a group with hooks is refused.
 
 What becomes of a client that goes away: a `before_suspend` that runs is stopped and nothing is

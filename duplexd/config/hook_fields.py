@@ -2,7 +2,7 @@
 
 A command is a list, run without a shell: nothing in it is expanded, and no tag that a client sends
 can become a part of it. Its program is an absolute path, because the daemon and duplexctl run with
-the search path of whoever started them.
+the search path of the process that started them.
 """
 
 from __future__ import annotations

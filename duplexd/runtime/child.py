@@ -157,7 +157,7 @@ class _Watched:
         self._deliver = deliver
         self._output = bytearray()
         self._began = monotonic()
-        self._decided = threading.Lock()  # taken once: by whoever starts it, or gives it up
+        self._decided = threading.Lock()  # taken once: by the side that starts it, or gives it up
 
     def give_up(self) -> bool:
         """Never start it; False if it is too late for that. From any thread."""

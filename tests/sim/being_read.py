@@ -56,7 +56,7 @@ class BeingRead(Scenario):
             self.reading[event["reader"]] = (cut, volumes - set(event["volumes"]))
 
     def _drop_failed(self) -> None:
-        """What a start suspended anew, because its secondary failed, was told by an event of the
+        """What a start suspended anew, because its secondary failed, was in an event of the
         start, before anybody could listen.
         """
         for name, (cut, volumes) in self.reading.items():

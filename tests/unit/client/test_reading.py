@@ -1,4 +1,4 @@
-"""Readers of a cut of several controllers, and what a backup is told of the cut."""
+"""Readers of a cut of several controllers, and what a backup learns of the cut."""
 
 from __future__ import annotations
 
