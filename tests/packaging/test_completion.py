@@ -1,16 +1,20 @@
 """The completions, in the shells that they are for: a line is typed, and read as it became.
 
-bash and zsh complete only on a terminal, so they get one. A line ends with `#` and return, after
-`echo` was put before it: what the shell prints is the completed line.
+bash and zsh complete only on a terminal, so they get one as their session's own: a shell whose
+terminal is not under its control ends at times, when it runs a command to complete. A key of the
+tests makes the shell print the line; nothing is typed before the shell has answered.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +27,21 @@ from tests.support.daemon import ROOT, Daemon, DaemonFiles
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BASH = f"""bind 'set bell-style none'; bind 'set enable-bracketed-paste off'
+TAB, SHOW = "\t", "\x14"  # the second is control-T
+BASH = f"""set +m; bind 'set bell-style none'; bind 'set enable-bracketed-paste off'
 for each in {SHARE}/bash-completion/completions/*; do source "$each"; done
+show() {{ echo; echo "LINE $READLINE_LINE."; }}; bind -x '"\\C-t": show'
 """
-ZSH = f"""bindkey -e; unsetopt beep zle_bracketed_paste prompt_sp prompt_cr; PS1=
+ZSH = f"""bindkey -e; unsetopt monitor beep prompt_sp prompt_cr; unset zle_bracketed_paste
 fpath=({SHARE}/zsh/site-functions $fpath); autoload -Uz compinit; compinit -D -u
+show() {{ zle -I; print -r -- "LINE $BUFFER." }}; zle -N show; bindkey '^T' show
 """
-TO_START, TAB = "\x01", "\t"
-TYPED = {
-    "bash": ["bash", "--norc", "--noprofile", "-i"],
-    "zsh": ["zsh", "-f", "-i"],
+SETTINGS = {"bash": (BASH, "bashrc"), "zsh": (ZSH, ".zshrc")}
+SHELLS = {
+    "bash": ["bash", "--noprofile", "--rcfile", "bashrc", "-i"],
+    "zsh": ["zsh", "-d", "-i"],
 }
-SETTINGS = {"bash": BASH, "zsh": ZSH}
+WIDTH = struct.pack("HHHH", 24, 500, 0, 0)  # rows, columns: no line is broken
 
 
 def environment(socket: str = "/nowhere") -> dict[str, str]:
@@ -48,32 +55,42 @@ def environment(socket: str = "/nowhere") -> dict[str, str]:
     }
 
 
-def typed(shell: str, line: str, socket: str = "/nowhere") -> list[str]:
+def answer(terminal: int, keys: str) -> str:
+    """The line that a shell shows after `keys`."""
+    os.write(terminal, f"{keys}{SHOW}".encode())
+    printed = b""
+    while not (found := re.search(rb"^LINE (.*?)\.\r", printed, re.MULTILINE)):
+        try:
+            printed += os.read(terminal, 4096)
+        except OSError as error:  # a terminal whose shell has gone
+            raise AssertionError(printed.decode()) from error
+    return found[1].decode()
+
+
+def typed(shell: str, line: str, place: Path, socket: str = "/nowhere") -> list[str]:
     """The words that a line became; a tab in it asks for a completion."""
+    settings, name = SETTINGS[shell]
+    (place / name).write_text(f"{settings}cd {ROOT}\n")
     terminal, other_end = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, WIDTH)
     with subprocess.Popen(
-        TYPED[shell],
+        ["setsid", "--ctty", *SHELLS[shell]],
         stdin=other_end,
         stdout=other_end,
         stderr=other_end,
-        env=environment(socket),
-        cwd=ROOT,
-        start_new_session=True,
+        env=environment(socket) | {"ZDOTDIR": str(place)},
+        cwd=place,
     ) as process:
         os.close(other_end)
-        text = f"{SETTINGS[shell]}{line}{TO_START}echo BECAME \r exit\r"
-        os.write(terminal, text.replace("\n", "\r").encode())
-        printed = b""
         try:
-            while piece := os.read(terminal, 4096):
-                printed += piece
-        except OSError:  # a terminal whose shell has gone
-            pass
-        os.close(terminal)
-        process.wait(60)
-    found = re.findall(r"^BECAME (.*?)\r", printed.decode(), re.MULTILINE)
-    assert found, printed.decode()
-    return str(found[-1]).split()
+            became = answer(terminal, "")
+            assert not became
+            for piece in line.split(TAB)[:-1]:
+                became = answer(terminal, f"{piece}{TAB}")
+        finally:
+            os.close(terminal)
+            process.kill()
+    return became.split()
 
 
 def fish(line: str, socket: str = "/nowhere") -> list[str]:
@@ -101,18 +118,19 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     daemon.kill()
 
 
-@pytest.mark.parametrize("shell", TYPED)
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_terminal_completes_commands_options_and_targets_of_the_daemon(
-    shell: str, serving: str
+    shell: str, serving: str, tmp_path: Path
 ) -> None:
     line = f"duplexctl resy{TAB}--wai{TAB}nigh{TAB}"
-    words = typed(shell, line, serving)
+    words = typed(shell, line, tmp_path, serving)
     assert words == ["duplexctl", "resync", "--wait", "nightly"]
 
 
-@pytest.mark.parametrize("shell", TYPED)
-def test_a_terminal_completes_duplexd_and_the_file_of_an_option(shell: str) -> None:
-    words = typed(shell, f"duplexd che{TAB}--conf{TAB}configs/duplexd.t{TAB}")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_terminal_completes_duplexd_and_the_file_of_an_option(shell: str, tmp_path: Path) -> None:
+    line = f"duplexd che{TAB}--conf{TAB}configs/duplexd.t{TAB}"
+    words = typed(shell, line, tmp_path)
     assert words == ["duplexd", "check", "--config", "configs/duplexd.toml"]
 
 
