@@ -227,19 +227,28 @@ def measure(rig: Rig, feature: str) -> dict[str, str]:
 
 
 def _wait_for_writes(started: dict[str, Load]) -> None:
-    _wait(lambda: all(load.writes >= BEFORE for load in started.values()))
+    def are_at_work() -> bool:
+        errors = {key: load.error for key, load in started.items() if load.error}
+        assert not errors, f"a client does not begin: {errors}"
+        return all(load.writes >= BEFORE for load in started.values())
+
+    _wait(started, are_at_work)
 
 
 def _wait_for_more(started: dict[str, Load], keys: Iterable[str]) -> None:
     """Each of these has failed or written again."""
     before = {key: started[key].writes for key in keys}
-    _wait(lambda: all(started[key].error or started[key].writes > before[key] for key in before))
+    _wait(
+        started,
+        lambda: all(started[key].error or started[key].writes > before[key] for key in before),
+    )
 
 
-def _wait(true: Callable[[], bool]) -> None:
+def _wait(started: dict[str, Load], true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not true():
-        assert time.monotonic() < deadline, "a client does not go on"
+        writes = {key: load.writes for key, load in started.items()}
+        assert time.monotonic() < deadline, f"a client does not go on: {writes}"
         time.sleep(0.02)
 
 
