@@ -15,41 +15,32 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
-from duplexd.engine.adopt import Adoptions
-from duplexd.engine.allocation import Extents
 from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
-from duplexd.engine.bad_ranges import BadRanges
 from duplexd.engine.changes import Changes
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.checkpoint_on_disk import CheckpointFile
+from duplexd.engine.client_reads import ClientReads
 from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
-from duplexd.engine.cut_readers import CutReaders
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
+from duplexd.engine.image_changes import ImageChanges
 from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
-from duplexd.engine.left_images import LeftImages
-from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.live_settings import settings_changes
-from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
-from duplexd.engine.points import Points
-from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.last_calls import EndOfStart, leave
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
-from duplexd.engine.reload import Reload
-from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.splices import Splices
@@ -62,13 +53,8 @@ from duplexd.engine.write_path import WritePath
 from duplexd.errors import DuplexdError
 from duplexd.journal.writer import Writer
 from duplexd.limits import EngineLimits
-from duplexd.replication.async_follower import AsyncFollower
-from duplexd.replication.backlog import Backlog
-from duplexd.replication.copying import Copying
-from duplexd.replication.followers import Followers
-from duplexd.replication.job_runner import Runner
 from duplexd.replication.leg_calls import LegCalls
-from duplexd.replication.resync import Resyncs
+from duplexd.replication.secondaries import Secondaries
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.tasks import Steps
 
@@ -194,38 +180,23 @@ class Controller:
         timeline, clock, limits = self.timeline, self._machine.clock, self._limits
         self.write_path = WritePath(timeline, self.admission, self.space.want, clock, limits)
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
-        self.reads = Reads(self.legs, self.events)
-        self.reads.on_leg_failed = self.failed_legs.found
-        self.extents_of = Extents(self.legs, clock, limits)
-        self.points = points = Points(
-            self.volumes, self.archive, self.legs, self.reads, self.extents_of,
-            timeline.ledger.readers, self.failed_legs.found,
-        )  # fmt: skip
-        self.readers = CutReaders(timeline, points, self.archive, self.events, limits)
         self.own_writes = own = OwnWrites(timeline, limits)
-        self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, own)
+        reading = ClientReads(
+            timeline, self.volumes, self.archive, self.write_path, own, self.failed_legs, self.legs,
+            self.events, clock, limits,
+        )  # fmt: skip
+        self.reads, self.bad_ranges = reading.reads, reading.bad_ranges
+        self.points, self.readers = reading.points, reading.readers
 
     def _copies(self) -> None:
         """What brings secondaries along the journal."""
-        timeline, clock, limits = self.timeline, self._machine.clock, self._limits
-        freeze, emit, group_of = self.failures.freeze, self.events.emit, self.volumes.group_of
-        gates, legs = self.write_path, self.legs
-        backlog = Backlog(timeline, gates, legs, limits)
-        self.async_follower = AsyncFollower(
-            timeline, gates, backlog, freeze, group_of, legs, clock, limits
-        )
-        self.copying = Copying(
-            timeline, self.checkpointer, self._staging, legs, clock, emit, limits
-        )
-        self.runner = Runner(
-            timeline, freeze, backlog, self.copying, self.async_follower, emit, clock, limits
-        )
-        self.followers = Followers(
-            timeline, gates, legs, self.async_follower, self.runner.run, clock
-        )
-        self.resyncs = Resyncs(
-            timeline, self.checkpointer, self.followers, self.archive.unsettled, emit
-        )
+        self.secondaries = secondaries = Secondaries(
+            self.timeline, self.checkpointer, self._staging, self.write_path, self.legs,
+            self.failures.freeze, self.volumes.group_of, self.archive.unsettled, self.events.emit,
+            self._machine.clock, self._limits,
+        )  # fmt: skip
+        self.followers, self.resyncs = secondaries.followers, secondaries.resyncs
+        self.copying = secondaries.copying
 
     def _cuts(self) -> None:
         """What makes cuts, and looks at them."""
@@ -257,29 +228,21 @@ class Controller:
     def _changes_of_volumes(self) -> None:
         """What opens images while the daemon runs, or changes their roles; what clients ask for."""
         timeline, volumes, limits = self.timeline, self.volumes, self._limits
-        failures, followers, emit = self.failures, self.followers, self.events.emit
+        failures, followers = self.failures, self.followers
         disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
-        opener = Opener(disk, workers, self.config.controller)
-        failures.on_left = opener.close_later
-        self.opener = opener
-        live_changes = LiveChanges(volumes, self.leases, self.archive, followers, self.readers)
-        self.reloads = Reload(
-            timeline, volumes, self.checkpointer, followers, self.leases, live_changes,
-            NewImages(timeline, volumes, opener, live_changes), LeftImages(opener, emit),
+        self.opener = opener = Opener(disk, workers, self.config.controller)
+        images = ImageChanges(
+            timeline, volumes, self.checkpointer, self.write_path, self.leases, self.archive,
+            followers, self.readers, failures, opener, self.legs, workers, lambda: self.config,
+            self.events, limits,
         )  # fmt: skip
-        reopening = Reopening(
-            timeline, self.checkpointer, self.write_path, followers, failures, opener, workers,
-            lambda: self.config, emit, limits,
-        )  # fmt: skip
-        adoptions = Adoptions(
-            timeline, volumes, self.checkpointer, failures, reopening, self.legs, emit, limits
-        )
+        self.reloads = images.reloads
         swaps = Swaps(
             timeline, self.leases, followers, self.resyncs, failures, self.legs, disk, self.readers
         )
         self.commands = commands = Commands(
-            volumes, self.leases, self.suspends, self.resyncs, self.comparisons, reopening,
-            adoptions, swaps, self.readers, clock,
+            volumes, self.leases, self.suspends, self.resyncs, self.comparisons, images.reopening,
+            images.adoptions, swaps, self.readers, clock,
             Answering(timeline.writer.ring.directory, self.journal_waits_s,
                       lambda: self.config.controller.primary_timeout),
         )  # fmt: skip
@@ -314,10 +277,6 @@ class Controller:
             followers.unserved,
         ]
         self.failed_legs.on_primary_failed = self.failures.primary_failed
-        self.reads.on_unreadable = self.bad_ranges.found
-        self.bad_ranges.on_rewritten = self.reads.repaired
-        self.bad_ranges.on_primary_failed = self.failed_legs.found
-        timeline.on_moved = self.readers.moved
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -329,9 +288,7 @@ class Controller:
         ]
         admission.on_open = self.write_path.kick_soon
         self.space.followers_floor = followers.floor
-        self.async_follower.on_moved = self.copying.on_moved = followers.moved
         followers.on_moved.append(self.space.may_be_free)
-        self.runner.again = self.resyncs.begin_again
         self.reloads.on_switched = self._switched
         self.leases.on_cut_hold_ended = self.group_cuts.hold_ended
 

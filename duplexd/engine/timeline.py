@@ -278,17 +278,20 @@ class Timeline:
         """
         self.busy = False
         unexpected: BaseException | None = None
-        if error is None:
-            if batch.tracked and batch.changes:  # none if all were trims that a leg cannot do
-                self._track(batch.changes)
-            if batch.regions or batch.failures or batch.primary_errors or batch.dead:
-                unexpected = self._note(batch)
-        elif isinstance(error, OSError):
-            for number, regions in batch.regions.items():
-                self.ledger.pairs[number].regions.untouch(regions)
-            self.refused(error, final=batch.journaled)
-        else:
-            unexpected = error
+        try:
+            if error is None:
+                if batch.tracked and batch.changes:  # none if all were trims that a leg cannot do
+                    self._track(batch.changes)
+                if batch.regions or batch.failures or batch.primary_errors or batch.dead:
+                    self._note(batch)
+            elif isinstance(error, OSError):
+                for number, regions in batch.regions.items():
+                    self.ledger.pairs[number].regions.untouch(regions)
+                self.refused(error, final=batch.journaled)
+            else:
+                unexpected = error
+        except Exception as found:  # noqa: BLE001  raised below
+            unexpected = found
         if unexpected is not None:
             self.fail(f"unexpected error in a batch: {unexpected!r}")
         try:
@@ -300,9 +303,9 @@ class Timeline:
         if unexpected is not None:
             raise unexpected
 
-    def _note(self, batch: Batch) -> Exception | None:
-        """Record what a batch opened, and what failed in it. The changes are done, so their clients
-        get answers even if this fails: an unexpected error is returned, not raised.
+    def _note(self, batch: Batch) -> None:
+        """Record what a batch opened, and what failed in it. The changes are done, whatever becomes
+        of it.
         """
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
@@ -316,9 +319,6 @@ class Timeline:
                 self.refused(error, final=True)
             except DamageError as error:
                 self.fail(str(error))
-            except Exception as error:  # noqa: BLE001  the caller raises it
-                return error
-        return None
 
     def _track(self, changes: Sequence[PairChange]) -> None:
         """Note changes; those of one volume that follow each other, mostly all, in one call."""

@@ -191,10 +191,12 @@ class LongRead:
 class _Line:
     """The reads of one volume, by connection. `go_on` is called in its turn."""
 
-    __slots__ = ("_go_on", "reading", "reads")
+    __slots__ = ("_go_on", "name", "reading", "reads", "waiting")
 
-    def __init__(self, go_on: Callable[[_Line], None]) -> None:
+    def __init__(self, name: str, go_on: Callable[[_Line], None]) -> None:
+        self.name = name
         self.reads: dict[Owner, deque[LongRead]] = {}
+        self.waiting = 0  # reads that are not begun; also one whose owner was taken from `reads`
         self.reading = 0  # pieces, in workers
         self._go_on = go_on
 
@@ -211,7 +213,7 @@ class ReadTurns:
         self._buffers = Buffers(CONTENTS_KEPT_BYTES_MAX)
         self._pieces_max = limits.volume_pieces_max
         self._pipes = Pipes(limits.pipes_max)
-        self._lines: dict[str, _Line] = {}  # by name of the volume; kept
+        self._lines: dict[str, _Line] = {}  # by name of the volume or point; those that have work
         self._turns = turns
 
     def clear(self) -> None:
@@ -223,7 +225,8 @@ class ReadTurns:
         """Make this read, in its turn."""
         line = self._lines.get(read.volume.name)
         if line is None:
-            line = self._lines[read.volume.name] = _Line(self._go_on)
+            line = self._lines[read.volume.name] = _Line(read.volume.name, self._go_on)
+        line.waiting += 1
         line.reads.setdefault(read.owner, deque()).append(read)
         if read.owner.takes_pipes and line.reading < self._pieces_max:
             self._go_on(line)  # which takes the loop no longer than a turn of its own
@@ -237,6 +240,11 @@ class ReadTurns:
             self._turns.ask(line)
 
     def _go_on(self, line: _Line) -> None:
+        self._begin_pieces(line)
+        if not line.waiting and not line.reading and self._lines.get(line.name) is line:
+            del self._lines[line.name]
+
+    def _begin_pieces(self, line: _Line) -> None:
         while line.reading < self._pieces_max:
             owner = next((one for one in line.reads if one.dropped or not one.write_paused), None)
             if owner is None:
@@ -255,6 +263,7 @@ class ReadTurns:
                     first.begin(self._backend, self._over, pipe)
             if first.is_begun:
                 theirs.popleft()
+                line.waiting -= 1
             if theirs:
                 line.reads[owner] = theirs
             if cached:

@@ -20,6 +20,7 @@ from mmap import PAGESIZE
 from sys import getrefcount
 
 PIPE_BYTES = 1 << 20  # the most that the kernel gives without privileges
+REFUSED_TAKES = 100  # until the system is asked again, which costs more than it may save
 _FREE = 2  # references: in the list, and to ask
 
 
@@ -88,11 +89,12 @@ class Pipe:
 class Pipes:
     """At most `count_max`, in use or not. Belongs to one thread."""
 
-    __slots__ = ("_count_max", "_kept")
+    __slots__ = ("_count_max", "_kept", "_refused")
 
     def __init__(self, count_max: int) -> None:
         self._count_max = count_max
         self._kept: list[Pipe] = []
+        self._refused = 0  # who get none, because the system had no more a short while ago
 
     def take(self) -> Pipe | None:
         """An empty one; None if all are in use, or the system has no more."""
@@ -105,10 +107,13 @@ class Pipes:
                 break
         if len(kept) >= self._count_max:
             return None
+        if self._refused:
+            self._refused -= 1
+            return None
         try:
             pipe = Pipe()
         except OSError:
-            self._count_max = len(kept)
+            self._refused = REFUSED_TAKES
             return None
         kept.append(pipe)
         return pipe

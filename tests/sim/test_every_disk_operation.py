@@ -147,7 +147,7 @@ def pairs_that_share_a_follower() -> None:
         writing, controller = Writing(machine), machine.controller
         await writing.write("broken", 0, b"a" * 512)
         await machine.until(
-            lambda: controller.async_follower.lag_bytes == 0 and machine.quiet, "rest"
+            lambda: controller.secondaries.async_follower.lag_bytes == 0 and machine.quiet, "rest"
         )
         machine.disk.fail(checks.secondary_path("broken"), errno.EIO, operation="write")
         changes = [
@@ -161,7 +161,7 @@ def pairs_that_share_a_follower() -> None:
             ]
         )
         await machine.until(
-            lambda: controller.async_follower.lag_bytes == 0 and machine.quiet, "rest"
+            lambda: controller.secondaries.async_follower.lag_bytes == 0 and machine.quiet, "rest"
         )
         assert controller.volumes.by_name["broken"].state == state.SUSPENDED
         assert controller.volumes.by_name["sound"].state == state.DUPLEX

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.support.daemon import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     Json = dict[str, Any]
@@ -103,6 +104,11 @@ class Browser:
         before = self._loaded
         self._ask("Page.navigate", url=url)
         while self._loaded == before:
+            self._receive()
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Take what it says until something is so."""
+        while not true():
             self._receive()
 
     def evaluate(self, expression: str) -> Any:

@@ -354,8 +354,11 @@ def test_an_impatient_interrupt_does_not_deny_the_backup_that_is_there(
         ["qemu-io", "-r", "-f", "raw", daemon.files.uri("data@latest")], stdin=subprocess.PIPE
     )
     try:
-        go_on(destination)
         deadline = time.monotonic() + PATIENCE_SECONDS
+        while not any(len(each["readers"]) > 1 for each in status(daemon)):  # beside the run's own
+            assert (reader.poll(), time.monotonic() < deadline) == (None, True)
+            time.sleep(0.02)
+        go_on(destination)
         while not list(destination.glob("*Z-????????????????/")):
             assert copying.poll() is None, copying.communicate()
             assert time.monotonic() < deadline

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0  # for what must come, however busy the machine is
 SUSPENDS = 5
 SLOTS = 128  # on each volume
 RATE = "2000"

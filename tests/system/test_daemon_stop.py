@@ -1,7 +1,8 @@
 """A stop on a bad day: it ends, whatever hangs, and its exit code says what happened.
 
 A disk that hangs or fails is a call of `os` that does, in a daemon of its own process: from the
-moment on at which the file `hang` or `fail` lies beside its configuration.
+moment on at which the file `hang` or `fail` lies beside its configuration. Files with the names of
+limits make these short, for stops that are to be given up: other stops take as long as they take.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def fdatasync(descriptor):
     sync(descriptor)
 
 os.fdatasync = fdatasync
-of_daemon = replace(limits.DaemonLimits(), stop_seconds_max=0.5)
+names = ("stop_seconds_max", "stop_journal_seconds_max")
+short = {name: 0.5 for name in names if (here / name).exists()}
+of_daemon = replace(limits.DaemonLimits(), **short)
 service.Limits = lambda: replace(limits.Limits(), daemon=of_daemon)
 main()
 """
@@ -47,25 +50,26 @@ main()
 class Breakable(Daemon):
     """A daemon whose disk can be made to hang or to fail."""
 
-    program = PROGRAM
-
     def command(self) -> list[str]:
-        return [sys.executable, "-c", self.program, "run", "--config", str(self.files.config)]
+        return [sys.executable, "-c", PROGRAM, "run", "--config", str(self.files.config)]
 
     def breaks(self, how: str) -> None:
         (self.files.directory / how).touch()
 
+    def start_impatient(self, limit: str) -> None:
+        """Start with half a second for a stop."""
+        self.breaks(limit)
+        self.start()
 
-class Impatient(Breakable):
-    """One that gives a hanging journal half a second at its stop, and other disks a minute."""
-
-    program = PROGRAM.replace("stop_seconds_max", "stop_journal_seconds_max")
+    def is_repaired(self) -> None:
+        """Its disk answers, and its next start has the limits of every daemon."""
+        for name in ("hang", "stop_seconds_max"):
+            (self.files.directory / name).unlink()
 
 
 @pytest.fixture
 def breakable(make_files: Callable[..., DaemonFiles]) -> Iterator[Breakable]:
     daemon = Breakable(make_files())
-    daemon.start()
     yield daemon
     daemon.kill()
 
@@ -73,6 +77,7 @@ def breakable(make_files: Callable[..., DaemonFiles]) -> Iterator[Breakable]:
 def test_a_stop_that_hangs_at_a_disk_ends_and_says_what_is_not_synced(
     breakable: Breakable,
 ) -> None:
+    breakable.start_impatient("stop_seconds_max")
     breakable.breaks("hang")
     assert breakable.stop() == 1
     line = breakable.wait_log("the stop takes too long and is given up; the next start recovers")
@@ -80,30 +85,26 @@ def test_a_stop_that_hangs_at_a_disk_ends_and_says_what_is_not_synced(
     assert "known to be synced only up to" in line
 
 
-def test_a_stop_ends_early_when_the_journal_hangs(
-    make_files: Callable[..., DaemonFiles],
-) -> None:
-    daemon = Impatient(make_files())
-    daemon.start()
-    try:
-        daemon.breaks("hang")
-        assert daemon.stop() == 1
-        line = daemon.wait_log("the journal does not answer, and the stop is given up")
-        assert "known to be synced only up to" in line
-    finally:
-        daemon.kill()
+def test_a_stop_ends_early_when_the_journal_hangs(breakable: Breakable) -> None:
+    breakable.start_impatient("stop_journal_seconds_max")
+    breakable.breaks("hang")
+    assert breakable.stop() == 1
+    line = breakable.wait_log("the journal does not answer, and the stop is given up")
+    assert "known to be synced only up to" in line
 
 
 def test_the_next_start_recovers_from_it(breakable: Breakable) -> None:
+    breakable.start_impatient("stop_seconds_max")
     breakable.breaks("hang")
     breakable.stop()
-    (breakable.files.directory / "hang").unlink()
+    breakable.is_repaired()
     breakable.start()
     assert breakable.request("GET", "/v1/status")[1]["volumes"][0]["state"] == "DUPLEX"
     assert breakable.stop() == 0
 
 
 def test_a_controller_that_had_failed_is_no_success(breakable: Breakable) -> None:
+    breakable.start()
     breakable.breaks("fail")
     assert breakable.request("POST", "/v1/suspend", {"targets": ["data"]})[0] != 200
     breakable.wait_log('"event": "controller-failed"')

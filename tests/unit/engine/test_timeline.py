@@ -324,6 +324,37 @@ async def test_clients_get_their_answers_when_the_consequences_end_unexpectedly(
     assert "KeyError" in parts.timeline.failed
 
 
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("part", ["track_all", "apply"])
+async def test_clients_get_their_answers_when_a_change_cannot_be_noted(
+    heavy: bool, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the map of what changed since a cut, or in that of the regions that were opened."""
+    parts, ran = Parts(), list[str]()
+    parts.timeline.append(MakeCut(CUT, "", [1]))
+    if part == "apply":
+        parts.close_regions()
+
+    def burst(*_arguments: object) -> None:
+        raise KeyError(7)
+
+    monkeypatch.setattr(parts.ledger, part, burst)
+    change = parts.change("data", 0, bytes(9 * KIB if heavy else 4 * KIB))
+    if heavy or part == "apply":
+        parts.submit(change)
+        parts.timeline.when_at_rest(lambda: ran.append("step"))
+        with pytest.raises(KeyError):
+            parts.workers.finish()
+        assert ran == ["step"], "steps that waited for it go on"
+    else:
+        with pytest.raises(KeyError):
+            parts.submit(change)
+    assert (parts.answered(change), change.error) == (True, 0)
+    assert "unexpected error in a batch: KeyError" in parts.timeline.failed
+    after = parts.send("data", 0, b"x")
+    assert (parts.answered(after), after.error) == (True, errno.EIO)
+
+
 async def test_steps_go_on_when_a_listener_fails() -> None:
     parts, ran = Parts(), list[str]()
 

@@ -34,7 +34,7 @@ OLD, NEW = b"o" * SAMPLE_BYTES, b"n" * SAMPLE_BYTES
 
 async def arrived(core: Core) -> None:
     tail = core.controller.timeline.written
-    await core.until(lambda: core.controller.async_follower.floor >= tail)
+    await core.until(lambda: core.controller.secondaries.async_follower.floor >= tail)
 
 
 async def trailing(
@@ -49,7 +49,7 @@ async def trailing(
     if first:
         await core.write("data", FIRST, NEW)
     await arrived(core)
-    await core.controller.async_follower.stepping.acquire()
+    await core.controller.secondaries.async_follower.stepping.acquire()
     await core.write("data", 0 if everything else THEN, bytes(SIZE) if everything else NEW)
     if cut:
         timeline, cut_marker = core.controller.timeline, MakeCut("cut", "", [core.pair().id])
@@ -193,7 +193,7 @@ async def test_one_at_a_cut_is_doubted_whatever_its_mode_is_now(mode: str) -> No
     disk = new_disk()
     disk.unmarked = True
     core = await Core.begin(disk, settings(ASYNC))
-    await core.controller.async_follower.stepping.acquire()
+    await core.controller.secondaries.async_follower.stepping.acquire()
     await core.write("data", 0, bytes(UNSAMPLED))
     await core.write("data", UNSAMPLED + SAMPLE_BYTES, bytes(SIZE - UNSAMPLED - SAMPLE_BYTES))
     timeline, cut_marker = core.controller.timeline, MakeCut("cut", "", [core.pair().id])
@@ -222,7 +222,7 @@ async def test_a_secondary_that_has_come_to_its_cut_is_sampled_there_soon() -> N
     core = await trailing(new_disk(), cut=True, everything=True)
     checkpointer, pair = core.controller.checkpointer, core.pair()
     assert not checkpointer.would_record_images(), "it is on its way"
-    core.controller.async_follower.stepping.release()
+    core.controller.secondaries.async_follower.stepping.release()
     await arrived(core)
     assert checkpointer.would_record_images()
     await checkpointer.checkpoint()

@@ -37,10 +37,11 @@ class Call(NamedTuple):
 
 
 class Disk:
-    """A backend that reads when a test says so."""
+    """A backend that reads when a test says so; or at once, if `prompt`."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.prompt = False
 
     def read(
         self,
@@ -50,7 +51,9 @@ class Disk:
         _room: int,
         done: Callable[[int, bytearray], None],
     ) -> None:
-        self.calls.append(Call(volume, offset, length, done))
+        self.calls.append(call := Call(volume, offset, length, done))
+        if self.prompt:
+            call.answer()
 
 
 class Owner:
@@ -93,6 +96,10 @@ class Reader:
         due, self.soon[:] = self.soon.copy(), []
         for call in due:
             call()
+
+    def lines(self) -> list[str]:
+        """The volumes that something is kept of."""
+        return list(self.turns._lines)
 
     def begun(self) -> list[int]:
         """Offsets of the calls, in KiB."""
@@ -191,6 +198,48 @@ def test_nothing_is_read_for_a_client_that_does_not_take_its_replies() -> None:
     reader.loop_turn()
     reader.loop_turn()
     assert (reader.outcomes, reader.begun()) == ([0, 0], [0, 64])
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_nothing_is_kept_of_a_volume_that_was_read(gone: bool) -> None:
+    """Each point is an export of its own, and there is one more with each backup."""
+    reader = Reader()
+    for number in range(100):
+        owner, point = Owner(), MemoryVolume(f"data@{number}", MIB)
+        point.cold = True
+        reader.ask(owner, point, 0, 128 * KIB)
+        reader.ask(owner, point, 0, 192 * KIB)
+        owner.dropped = gone
+        while reader.disk.calls:
+            assert reader.lines() == [point.name]
+            reader.disk.calls.pop(0).answer()
+            reader.loop_turn()
+    assert (len(reader.outcomes), reader.lines()) == (200, [])
+
+
+def test_a_volume_is_kept_while_a_client_of_it_does_not_take_its_replies() -> None:
+    reader, slow = Reader(), Owner()
+    slow.write_paused = True
+    reader.ask(slow, reader.data, 0, 64 * KIB)
+    reader.ask(Owner(), reader.data, 0, 64 * KIB)
+    reader.disk.calls[0].answer()
+    assert reader.lines() == ["data"]
+    slow.write_paused = False
+    reader.turns.resume(reader.data)
+    reader.loop_turn()
+    reader.disk.calls[1].answer()
+    assert (reader.outcomes, reader.lines()) == ([0, 0], [])
+
+
+def test_reads_that_are_answered_at_once_are_each_read_whole() -> None:
+    """What a read answers goes on in the call that made it."""
+    reader, owner = Reader(), Owner()
+    reader.disk.prompt = True
+    for offset in (0, 256 * KIB):
+        reader.ask_only(owner, reader.data, offset, 256 * KIB)
+    reader.loop_turn()
+    assert sorted(reader.begun()) == [0, 64, 128, 192, 256, 320, 384, 448]
+    assert (reader.outcomes, reader.lines()) == ([0, 0], [])
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ async def test_the_last_of_a_big_output_is_kept(stop: child.Stop) -> None:
 
 
 async def test_output_without_end_ends_at_the_time_out(stop: child.Stop) -> None:
-    ended = await shell("yes", stop, 0.2)
+    ended = await shell("yes", stop, 1.0)  # it is started by then
     assert (ended.status, ended.exit_code) == ("timed-out", -9)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.runtime.pipes import PIPE_BYTES, Pipe, Pipes
+from duplexd.runtime.pipes import PIPE_BYTES, REFUSED_TAKES, Pipe, Pipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,14 +133,22 @@ def test_what_was_put_before_an_error_is_never_sent_for_another_reply(
     assert again.read() == CONTENT[PIPE_BYTES : PIPE_BYTES + PAGESIZE]
 
 
-def test_without_descriptors_there_is_none() -> None:
+def test_without_descriptors_there_is_none_until_there_are_again() -> None:
+    pipes = Pipes(2)
+    first = pipes.take()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        found = Pipes(1).take()
+        assert pipes.take() is None
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert found is None
+    vain = 0
+    while (second := pipes.take()) is None:
+        vain += 1
+        assert vain <= REFUSED_TAKES
+    assert second is not first
+    assert vain == REFUSED_TAKES, "the system is not asked each time"
+    assert pipes.take() is None, "two are the most, as before"
 
 
 def test_a_pipe_is_closed_when_it_is_not_kept() -> None:
