@@ -184,7 +184,7 @@ class NbdLimits:
     cache_bytes_max: int = 64 * MIB  # of one CACHE; the rest of it is ignored
     cache_piece_bytes: int = 1 * MIB  # that it reads at once
     status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
-    bitmap_extents_max: int = 512  # of all dirty bitmaps in one answer: under 1 ms of the loop
+    bitmap_extents_max: int = 256  # of all dirty bitmaps in one answer: 1 ms of the loop
     reply_buffer_bytes: int = 512 * KIB
     # A payload that does not go on, or replies that are not taken, for so long close the connection
     stall_seconds_max: float = 30.0
