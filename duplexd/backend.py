@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Extent = tuple[int, int, bool]
-"""Offset, length, whether it is data. What is not data reads as zeroes."""
+"""Offset, length, whether it is data. What is not data reads as zeroes. Of a dirty bitmap: whether
+it changed.
+"""
 
 # Kinds of change. The first three are also the kinds of journal records.
 WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
@@ -132,6 +134,11 @@ class Volume(Protocol):
     def can_zero_fast(self) -> bool:
         """Whether a ZERO that need not allocate is faster than writing zeroes, on both legs."""
 
+    def bitmaps(self) -> Mapping[str, str]:
+        """What its dirty bitmaps begin at, the newest first: each name, and the one by which that
+        is listed. Of a point: its earlier cuts.
+        """
+
     def joined(self, reader: Reader, peer: str) -> None:
         """A connection has chosen it; `peer` says whose, for people."""
 
@@ -222,6 +229,19 @@ class Backend(Protocol):
         """Find out in a worker thread what is data, then call `done` in the loop, or within this
         call. It gets at least one extent, from `offset` on; they may end before the range does,
         never behind it; with `one` only the first matters. All is data where that is not known.
+        """
+
+    def changed(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        bitmap: str,
+        extents_max: int,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        """The same of one of the volume's `bitmaps`: what has changed since then, never too little.
+        It gets at most so many extents. All has changed where that is not known.
         """
 
     def disconnected(self, client: Client) -> None:

@@ -113,6 +113,9 @@ class EngineLimits:
     # In one answer to a client that asks what is data; it asks on from there
     extents_max: int = 16 * KIB
     extents_seconds_max: float = 0.25
+    # Of what changed up to a point since an earlier cut: 128 KiB each, all that one connection may
+    # ask for, and some more
+    bitmaps_kept_max: int = 64
     differing_runs_max: int = 64  # ranges recorded of a pair whose legs differ; more become one
     scrub_look_seconds: float = 10.0  # between two looks for a pair that is due
     scrub_mark_bytes: int = 1024 * MIB  # compared, before the journal says how far a scrub is
@@ -181,6 +184,7 @@ class NbdLimits:
     cache_bytes_max: int = 64 * MIB  # of one CACHE; the rest of it is ignored
     cache_piece_bytes: int = 1 * MIB  # that it reads at once
     status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
+    bitmap_extents_max: int = 256  # of all dirty bitmaps in one answer: 1 ms of the loop
     reply_buffer_bytes: int = 512 * KIB
     # A payload that does not go on, or replies that are not taken, for so long close the connection
     stall_seconds_max: float = 30.0

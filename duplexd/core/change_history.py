@@ -21,6 +21,7 @@ dropped after hours, cuts are kept for weeks).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from duplexd.core.marker_fields import pack_map, unpack_map
@@ -167,6 +168,21 @@ class ChangeHistory:
         if not tagged and point == LATEST:
             return self.cuts[-1]
         return tagged[-1] if tagged else None
+
+    def before(self, cut: str) -> dict[str, str]:
+        """What the cuts before that one are called by, the newest first, and the id of each: its
+        id, and its tag if no other cut that is remembered has it. Nothing if it is not remembered.
+        """
+        ids = [known.id for known in self.cuts]
+        if cut not in ids:
+            return {}
+        tags = Counter(known.tag for known in self.cuts)
+        found: dict[str, str] = {}
+        for known in reversed(self.cuts[: ids.index(cut)]):
+            found[known.id] = known.id
+            if known.tag and tags[known.tag] == 1 and known.tag not in ids:
+                found[known.tag] = known.id
+        return found
 
     def between(self, since: KnownCut, until: KnownCut | None) -> list[KnownCut]:
         """The cuts at which the intervals from `since` to `until` end; the last one, if `until` is

@@ -17,7 +17,7 @@ from duplexd.core.regions import DirtyRegions
 from duplexd.core.scrub_state import Scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from duplexd.backend import Reader
     from duplexd.core.change_history import ChangeHistory
@@ -223,6 +223,10 @@ class Pair:
     def read_only(self) -> bool:
         """It can be written to; who may do so is another matter."""
         return False
+
+    def bitmaps(self) -> Mapping[str, str]:
+        """None: what changes while it is read is of no use to who copies it."""
+        return {}
 
     def joined(self, _reader: Reader, _peer: str) -> None:
         """A client of a volume keeps nothing where it is."""

@@ -65,8 +65,9 @@ class Point:
     """
 
     __slots__ = (
-        "__weakref__", "_readers", "connections", "counted_as", "cut", "ended", "failed", "failing",
-        "has_lost_writes", "leg", "name", "of", "pair", "read_cached", "read_only", "size",
+        "__weakref__", "_earlier", "_ends", "_readers", "connections", "counted_as", "cut",
+        "ended", "failed", "failing", "has_lost_writes", "leg", "name", "of", "pair", "read_cached",
+        "read_only", "size",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -88,6 +89,8 @@ class Point:
         self.read_cached = leg.read_cached
         self.has_lost_writes = leg.has_lost_writes
         self._readers = readers
+        self._earlier: dict[str, str] = {}
+        self._ends = "", ""  # of the history that `_earlier` was made of
 
     @property
     def can_zero_fast(self) -> bool:
@@ -98,6 +101,19 @@ class Point:
     def stands(self) -> bool:
         """Whether the secondary is at the cut still, and is that image."""
         return self.pair.secondary is self.leg and is_at_cut(self.pair, self.cut)
+
+    def bitmaps(self) -> dict[str, str]:
+        """See `Volume`: ids are listed. Made once, because every client may ask for it as
+        often as it likes. A tag with a NUL is no name in the protocol.
+        """
+        history = self.pair.record.history
+        if history is None:
+            return {}
+        ends = history.cuts[0].id, history.cuts[-1].id
+        if ends != self._ends:
+            self._ends, found = ends, history.before(self.cut.id)
+            self._earlier = {name: cut for name, cut in found.items() if "\0" not in name}
+        return self._earlier
 
     def joined(self, reader: Reader, peer: str) -> None:
         """See `Volume`: the connection keeps the secondary where it is."""

@@ -27,6 +27,7 @@ from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
+from duplexd.engine.dirty_bitmaps import DirtyBitmaps
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
@@ -130,8 +131,7 @@ class Controller:
         self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
         self.config = config
         self.name = config.controller.name
-        self.events = events
-        self.listeners = events.listeners
+        self.events, self.listeners = events, events.listeners
         self._journal(recovered)
         self._legs_and_checkpoints(int(recovered.journal.saved["sequence"]))
         self._writes_and_reads()
@@ -257,6 +257,7 @@ class Controller:
         points, self.disconnected = self.points, write_path.disconnected
         self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
         self.splice = Splices(self._machine.write_workers).splice
+        self.changed = DirtyBitmaps(self.changes, self._limits).changed
         self.volume, self.point_names = points.volume, points.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader

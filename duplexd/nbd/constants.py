@@ -54,6 +54,7 @@ REP_ERR_EXT_HEADER_REQD = REP_FLAG_ERROR + 10
 
 # Metadata contexts
 CONTEXT_ALLOCATION = "base:allocation"
+CONTEXT_DIRTY_BITMAP = "qemu:dirty-bitmap:"  # and the name of a bitmap
 
 # Information types of INFO and GO
 INFO_EXPORT = 0
@@ -107,6 +108,8 @@ REPLY_ERROR_OFFSET = (1 << 15) + 2
 # States of an extent in base:allocation; 0 is always right
 STATE_HOLE = 1 << 0
 STATE_ZERO = 1 << 1
+# The one in a dirty bitmap; it is 1 that is always right
+STATE_DIRTY = 1 << 0
 
 # Errors on the wire; the values are those of Linux
 EPERM = 1
@@ -131,3 +134,6 @@ SLOW_ZEROES_BYTES_MAX = 0xFFFFFFFF
 OPTION_BYTES_MAX = 64 << 10  # data of a longer option is skipped, and the option refused
 OPTION_SKIPPED_BYTES_MAX = 32 << 20  # an option that announces more closes the connection
 CONTEXT_QUERIES_MAX = 1024  # in one LIST_META_CONTEXT or SET_META_CONTEXT
+BITMAPS_LISTED_MAX = 64  # in one answer to a query that names none of them
+BITMAPS_SELECTED_MAX = 16
+CONTEXTS_AN_OPTION = 8  # listed or selected, that count as one more option

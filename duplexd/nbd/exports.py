@@ -9,14 +9,19 @@ from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+
+def _no_bitmaps() -> Mapping[str, str]:
+    return {}
 
 
 @dataclass(frozen=True)
 class Export:
     """What the handshake says of an export: size in bytes and transmission flags, to which it adds
     those of what was negotiated. `refused`: why no client gets it now, in words for the client.
-    `tls_only`: no client gets it without TLS.
+    `tls_only`: no client gets it without TLS. `bitmaps`: its dirty bitmaps by name, the newest
+    first, and by which name each is listed; called when a client asks for contexts.
     """
 
     name: str
@@ -25,6 +30,7 @@ class Export:
     description: str = ""
     refused: str = ""
     tls_only: bool = False
+    bitmaps: Callable[[], Mapping[str, str]] = _no_bitmaps
 
 
 class Exports(Protocol):

@@ -1,7 +1,8 @@
 """What an image says of its extents, in the forms that replies want them.
 
 An image lists its extents exactly, down to the blocks of its file system. READ wants few and large
-pieces; BLOCK_STATUS wants the states of a metadata context.
+pieces; BLOCK_STATUS wants the states of a metadata context. A dirty bitmap has extents of the same
+form, which say whether they changed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ Extent = tuple[int, int, bool]
 """Offset, length, whether it is data. What is not reads as zeroes."""
 
 Status = tuple[int, int]
-"""Length, and STATE_* flags of base:allocation."""
+"""Length, and STATE_* flags of a metadata context."""
+
+ALLOCATION_STATES = c.STATE_HOLE | c.STATE_ZERO, 0  # of extents that are no data, and that are
+BITMAP_STATES = 0, c.STATE_DIRTY  # of extents that did not change, and that did
 
 
 def without_short_holes(extents: Sequence[Extent], hole_bytes_min: int) -> list[Extent]:
@@ -44,13 +48,15 @@ def as_one(extents: Sequence[Extent]) -> list[Extent]:
     return [(offset, length, any(is_data for _, _, is_data in extents))]
 
 
-def statuses(extents: Iterable[Extent], length: int, one: bool) -> list[Status]:
-    """base:allocation of up to `length` bytes, neighbours of one state joined; with `one` the first
-    only. Never empty if there is an extent. A length fits 32 bits if that of the request does.
+def statuses(
+    extents: Iterable[Extent], length: int, one: bool, states: tuple[int, int] = ALLOCATION_STATES
+) -> list[Status]:
+    """States of up to `length` bytes, neighbours of one state joined; with `one` the first only.
+    Never empty if there is an extent. A length fits 32 bits if that of the request does.
     """
     found: list[Status] = []
-    for _, extent, is_data in extents:
-        state = 0 if is_data else c.STATE_HOLE | c.STATE_ZERO
+    for _, extent, it_is in extents:
+        state = states[it_is]
         taken = min(extent, length)
         if not taken:
             break

@@ -85,7 +85,7 @@ class Handshake:
     """One connection's handshake.
 
     Nothing here raises, whatever the client sends; `reason` says why it ended CLOSED. Each option
-    takes one of `options_max`, and a LIST one more for each entry.
+    takes one of `options_max`, a LIST one more for each entry, contexts one more for each eight.
     """
 
     def __init__(
@@ -330,10 +330,11 @@ class Handshake:
             # ERR_TLS_REQD is not allowed here
             return self._refuse(number, c.REP_ERR_UNKNOWN, export.text)
         if setting:
-            self._set_contexts(export.name, selected(asked.queries))
+            self._set_contexts(export.name, selected(asked.queries, export.bitmaps()))
             contexts = self._agreed.contexts
         else:  # whose numbers are reserved
-            contexts = tuple((0, name) for _, name in listed(asked.queries))
+            contexts = tuple((0, name) for name in listed(asked.queries, export.bitmaps()))
+        self._options_left -= len(contexts) // c.CONTEXTS_AN_OPTION
         return self._acknowledge(number, [m.context_reply(number, *each) for each in contexts])
 
     def _set_contexts(self, export: str, contexts: tuple[tuple[int, str], ...]) -> None:

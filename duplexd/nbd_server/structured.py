@@ -20,8 +20,9 @@ from duplexd.backend import FLUSH, WRITE, Change
 from duplexd.nbd import constants as c
 from duplexd.nbd import replies as r
 from duplexd.nbd.extended import ExtendedReceiver, context_ids
-from duplexd.nbd.extents import as_one, statuses, without_short_holes
+from duplexd.nbd.extents import as_one, without_short_holes
 from duplexd.nbd.transmission import Receiver
+from duplexd.nbd_server.block_status import StatusQuery
 from duplexd.nbd_server.dispatch import Dispatch
 
 if TYPE_CHECKING:
@@ -234,32 +235,27 @@ class StructuredDispatch(Dispatch):
 
     def _query(self, request: Request) -> bool:
         """See `Dispatch`; and BLOCK_STATUS."""
-        flags, command, _cookie, offset, length, _payload = request
+        _flags, command, cookie, offset, length, payload = request
         if command != c.CMD_BLOCK_STATUS:
             return super()._query(request)
         if not self._begin_reading(self._limits.status_bytes):
             return False
         self._traffic.requests[command] += 1
         self._traffic.byte_counts[command] += length
-        one, done = flags & c.CMD_FLAG_REQ_ONE != 0, partial(self._found, request)
-        self._server.backend.extents(self._volume, offset, length, one, done)
+        chosen = self._contexts if payload is None else context_ids(payload)
+        StatusQuery(
+            self._server.backend, self._volume, request,
+            [(number, self._contexts[number]) for number in chosen],
+            self._limits.bitmap_extents_max, partial(self._found, cookie, offset),
+        ).begin()  # fmt: skip
         return True
 
-    def _found(self, request: Request, extents: list[Extent]) -> None:
-        """Of a context that is not base:allocation nothing is known: its status is 0."""
-        flags, _command, cookie, offset, length, payload = request
+    def _found(self, cookie: int, offset: int, query: StatusQuery) -> None:
         self._end_reading(self._limits.status_bytes)
-        if self.dropped:
-            return
-        chosen = list(self._contexts) if payload is None else context_ids(payload)
-        one = flags & c.CMD_FLAG_REQ_ONE != 0
-        last = len(chosen) - 1
-        for place, context in enumerate(chosen):
-            about = extents
-            if self._contexts[context] != c.CONTEXT_ALLOCATION:
-                about = [(offset, length, True)]
-            states = statuses(about, length, one)
-            self._answer(self._chunks.status(cookie, offset, context, states, place == last))
+        last = query.found[-1]
+        self._answer(
+            *[self._chunks.status(cookie, offset, *found, found is last) for found in query.found]
+        )
 
 
 class ExtendedDispatch(StructuredDispatch):

@@ -60,7 +60,8 @@ class VisibleExports:
             refused = f"volume {volume.name} is not served: {volume.failed}"
         elif not self._server.places.volume_has_one(volume.connections):
             refused = f"volume {volume.name} has {volume.connections} connections, and no more"
-        return Export(volume.name, volume.size, flags, f"duplexd volume {volume.name}", refused)
+        described = f"duplexd volume {volume.name}"
+        return Export(volume.name, volume.size, flags, described, refused, bitmaps=volume.bitmaps)
 
     def names(self) -> Iterator[str]:
         """Of all volumes, then of their points: `find` hides what the client may not reach."""

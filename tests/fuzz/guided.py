@@ -171,9 +171,16 @@ def beginnings() -> Iterator[bytes]:
         (c.OPT_STRUCTURED_REPLY, b""), (c.OPT_SET_META_CONTEXT, contexts), (c.OPT_LIST, b""),
         (c.OPT_EXTENDED_HEADERS, b""), (c.OPT_STARTTLS, b""), (c.OPT_GO, go),
     ]  # fmt: skip
-    packed = b"".join(bytes([number, len(data)]) + data for number, data in options)
-    for kind in (1, 3, 5):
-        yield bytes([0, kind, 7]) + packed
+    bitmaps = m.context_data("data@cut", ["base:", "qemu:dirty-bitmap:c7"])
+    go = m.go_data("data@cut", [])
+    point = [
+        (c.OPT_STRUCTURED_REPLY, b""), (c.OPT_LIST_META_CONTEXT, bitmaps),
+        (c.OPT_SET_META_CONTEXT, bitmaps), (c.OPT_GO, go),
+    ]  # fmt: skip
+    for conversation in (options, point):
+        packed = b"".join(bytes([number, len(data)]) + data for number, data in conversation)
+        for kind in (1, 3, 5):
+            yield bytes([0, kind, 7]) + packed
     for command in range(8):
         fields = bytes([0, command]) + m.U64.pack(4096) + m.U16.pack(512)
         for kind in (1, 3, 5, 7):

@@ -40,12 +40,14 @@ WIRE_ERRORS = {0, c.EPERM, c.EIO, c.ENOMEM, c.EINVAL, c.ENOSPC, c.EOVERFLOW, c.E
 EXPORT_BYTES = 1 << 20
 LONG_PIECE_BYTES = 1000  # of a long payload: it comes in pieces, as where memory is short
 ANSWER_BYTES_MAX = 1 << 20  # of a whole handshake of OPTIONS_MAX options
+BITMAPS = {f"c{number}": f"c{number}" for number in range(80)} | {"größe": "c7"}
 TLS_MODES: tuple[Tls, ...] = ("off", "optional", "required")
 EXPORTS = FakeExports(
     Export("data", EXPORT_BYTES, FLAGS, "the data"),
     Export("secret", 4096, FLAGS, tls_only=True),
     Export("gone", 4096, FLAGS, refused="volume gone is not served"),
     Export("ä", 4096, FLAGS | c.FLAG_READ_ONLY),
+    Export("data@cut", 4096, FLAGS | c.FLAG_READ_ONLY, bitmaps=lambda: BITMAPS),
 )
 
 
@@ -95,6 +97,7 @@ def _agrees(shake: Handshake, tls: Tls) -> None:
     if shake.export is not None:
         agreed = shake.negotiated
         assert agreed.structured or not (agreed.extended or agreed.contexts)
+        assert len(dict(agreed.contexts)) == len(agreed.contexts) <= 1 + c.BITMAPS_SELECTED_MAX
         assert not shake.export.refused
 
 

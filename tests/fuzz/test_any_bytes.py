@@ -20,10 +20,14 @@ from tests.fuzz.invariants import (
 )
 from tests.unit.nbd.wire import FLAGS, MemoryServer
 
-NAMES = st.sampled_from(["", "data", "secret", "gone", "ä", "nosuch", "n" * 4097, "da\0ta"])
+NAMES = st.sampled_from(
+    ["", "data", "data@cut", "secret", "gone", "ä", "nosuch", "n" * 4097, "da\0ta"]
+)
 KINDS = st.lists(st.integers(0, 5), max_size=5)
+BITMAPS = st.sampled_from(["", "c7", "größe", "c99"]).map("qemu:dirty-bitmap:{}".format)
 QUERIES = st.lists(
-    st.sampled_from(["base:allocation", "base:", "base", "x:y", "", "q" * 5000]), max_size=4
+    st.sampled_from(["base:allocation", "base:", "base", "qemu:", "x:y", "", "q" * 5000]) | BITMAPS,
+    max_size=4,
 )
 GOOD_OPTIONS = st.one_of(
     st.builds(m.option, st.sampled_from([c.OPT_STARTTLS, c.OPT_LIST, c.OPT_ABORT])),

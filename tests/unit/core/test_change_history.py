@@ -277,6 +277,37 @@ def test_a_swap_of_equal_images_changes_nothing() -> None:
     assert (intervals(told), history(told).why) == ([None, []], ())
 
 
+# --------------------------------------------------------------------------------- earlier cuts
+
+
+def test_earlier_cuts_are_named_by_id_and_by_tag_the_newest_first() -> None:
+    told = story()
+    for number, tag in enumerate(("monday", "tuesday", "", "thursday")):
+        cut(told, f"c{number}", tag)
+        resync(told)
+    names = {"c2": "c2", "c1": "c1", "tuesday": "c1", "c0": "c0", "monday": "c0"}
+    assert list(history(told).before("c3").items()) == list(names.items())
+    assert history(told).before("c0") == {}
+    assert history(told).before("c9") == {}
+
+
+def test_a_tag_of_several_cuts_names_none_wherever_the_others_are() -> None:
+    told = story()
+    for number, tag in enumerate(("nightly", "weekly", "nightly")):
+        cut(told, f"c{number}", tag)
+        resync(told)
+    assert history(told).before("c2") == {"c1": "c1", "weekly": "c1", "c0": "c0"}
+    assert history(told).before("c1") == {"c0": "c0"}
+
+
+def test_a_tag_that_is_the_id_of_a_cut_means_that_cut() -> None:
+    told = story()
+    for number, tag in enumerate(("c1", "", "")):
+        cut(told, f"c{number}", tag)
+        resync(told)
+    assert history(told).before("c2") == {"c1": "c1", "c0": "c0"}
+
+
 # ------------------------------------------------------------------------------- checkpoints
 
 

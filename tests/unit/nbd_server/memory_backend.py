@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 class MemoryVolume:
     """`cold`: reads are not served from memory. `lost`: it has lost writes, and memory shows
-    zeroes. `error`: errno of every read. `holes`: (offset, length) of each, in order.
+    zeroes. `error`: errno of every read. `holes`: (offset, length) of each, in order. `dirty`: the
+    same, of each bitmap.
     """
 
     can_zero_fast = True
@@ -46,6 +47,10 @@ class MemoryVolume:
         self.lost = False
         self.error = 0
         self.holes: list[tuple[int, int]] = []
+        self.dirty: dict[str, list[tuple[int, int]]] = {}
+
+    def bitmaps(self) -> dict[str, str]:
+        return {name: name for name in self.dirty}
 
     @property
     def of(self) -> str:
@@ -68,15 +73,10 @@ class MemoryVolume:
         del self.readers[reader]
 
     def extents(self, offset: int, length: int) -> list[Extent]:
-        found, end = list[tuple[int, int, bool]](), offset + length
-        for start, size in self.holes:
-            first, last = max(start, offset), min(start + size, end)
-            if first < last:
-                if first > offset:
-                    found.append((offset, first - offset, True))
-                found.append((first, last - first, False))
-                offset = last
-        return [*found, (offset, end - offset, True)] if offset < end else found
+        return _apart(self.holes, offset, length, inside=False)
+
+    def changed(self, bitmap: str, offset: int, length: int) -> list[Extent]:
+        return _apart(self.dirty[bitmap], offset, length, inside=True)
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         if self.cold:
@@ -89,6 +89,21 @@ class MemoryVolume:
 
     def has_lost_writes(self) -> bool:
         return self.lost
+
+
+def _apart(
+    ranges: list[tuple[int, int]], offset: int, length: int, *, inside: bool
+) -> list[Extent]:
+    """A range, taken apart into what is in one of these and what is not."""
+    found, end = list[tuple[int, int, bool]](), offset + length
+    for start, size in ranges:
+        first, last = max(start, offset), min(start + size, end)
+        if first < last:
+            if first > offset:
+                found.append((offset, first - offset, not inside))
+            found.append((first, last - first, inside))
+            offset = last
+    return [*found, (offset, end - offset, not inside)] if offset < end else found
 
 
 class MemoryBackend:
@@ -111,6 +126,7 @@ class MemoryBackend:
         self.spliced = 0  # how many reads were
         self.sparse_reads: list[tuple[int, int]] = []
         self.asked_one: list[bool] = []  # of each question for extents
+        self.asked_bitmaps: list[tuple[str, int]] = []  # the name, and how many extents at most
 
     def volume(self, name: str) -> Volume | None:
         if not name and len(self.volumes) == 1:
@@ -190,6 +206,19 @@ class MemoryBackend:
         self.asked_one.append(one)
         extents = self.volumes[volume.name].extents(offset, length)
         asyncio.get_running_loop().call_soon(done, extents)
+
+    def changed(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        bitmap: str,
+        extents_max: int,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        self.asked_bitmaps.append((bitmap, extents_max))
+        extents = self.volumes[volume.name].changed(bitmap, offset, length)
+        asyncio.get_running_loop().call_soon(done, extents[:extents_max])
 
     def disconnected(self, client: Client) -> None:
         self.gone.append(client)

@@ -142,15 +142,20 @@ async def test_what_is_not_allowed_looks_like_what_does_not_exist(
 
 
 @pytest.mark.parametrize("number", [c.OPT_LIST_META_CONTEXT, c.OPT_SET_META_CONTEXT])
-async def test_what_is_not_allowed_has_no_contexts(serving: Serving, number: int) -> None:
+@pytest.mark.parametrize("context", [c.CONTEXT_ALLOCATION, f"{c.CONTEXT_DIRTY_BITMAP}monday"])
+async def test_what_is_not_allowed_has_no_contexts(
+    serving: Serving, backend: MemoryBackend, number: int, context: str
+) -> None:
+    for volume in backend.volumes.values():
+        volume.dirty["monday"] = []
     await serving.rules(Policy({"data": Door(NOBODY)}))
 
     async def asked(name: str) -> bytes:
-        query = m.context_data(name, [c.CONTEXT_ALLOCATION])
+        query = m.context_data(name, [context])
         structured = option(c.OPT_STRUCTURED_REPLY, b"")
         return await answer(await serving.peer(), number, query, before=structured)
 
-    assert c.CONTEXT_ALLOCATION.encode() in await asked("wal")
+    assert context.encode() in await asked("wal")
     hidden = await asked("data")
     assert m.U32.pack(c.REP_ERR_UNKNOWN) in hidden
     assert hidden.replace(b"data", b"gone") == await asked("gone")
