@@ -68,7 +68,7 @@ def test_a_backup_that_lacks_something_is_wrong_at_a_look(
 def test_a_sound_backup_is_found_sound(tmp_path: Path, image: bytes) -> None:
     put(tmp_path / "d", name_of(1), image)
     (found,) = catalogue.find(tmp_path / "d")
-    assert asyncio.run(catalogue.check(found)).wrong == ()
+    assert asyncio.run(catalogue.check([found]))[0].wrong == ()
 
 
 def test_a_directory_may_have_a_colon_in_its_name(
@@ -77,7 +77,7 @@ def test_a_directory_may_have_a_colon_in_its_name(
     put(tmp_path / "a:b", name_of(1), image)
     monkeypatch.chdir(tmp_path)
     (found,) = catalogue.find("a:b")
-    assert asyncio.run(catalogue.check(found)).wrong == ()
+    assert asyncio.run(catalogue.check([found]))[0].wrong == ()
 
 
 def test_a_byte_that_changed_is_found(tmp_path: Path, image: bytes) -> None:
@@ -85,13 +85,13 @@ def test_a_byte_that_changed_is_found(tmp_path: Path, image: bytes) -> None:
     (path / "data.qcow2").write_bytes(image[:-1] + bytes([image[-1] ^ 1]))
     (found,) = catalogue.find(tmp_path / "d")
     assert found.wrong == ()
-    assert "SHA-256" in asyncio.run(catalogue.check(found)).wrong[0]
+    assert "SHA-256" in asyncio.run(catalogue.check([found]))[0].wrong[0]
 
 
 def test_an_image_that_qemu_does_not_take_is_found(tmp_path: Path) -> None:
     put(tmp_path, name_of(1), b"not an image")
     (found,) = catalogue.find(tmp_path)
-    assert "qemu-img check" in asyncio.run(catalogue.check(found)).wrong[0]
+    assert "qemu-img check" in asyncio.run(catalogue.check([found]))[0].wrong[0]
 
 
 def test_only_older_good_ones_of_the_same_targets_are_surplus(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_missing_program_is_named_with_its_package(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        DuplexdError, match=r"qemu-img and setpriv and nice .* qemu-utils util-linux coreutils"
+        DuplexdError,
+        match=r"qemu-img and qemu-io and setpriv and nice .* qemu-utils util-linux coreutils",
     ):
         programs.check()
