@@ -48,27 +48,28 @@ class Increment:
         found = catalogue.find(directory)
         ours = [each for each in reversed(found) if self._is_ours(each)]
         unsound: list[str] = []
-        why = "there is no older backup of these targets in DEST"
+        unknown: list[str] = []
         for each in ours:
             if each.wrong:
                 unsound.append(f"{each.id}: {each.wrong[0]}")
                 continue
-            if (unknown := await self._unknown(each)) is not None:
-                why = f"changes since {each.id} are not known: {unknown}"
+            if (why := await self._unknown(each)) is not None:
+                unknown.append(f"changes since {each.id} are not known: {why}")
                 continue
             chain = catalogue.chain(each, found)
-            if len(chain) >= self._full_every:
-                return
+            if len(chain) >= self._full_every:  # it is time for a full one
+                break
             checked = await catalogue.check_sums(chain)
             if not checked[0].wrong:
                 self.base = each
                 break
             unsound += [f"{one.id}: {one.wrong[0]}" for one in checked if one.wrong]
             found = [*checked, *(one for one in found if one not in chain)]
+        else:
+            none = "there is no older backup of these targets in DEST"
+            self._warn("no older backup is sound" if unsound else (unknown or [none])[0])
         for text in dict.fromkeys(unsound):
-            self._watch.warn(f"it cannot be built on: {text}")
-        if self.base is None:
-            self._warn(why if not unsound else "no older backup is sound")
+            self._watch.warn(printable(f"a backup that cannot be built on: {text}"))
 
     def _is_ours(self, listed: Listed) -> bool:
         return listed.manifest is not None and set(listed.manifest.targets) == set(self._targets)
