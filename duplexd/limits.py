@@ -269,6 +269,7 @@ class BackupLimits:
     """Of `duplexctl backup`."""
 
     copies: int = 4  # volumes that are copied, compared or summed at a time
+    chain_max: int = 100  # images that lie on one another: QEMU opens all of them
     # for the connections of a run that was killed to end: the kernel kills its programs at once
     reader_seconds_max: float = 5.0
     look_seconds: float = 0.2  # between two looks at them

@@ -1,8 +1,13 @@
-"""What is in DEST: backups with their manifests, and directories that have lost theirs."""
+"""What is in DEST: backups with their manifests, and directories that have lost theirs.
+
+An incremental backup is worth what the ones below it are worth: whatever is wrong with one of these
+is wrong with it, too. So of each damage the backups are named that are lost by it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -10,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from duplexd.backup import programs, retention, saved
 from duplexd.backup.background import in_background
-from duplexd.backup.copies import sum_of
-from duplexd.backup.destination import NAME, in_words
+from duplexd.backup.copies import sum_of, to_disk
+from duplexd.backup.destination import in_words
+from duplexd.backup.saved import NAME
 from duplexd.errors import DuplexdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from duplexd.backup.retention import Part
     from duplexd.backup.saved import Manifest, SavedVolume
@@ -24,16 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listed:
-    """A directory with the name of a backup. `wrong`: what keeps it from being restored."""
+    """A directory with the name of a backup. `wrong`: what keeps it from being restored; `sha256`:
+    of its manifest.
+    """
 
     path: Path
     manifest: Manifest | None
     wrong: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def id(self) -> str:
         """Its name."""
         return self.path.name
+
+    @property
+    def base(self) -> saved.Base | None:
+        """What it lies on."""
+        return self.manifest.base if self.manifest is not None else None
 
     def json(self) -> Json:
         """Without the certificate, which is in its file."""
@@ -48,19 +62,20 @@ def find(directory: str | Path) -> list[Listed]:
         # absolute: QEMU reads what is before a colon as a protocol
         inside = Path(directory).absolute().iterdir()
         names = sorted(path for path in inside if NAME.fullmatch(path.name))
-    return [_look(path) for path in names]
+    return _linked([_look(path) for path in names])
 
 
 def _look(path: Path) -> Listed:
     try:
-        found = saved.parse((path / saved.FILE).read_bytes())
+        text = (path / saved.FILE).read_bytes()
+        found = saved.parse(text)
     except OSError as error:
         return Listed(path, None, (f"{saved.FILE}: {error.strerror}",))
     except ValueError as error:
         return Listed(path, None, (f"{saved.FILE}: {error}",))
     if found.id != path.name:
         return Listed(path, None, (f"{saved.FILE} is that of {found.id}",))
-    return Listed(path, found, tuple(_sizes(path, found)))
+    return Listed(path, found, tuple(_sizes(path, found)), hashlib.sha256(text).hexdigest())
 
 
 def _sizes(path: Path, found: Manifest) -> Iterator[str]:
@@ -75,35 +90,100 @@ def _sizes(path: Path, found: Manifest) -> Iterator[str]:
             yield f"{volume.file} has {size} bytes instead of {volume.bytes}"
 
 
-async def check(listed: Listed) -> Listed:
-    """With what reading all of it shows."""
+# ------------------------------------------------------------------------------------- chains
+
+
+def bases(found: Iterable[Listed]) -> dict[str, str]:
+    """What each lies on."""
+    return {each.id: each.base.id for each in found if each.base is not None}
+
+
+def chain(listed: Listed, found: Iterable[Listed]) -> list[Listed]:
+    """It and those that it needs, as far as they are there."""
+    by_id = {each.id: each for each in found}
+    return [by_id[name] for name in retention.chain(listed.id, bases(found)) if name in by_id]
+
+
+def _linked(found: list[Listed]) -> list[Listed]:
+    """With what is wrong below each."""
+    by_id = {each.id: each for each in found}
+    return [replace(each, wrong=each.wrong or tuple(_below(each, by_id))) for each in found]
+
+
+def _below(listed: Listed, by_id: Mapping[str, Listed]) -> Iterator[str]:
+    """The first thing that is wrong on the way down."""
+    seen = {listed.id}
+    while (base := listed.base) is not None:
+        under = by_id.get(base.id)
+        if under is None:
+            yield f"it lies on {base.id}, which is not there"
+        elif base.id in seen or (not under.wrong and under.sha256 != base.sha256):
+            yield f"it lies on {base.id}, whose {saved.FILE} is another now"
+        elif under.wrong:
+            yield f"it lies on {base.id}, which cannot be restored"
+        else:
+            seen.add(base.id)
+            listed = under
+            continue
+        return
+
+
+# ------------------------------------------------------------------------------------ checking
+
+
+async def check(found: Iterable[Listed]) -> list[Listed]:
+    """With what reading all of them shows."""
+    return _linked([await _check(each, _whole) for each in found])
+
+
+async def check_sums(found: Iterable[Listed]) -> list[Listed]:
+    """The same of their check-sums alone, as the disk has them and not the page cache."""
+    return _linked([await _check(each, _sums) for each in found])
+
+
+async def _check(listed: Listed, look: Callable[[Path, SavedVolume], Awaitable[str]]) -> Listed:
     found = listed.manifest
     if found is None or listed.wrong:
         return listed
-    wrong = [text for volume in found.volumes for text in await _check(listed.path, volume)]
-    return Listed(listed.path, found, tuple(wrong))
+    wrong = [text for volume in found.volumes if (text := await look(listed.path, volume))]
+    return replace(listed, wrong=tuple(wrong))
 
 
-async def _check(path: Path, volume: SavedVolume) -> list[str]:
+async def _whole(path: Path, volume: SavedVolume) -> str:
+    if wrong := await _sums(path, volume):
+        return wrong
+    try:
+        await programs.run(["qemu-img", "check", "-q", "-f", "qcow2", str(path / volume.file)])
+    except DuplexdError as error:
+        return f"{volume.file}: {error}"
+    return ""
+
+
+async def _sums(path: Path, volume: SavedVolume) -> str:
     file = path / volume.file
     try:
+        await in_background(partial(to_disk, file))
         _, sha256 = await in_background(partial(sum_of, file))
-        if sha256 != volume.sha256:
-            return [f"{volume.file}: its SHA-256 is not that of the manifest: it was changed"]
-        await programs.run(["qemu-img", "check", "-q", "-f", "qcow2", str(file)])
     except DuplexdError as error:
-        return [f"{volume.file}: {error}"]
-    return []
+        return f"{volume.file}: {error}"
+    if sha256 != volume.sha256:
+        return f"{volume.file}: its SHA-256 is not that of the manifest: it was changed"
+    return ""
 
 
 def surplus(directory: Path, newest: Manifest, keep: Iterable[Part]) -> list[str]:
-    """Backups of the same targets that are not to be kept, beside the one that was just made."""
+    """Backups of the same targets that are not to be kept, beside the one that was just made; in
+    the order in which they may be removed.
+    """
     controllers = frozenset(newest.controllers)
+    found = find(directory)
     dated = [
         retention.Dated(each.id, datetime.fromtimestamp(each.manifest.cut_time, UTC))
-        for each in find(directory)
+        for each in found
         if each.manifest is not None
         and each.manifest.is_of(newest.targets, controllers)
         and not each.wrong
     ]
-    return [name for name in retention.surplus(keep, dated) if name != newest.id]
+    going = set(retention.surplus(keep, dated)) - {newest.id}
+    staying = [each.id for each in found if each.id not in going]
+    return retention.free(sorted(going), bases(found), staying)

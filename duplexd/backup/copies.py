@@ -1,4 +1,4 @@
-"""The copies of a cut: one image for each volume, written and compared by qemu-img.
+"""The copies of a cut: one image for each volume, written and compared by programs of QEMU.
 
 Comparing reads the copy and the cut again, the copy from its disk: it is synced and dropped from
 the page cache first. It is done for every backup: what a disk or a network changed on the way is
@@ -14,7 +14,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.backup import programs
+from duplexd.backup import overlays, programs
 from duplexd.backup.background import in_background
 from duplexd.backup.destination import in_words
 from duplexd.backup.saved import SavedVolume, image_file
@@ -22,9 +22,10 @@ from duplexd.errors import DuplexdError
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from duplexd.backup.overlays import Overlay
     from duplexd.backup.sources import Source
 
     Progress = Callable[[str, int, int], None]
@@ -35,15 +36,23 @@ _DIFFER = 1  # how `qemu-img compare` ends then
 
 
 class Copies:
-    """Of all volumes of a cut, into one directory. `together` run at a time."""
+    """Of all volumes of a cut, into one directory. `together` run at a time. Those that have one of
+    `changed`, by their names, are copied as that.
+    """
 
     def __init__(
-        self, sources: Sequence[Source], directory: Path, together: int, progress: Progress
+        self,
+        sources: Sequence[Source],
+        directory: Path,
+        together: int,
+        progress: Progress,
+        changed: Mapping[str, Overlay],
     ) -> None:
         self._sources = sources
         self._directory = directory
         self._slots = asyncio.Semaphore(together)
         self._progress = progress
+        self._changed = changed
 
     async def needed_bytes(self) -> int:
         """What the images take at most: holes take nothing."""
@@ -88,14 +97,21 @@ class Copies:
         return lambda percent: self._progress(name, int(source.size * percent / 100), source.size)
 
     async def _needed(self, source: Source) -> int:
+        overlay = self._changed.get(source.name)
         command = self._command(source, "measure", "--output", "json", "-O", "qcow2")
-        found = json.loads(await programs.run([*command, source.image()]))
-        return int(found["required"])
+        what = [source.image()] if overlay is None else ["--size", str(source.size)]
+        found = json.loads(await programs.run([*command, *what]))
+        return int(found["required"]) + (overlay.changed_bytes if overlay is not None else 0)
 
     async def _copy(self, source: Source) -> None:
         path = self._path(source)
         with in_words(path):
             path.parent.mkdir(0o700, exist_ok=True)
+        if (overlay := self._changed.get(source.name)) is not None:
+            credentials = source.credentials(self._directory / CREDENTIALS)
+            shown = self._shown(source, "copying changes")
+            await overlays.write(path, source, credentials, overlay, shown)
+            return
         command = self._command(source, "convert", "-p", "-O", "qcow2")
         await programs.run([*command, source.image(), str(path)], self._shown(source, "copying"))
 

@@ -16,12 +16,12 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.backup.saved import NAME
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.printable import printable
 from duplexd.runtime import directory, owned
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 LOCK, RECORD = ".duplexd-backup.lock", ".duplexd-backup.json"
 PARTIAL = ".partial"
-NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _RECORD_VERSION = 1
 
 

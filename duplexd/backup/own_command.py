@@ -6,6 +6,8 @@ CMD finds in its environment what it needs:
     DUPLEXD_TAG           its tag
     DUPLEXD_URIS          a line for each volume: its name, a blank, its NBD URI
     DUPLEXD_CERTIFICATE   a file, which is removed when CMD has ended: copy it
+    DUPLEXD_SINCE         with `since`: the id of the cut that CMD copied before
+    DUPLEXD_CHANGES       likewise: a file as well, what changed since, as `changes --json` has it
 
 What it has copied counts only if the cut was not left meanwhile; that is asked when it has ended.
 There is no DEST, so a run that is killed leaves its reader to be ended by hand.
@@ -14,10 +16,12 @@ There is no DEST, so a run that is killed leaves its reader to be ended by hand.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +31,8 @@ from duplexd.backup.held_cut import HeldCut
 from duplexd.backup.run import CERTIFICATE, new_reader
 from duplexd.backup.steps import Step
 from duplexd.client import certificate as certificates
-from duplexd.errors import DuplexdError, LeaseLostError
+from duplexd.errors import DuplexdError, LeaseLostError, UsageError
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,18 +43,23 @@ if TYPE_CHECKING:
     from duplexd.limits import BackupLimits
 
 
+CHANGES = "changes.json"
+
+
 async def run(
     plan: Plan, command: Sequence[str], client: Client, watch: Watch, limits: BackupLimits
 ) -> int:
     """CMD's exit code. Raises LeaseLostError if the cut was left before CMD had ended.
 
-    Nothing is suspended, and no hook is run, for a CMD that cannot be found.
+    Nothing is suspended, and no hook is run, for a CMD that cannot be found, or a cut to copy the
+    changes since that is not remembered (NotFoundError, WrongStateError).
     """
     if shutil.which(command[0]) is None:
         raise DuplexdError(
             f"cannot run {command[0]!r}: no such program, or it is not executable; nothing was"
             " suspended"
         )
+    since = await _since(plan, client) if plan.since else ""
     reader = new_reader()
     cut = HeldCut(client, plan.targets, reader, watch, limits)
     watch.step(Step.DUPLEX)
@@ -61,7 +71,7 @@ async def run(
             await cut.resync()
 
     try:
-        code = await _at(cut, plan, command, client, watch)
+        code = await _at(cut, replace(plan, since=since), command, client, watch)
     except BaseException:
         try:
             await despite_an_interrupt(leave())
@@ -75,6 +85,18 @@ async def run(
     return code
 
 
+async def _since(plan: Plan, client: Client) -> str:
+    """The id of the cut, as which a tag would be another once this cut is made."""
+    changes = await client.changes(*plan.targets, since=plan.since)
+    ids = {str(row["since"]["cut"]) for row in changes.volumes}
+    if len(ids) != 1:
+        raise UsageError(
+            f"--since {printable(plan.since)} means several cuts: {', '.join(sorted(ids))}; name"
+            " one by its id"
+        )
+    return ids.pop()
+
+
 async def _at(
     cut: HeldCut, plan: Plan, command: Sequence[str], client: Client, watch: Watch
 ) -> int:
@@ -84,6 +106,12 @@ async def _at(
     with tempfile.TemporaryDirectory(prefix="duplexd-backup-") as directory:
         path = Path(directory) / CERTIFICATE
         certificates.write(path, certificates.make(made))
+        more = {"DUPLEXD_CERTIFICATE": str(path)}
+        if plan.since:
+            changes = await client.changes(*plan.targets, since=plan.since, until=made.cut)
+            file = Path(directory) / CHANGES
+            file.write_text(json.dumps(changes.json()))
+            more |= {"DUPLEXD_SINCE": plan.since, "DUPLEXD_CHANGES": str(file)}
         watch.step(Step.COPY)
         code = await _child(
             command,
@@ -91,7 +119,7 @@ async def _at(
                 "DUPLEXD_CUT": made.cut,
                 "DUPLEXD_TAG": made.tag,
                 "DUPLEXD_URIS": "\n".join(f"{each.name} {each.uri}" for each in found),
-                "DUPLEXD_CERTIFICATE": str(path),
+                **more,
             },
         )
     try:

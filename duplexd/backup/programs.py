@@ -22,9 +22,15 @@ from duplexd.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PACKAGES = {"qemu-img": "qemu-utils", "setpriv": "util-linux", "nice": "coreutils"}
+PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-io": "qemu-utils",
+    "setpriv": "util-linux",
+    "nice": "coreutils",
+}
 _TIED = ("setpriv", "--pdeathsig", "KILL", "nice")
 _PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
+_PROMPT = b"qemu-io> "  # before each command of a script
 _CHUNK_BYTES = 4096
 _OUTPUT_BYTES_MAX = 1 << 20
 _LINES_MAX = 3  # of what a program says of its failure
@@ -40,30 +46,36 @@ def check() -> None:
     """Raises DuplexdError if a program is missing."""
     missing = [name for name in PACKAGES if shutil.which(name) is None]
     if missing:
-        packages = " ".join(PACKAGES[name] for name in missing)
+        packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
         raise DuplexdError(
             f"{' and '.join(missing)} cannot be found; install what Debian calls {packages}"
         )
 
 
-async def run(command: Sequence[str], progress: Callable[[float], None] | None = None) -> bytes:
-    """What it writes to stdout. `progress` gets percents, if the program shows them.
+async def run(
+    command: Sequence[str],
+    progress: Callable[[float], None] | None = None,
+    script: Sequence[str] = (),
+) -> bytes:
+    """What it writes to stdout. `progress` gets percents, if the program shows them; `script` are
+    lines for qemu-io, which shows a prompt for each.
 
     Raises ProgramError with what it said. A cancellation kills it first.
     """
     process = await asyncio.create_subprocess_exec(
         *_TIED,
         *command,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE if script else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, "LC_ALL": "C"},
     )
     stdout, stderr = known(process.stdout, "a pipe"), known(process.stderr, "a pipe")
+    show = _shown(progress, len(script)) if progress is not None else None
     try:
-        output, complaint, _ = await asyncio.gather(
-            _read(stdout, progress), _read(stderr, None), process.wait()
+        output, complaint, _, _ = await asyncio.gather(
+            _read(stdout, show), _read(stderr, None), _write(process.stdin, script), process.wait()
         )
     except BaseException:
         with suppress(ProcessLookupError):
@@ -76,19 +88,46 @@ async def run(command: Sequence[str], progress: Callable[[float], None] | None =
     return output
 
 
-async def _read(stream: asyncio.StreamReader, progress: Callable[[float], None] | None) -> bytes:
+async def _read(stream: asyncio.StreamReader, show: Callable[[bytes], None] | None) -> bytes:
     """All of it, or its beginning."""
     found = bytearray()
     while chunk := await stream.read(_CHUNK_BYTES):
         found += chunk[: _OUTPUT_BYTES_MAX - len(found)]
-        percents = _PROGRESS.findall(chunk.decode(errors="replace")) if progress else ()
-        if progress and percents:
-            progress(float(percents[-1]))
+        if show is not None:
+            show(chunk)
     return bytes(found)
 
 
+async def _write(stream: asyncio.StreamWriter | None, script: Sequence[str]) -> None:
+    """Only as fast as it is read. A program that ends before says why itself."""
+    if stream is None:
+        return
+    with suppress(ConnectionError):
+        for line in script:
+            stream.write(line.encode() + b"\n")
+            await stream.drain()
+    stream.close()
+
+
+def _shown(progress: Callable[[float], None], lines: int) -> Callable[[bytes], None]:
+    """What finds the progress in the output of a program, whose script has so many lines."""
+    prompts = 0
+
+    def show(chunk: bytes) -> None:
+        nonlocal prompts
+        prompts += chunk.count(_PROMPT[-2:])
+        percents = _PROGRESS.findall(chunk.decode(errors="replace"))
+        if lines:
+            progress(min(100.0, 100 * prompts / lines))
+        elif percents:
+            progress(float(percents[-1]))
+
+    return show
+
+
 def _failed(command: Sequence[str], status: int, complaint: bytes) -> ProgramError:
-    lines = _PROGRESS.sub("", complaint.decode(errors="replace")).split("\n")
+    text = complaint.replace(_PROMPT, b"").decode(errors="replace")
+    lines = _PROGRESS.sub("", text).split("\n")
     lines = [line for each in lines if (line := each.strip())][-_LINES_MAX:]
     why = "; ".join(lines) or f"exit code {status}"
     error = ProgramError(printable(f"{' '.join(command[:2])}: {why}"))

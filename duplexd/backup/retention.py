@@ -4,6 +4,9 @@
 years likewise, all in UTC. A number alone keeps that many of the newest. A backup is kept if any
 part of the rule keeps it. Days without a backup do not count, so that a machine that was off for a
 month does not lose its last seven. Each part keeps at least one, and so the newest is always kept.
+
+An incremental backup cannot be read without the one that it lies on. So what a kept backup needs is
+kept, too, whatever the rule says.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
 _PART = re.compile(r"([1-9][0-9]{0,4})([dwmy]?)")
@@ -58,6 +61,23 @@ def surplus(parts: Iterable[Part], backups: Iterable[Dated]) -> list[str]:
     newest_first = sorted(backups, key=lambda each: (each.time, each.name), reverse=True)
     kept = {each.name for part in parts for each in _kept(part, newest_first)}
     return [each.name for each in reversed(newest_first) if each.name not in kept]
+
+
+def chain(name: str, bases: Mapping[str, str]) -> list[str]:
+    """A backup and those that it needs, down to a full one; `bases` has what each lies on."""
+    found = [name]
+    while (base := bases.get(found[-1])) is not None and base not in found:
+        found.append(base)
+    return found
+
+
+def free(names: Iterable[str], bases: Mapping[str, str], others: Iterable[str]) -> list[str]:
+    """Of `names`, in the order in which they may be removed: without those that one of the others
+    needs, and none before what lies on it, so that a kill in between breaks no chain.
+    """
+    needed = {each for other in others for each in chain(other, bases)}
+    going = [each for each in names if each not in needed]
+    return sorted(going, key=lambda each: len(chain(each, bases)), reverse=True)
 
 
 def _kept(part: Part, newest_first: list[Dated]) -> list[Dated]:

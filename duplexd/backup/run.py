@@ -22,6 +22,7 @@ from duplexd.backup import catalogue, copies, programs, saved, second_reader, so
 from duplexd.backup.background import despite_an_interrupt, in_background
 from duplexd.backup.destination import LeftReader, in_words, opened
 from duplexd.backup.held_cut import HeldCut
+from duplexd.backup.increment import Increment
 from duplexd.backup.steps import Step
 from duplexd.client import certificate as certificates
 from duplexd.errors import DuplexdError, NotFoundError
@@ -51,6 +52,8 @@ class Plan:
     keep: tuple[Part, ...] = ()
     resync: bool = True
     verify_cut: bool = True
+    full_every: int = 1  # every n-th backup is a full one; those between have what changed
+    since: str = ""  # for a command of its own: a cut to say the changes since
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,15 @@ class _Run:
         self._started = time.time()
         self._reader = LeftReader(new_reader(), plan.targets, ())
         self._cut = HeldCut(client, plan.targets, self._reader.name, watch, limits)
+        self._increment = Increment(client, plan.targets, plan.full_every, watch)
 
     async def make(self) -> Made:
         """See `run`."""
         self._watch.step(Step.TIDY)
         await self._tidy()
+        if self._plan.full_every > 1:
+            self._watch.step(Step.BASE)
+            await self._increment.choose(self._place.path)
         self._watch.step(Step.DUPLEX)
         self._reader = self._reader._replace(volumes=await self._cut.prepare())
         self._place.note(self._reader)
@@ -137,8 +144,9 @@ class _Run:
         found = sources.find(points, self._client.groups.controllers)
         name = _name(cut)
         directory = self._place.begin(name)
-        each = copies.Copies(found, directory, self._limits.copies, self._watch.progress)
         self._watch.step(Step.COPY)
+        changed = await self._cut.while_it_lasts(self._increment.overlays(found, cut.cut))
+        each = copies.Copies(found, directory, self._limits.copies, self._watch.progress, changed)
         await self._cut.while_it_lasts(self._copy(found, each, directory))
         self._watch.step(Step.COMPARE)
         await self._cut.while_it_lasts(each.compare())
@@ -191,7 +199,12 @@ class _Run:
             verify_cut=proved,
             volumes=volumes,
             certificate=certificate,
+            base=self._base(),
         )
+
+    def _base(self) -> saved.Base | None:
+        base = self._increment.base
+        return saved.Base(base.id, base.sha256) if base is not None else None
 
     # --------------------------------------------------------------------------- after the cut
 

@@ -15,6 +15,8 @@ names lies outside of the backup.
     verify_cut   what `verify-cut` said of the cut: confirmed; recorded or unchecked where the
                  journal or the images could not be read on this machine; skipped
     volumes      {name, controller, volume, size, file, bytes, sha256} of each
+    base         of an incremental backup, the one in the same directory that its images lie on:
+                 {id, sha256}, of its manifest, which has the check-sums of the images; else null
     certificate  as `suspend --certificate` writes it
 """
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FILE = "manifest.json"
+NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")  # of the directory of a backup
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"(?:[A-Za-z0-9._-]+/)?[A-Za-z0-9._-]+\.qcow2")
 
 
@@ -43,6 +47,13 @@ class SavedVolume(NamedTuple):
     size: int
     file: str
     bytes: int
+    sha256: str
+
+
+class Base(NamedTuple):
+    """The older backup that an incremental one needs. `sha256`: of its manifest."""
+
+    id: str
     sha256: str
 
 
@@ -63,6 +74,7 @@ class Manifest:
     verify_cut: str
     volumes: tuple[SavedVolume, ...]
     certificate: Json
+    base: Base | None = None
 
     @property
     def bytes(self) -> int:
@@ -76,7 +88,9 @@ class Manifest:
     def json(self) -> Json:
         """As the file has it."""
         rows = [volume._asdict() for volume in self.volumes]
-        return {"version": VERSION, **vars(self), "targets": list(self.targets), "volumes": rows}
+        base = self.base._asdict() if self.base is not None else None
+        own = {**vars(self), "targets": list(self.targets), "volumes": rows, "base": base}
+        return {"version": VERSION, **own}
 
     def text(self) -> str:
         """The content of the file."""
@@ -114,7 +128,17 @@ def _manifest(found: Json) -> Manifest:
         verify_cut=str(found["verify_cut"]),
         volumes=volumes,
         certificate=dict(found["certificate"]),
+        base=_base(found.get("base")),
     )
+
+
+def _base(found: Json | None) -> Base | None:
+    if found is None:
+        return None
+    base = Base(str(found["id"]), str(found["sha256"]))
+    if not NAME.fullmatch(base.id) or not _SHA256.fullmatch(base.sha256):
+        raise ValueError(f"base {base.id!r} does not name a backup and its check-sum")
+    return base
 
 
 def _time(value: object) -> float:

@@ -20,9 +20,10 @@ RECORD, READER, PARTIAL, BACKUP = "record", "reader", "partial", "backup"
 
 
 class Step(Enum):
-    """In order; the value is what a person reads."""
+    """In order; the value is what a person reads. BASE is of incremental backups."""
 
     TIDY = "tidying up after earlier runs"
+    BASE = "checking the backups that this one lies on"
     DUPLEX = "bringing the pairs to DUPLEX"
     SUSPEND = "suspending the pairs at one cut"
     COPY = "copying"
@@ -41,6 +42,7 @@ _COPYING = frozenset({RECORD, READER, PARTIAL})
 # What is there when a step begins, of those before it.
 LEFT: dict[Step, frozenset[str]] = {
     Step.TIDY: _NOTHING,
+    Step.BASE: _NOTHING,
     Step.DUPLEX: _NOTHING,
     Step.SUSPEND: frozenset({RECORD}),
     Step.COPY: _COPYING,

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from duplexd.duplexctl.settings import Settings
     from duplexd.duplexctl.watch import Show
 
-_COLUMNS = ("TIME", "BACKUP", "TARGETS", "TAG", "VERDICT", "SIZE", "STATE")
+_COLUMNS = ("TIME", "BACKUP", "TARGETS", "TAG", "VERDICT", "SIZE", "LIES ON", "STATE")
+FULL_EVERY = 7
 
 
 class Keep(click.ParamType[object, tuple["Part", ...]]):
@@ -61,6 +62,25 @@ class Keep(click.ParamType[object, tuple["Part", ...]]):
     help="then remove older backups of these targets: 7d,4w,6m keeps the newest of each of 7 days,"
     " 4 weeks and 6 months; 5 keeps the newest five",
 )
+@click.option(
+    "--incremental",
+    is_flag=True,
+    help="copy only what changed since the newest backup of these targets in DEST; it needs that"
+    " one to be restored",
+)
+@click.option(
+    "--full-every",
+    type=click.IntRange(2, BackupLimits().chain_max),
+    metavar="N",
+    default=None,
+    help=f"of incremental backups, make every N-th a full one (default: {FULL_EVERY})",
+)
+@click.option(
+    "--since",
+    metavar="CUT",
+    default="",
+    help="with -- CMD: say what changed since this cut, for a CMD that copies only that",
+)
 @click.option("--no-resync", is_flag=True, help="leave the pairs at the cut")
 @click.option(
     "--no-verify-cut",
@@ -75,6 +95,9 @@ def backup(
     targets: tuple[str, ...],
     tag: str,
     keep: tuple[Part, ...] | None,
+    incremental: bool,
+    full_every: int | None,
+    since: str,
     no_resync: bool,
     no_verify_cut: bool,
 ) -> None:
@@ -90,10 +113,17 @@ def backup(
     settings: Settings = context.obj
     command: list[str] = context.meta.get(WithCommand.KEY, [])
     if command:
-        if keep:
-            raise UsageError("--keep is for backups in a DEST; CMD keeps its own")
-        plan = Plan(targets, "", tag, resync=not no_resync)
+        if keep or incremental or full_every:
+            raise UsageError(
+                "--keep, --incremental and --full-every are for backups in a DEST; CMD keeps its"
+                " own, and --since tells it what changed"
+            )
+        plan = Plan(targets, "", tag, resync=not no_resync, since=since)
         context.exit(_own_command(settings, plan, command))
+    if since:
+        raise UsageError("--since is for -- CMD; in a DEST --incremental finds the older backup")
+    if full_every and not incremental:
+        raise UsageError("--full-every is for --incremental; without it every backup is a full one")
     *names, destination = targets
     if not destination:
         raise UsageError("DEST is empty; name the directory for the backups")
@@ -102,7 +132,8 @@ def backup(
             f"DEST is missing: `duplexctl backup {printable(destination)} /srv/backup` copies"
             f" {printable(destination)} into that directory"
         )
-    plan = Plan(tuple(names), destination, tag, keep or (), not no_resync, not no_verify_cut)
+    each = (full_every or FULL_EVERY) if incremental else 1
+    plan = Plan(tuple(names), destination, tag, keep or (), not no_resync, not no_verify_cut, each)
     _answer(settings, _made(settings, plan))
 
 
@@ -169,6 +200,7 @@ def _answer(settings: Settings, made: Made) -> None:
     text = (
         f"backup {made.path}: {len(found.volumes)} volumes, {format_size(found.bytes)},"
         f" cut {found.cut}, {found.verdict}; verify-cut: {found.verify_cut}"
+        f"{f'; it lies on {found.base.id}' if found.base is not None else ''}"
     )
     if settings.json or sys.stdout.isatty():
         settings.answer(made.json(), printable(text), done=text)
@@ -195,7 +227,7 @@ def backups(settings: Settings, destination: str, check: bool) -> None:
     found = catalogue.find(destination)
     if check:
         programs.check()
-        found = [asyncio.run(catalogue.check(each)) for each in found]
+        found = asyncio.run(catalogue.check(found))
     answer = {"path": destination, "checked": check, "backups": [each.json() for each in found]}
     settings.answer(answer, backups_text(found, check))
     wrong = [f"{each.id}: {text}" for each in found for text in each.wrong]
@@ -214,7 +246,7 @@ def _row(listed: Listed, checked: bool) -> tuple[str, ...]:
     found = listed.manifest
     state = "WRONG" if listed.wrong else "checked" if checked else "complete"
     if found is None:
-        return ("-", listed.id, "-", "-", "-", "-", state)
+        return ("-", listed.id, "-", "-", "-", "-", "-", state)
     when = datetime.fromtimestamp(found.cut_time, UTC)
     return (
         f"{when:%Y-%m-%d %H:%M:%SZ}",
@@ -223,5 +255,6 @@ def _row(listed: Listed, checked: bool) -> tuple[str, ...]:
         printable(found.tag) or "-",
         found.verdict,
         format_size(found.bytes),
+        found.base.id if found.base is not None else "-",
         state,
     )

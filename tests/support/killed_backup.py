@@ -1,4 +1,4 @@
-"""A backup that is killed when one of its steps begins.
+"""An incremental backup that is killed when one of its steps begins.
 
 python -m tests.support.killed_backup STEP SOCKET TARGET DEST
 """
@@ -38,7 +38,7 @@ class _Killer:
 async def main() -> None:
     step, socket, target, destination = sys.argv[1:]
     async with Client.local(socket) as client:
-        plan = Plan((target,), destination)
+        plan = Plan((target,), destination, full_every=7)
         await run(plan, client, _Killer(Step[step]), BackupLimits())
 
 

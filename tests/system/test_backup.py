@@ -14,16 +14,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.backup.run import Plan, run
-from duplexd.backup.steps import BACKUP, LEFT, PARTIAL, READER, RECORD, Step
+from duplexd.backup.steps import BACKUP, LEFT, Step
 from duplexd.client import Client
 from duplexd.errors import LeaseLostError
 from duplexd.limits import BackupLimits
 from duplexd.units import KIB, MIB
+from tests.support.backups import (
+    CTL,
+    backup,
+    ctl,
+    is_duplex_again,
+    left,
+    made,
+    names,
+    restored,
+    status,
+    write,
+)
 from tests.support.certificates import Certificates
 from tests.support.cluster import Cluster
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, free_port, run_duplexctl
@@ -35,7 +47,6 @@ if TYPE_CHECKING:
 
 SIZE = 8 * MIB
 VOLUMES = ("data", "wal")
-CTL = "from duplexd.duplexctl.cli import main; main()"
 
 
 @pytest.fixture
@@ -50,73 +61,6 @@ def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., D
 @pytest.fixture
 def destination(tmp_path: Path) -> Path:
     return tmp_path / "backups"
-
-
-def write(uri: str, byte: int, offset: int, length: int) -> None:
-    command = f"write -P {byte} {offset} {length}"
-    subprocess.run(["qemu-io", "-f", "raw", "-c", command, uri], check=True, capture_output=True)
-
-
-def backup(
-    daemon: Daemon, destination: Path, *options: str, target: str = "db"
-) -> subprocess.CompletedProcess[str]:
-    return run_duplexctl(daemon.files, "--json", "backup", target, str(destination), *options)
-
-
-def made(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """The answer of a backup that is there."""
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def restored(answer: dict[str, Any], directory: Path) -> dict[str, bytes]:
-    """The volumes, as QEMU reads them from the images."""
-    found = {}
-    for volume in answer["volumes"]:
-        image = Path(answer["path"]) / volume["file"]
-        raw = directory / "restored.img"
-        subprocess.run(
-            ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)],
-            check=True,
-            timeout=PATIENCE_SECONDS,
-        )
-        found[volume["name"]] = raw.read_bytes()
-        raw.unlink()
-    return found
-
-
-def status(daemon: Daemon) -> list[dict[str, Any]]:
-    volumes: list[dict[str, Any]] = daemon.request("GET", "/v1/status")[1]["volumes"]
-    return volumes
-
-
-def is_duplex_again(daemon: Daemon) -> bool:
-    """Without readers; the resync may still be under way."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        volumes = status(daemon)
-        if all(each["state"] == "DUPLEX" and not each["readers"] for each in volumes):
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def names(destination: Path) -> list[str]:
-    """All but what is hidden: backups, and what is partial."""
-    return sorted(path.name for path in destination.iterdir() if path.name[0] != ".")
-
-
-def left(daemon: Daemon, destination: Path) -> set[str]:
-    """What a killed run has left, in the words of the table."""
-    found = set()
-    if (destination / ".duplexd-backup.json").exists():
-        found.add(RECORD)
-    if any(each["readers"] for each in status(daemon)):
-        found.add(READER)
-    for name in names(destination):
-        found.add(PARTIAL if name.endswith(".partial") else BACKUP)
-    return found
 
 
 # ------------------------------------------------------------------------------------ a whole one
@@ -209,18 +153,6 @@ def test_a_controller_that_is_reached_over_tls_is_copied_over_tls(
         "certificate.json", "far", "manifest.json",
     ]  # fmt: skip
     assert is_duplex_again(daemon)
-
-
-def ctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CTL, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        env=environment(),
-        cwd=ROOT,
-        check=False,
-    )
 
 
 # --------------------------------------------------------------------------- what is no backup
@@ -512,14 +444,22 @@ def test_an_own_tool_whose_cut_was_left_has_failed(daemon: Daemon) -> None:
 def test_a_run_after_one_that_was_killed_is_good_and_nothing_is_left(
     daemon: Daemon, destination: Path, tmp_path: Path, step: Step
 ) -> None:
+    """Incremental ones, which have all of the steps: the table, and the older backup."""
+    older = made(backup(daemon, destination, "--no-verify-cut"))
+    write(daemon.files.uri("data"), 0x33, MIB, 64 * KIB)
     killed = subprocess.run(
         [sys.executable, "-m", "tests.support.killed_backup", step.name,
          str(daemon.files.control_socket), "db", str(destination)],
         env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL
-    assert left(daemon, destination) == LEFT[step]
-    answer = made(backup(daemon, destination))
-    assert restored(answer, tmp_path)["wal"][: 64 * KIB] == b"\x22" * (64 * KIB)
+    assert left(daemon, destination) == LEFT[step] | {BACKUP}
+    finished = set(names(destination)) - {older["id"]} if BACKUP in LEFT[step] else set()
+    answer = made(backup(daemon, destination, "--incremental"))
+    assert answer["base"]["id"] == max(finished, default=older["id"])
+    found = restored(answer, tmp_path)
+    assert found["wal"][: 64 * KIB] == b"\x22" * (64 * KIB)
+    assert found["data"][MIB : MIB + 64 * KIB] == b"\x33" * (64 * KIB)
     assert is_duplex_again(daemon)
     assert left(daemon, destination) == {BACKUP}
+    assert set(names(destination)) == {older["id"], answer["id"], *finished}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import pytest
 
 from duplexd.backup import catalogue
 from duplexd.backup.retention import parse
-from duplexd.backup.saved import FILE
+from duplexd.backup.saved import FILE, Base
 from tests.unit.backup.made import manifest, name_of, put
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def test_a_backup_that_lacks_something_is_wrong_at_a_look(
 def test_a_sound_backup_is_found_sound(tmp_path: Path, image: bytes) -> None:
     put(tmp_path / "d", name_of(1), image)
     (found,) = catalogue.find(tmp_path / "d")
-    assert asyncio.run(catalogue.check(found)).wrong == ()
+    assert asyncio.run(catalogue.check([found]))[0].wrong == ()
 
 
 def test_a_directory_may_have_a_colon_in_its_name(
@@ -77,7 +79,7 @@ def test_a_directory_may_have_a_colon_in_its_name(
     put(tmp_path / "a:b", name_of(1), image)
     monkeypatch.chdir(tmp_path)
     (found,) = catalogue.find("a:b")
-    assert asyncio.run(catalogue.check(found)).wrong == ()
+    assert asyncio.run(catalogue.check([found]))[0].wrong == ()
 
 
 def test_a_byte_that_changed_is_found(tmp_path: Path, image: bytes) -> None:
@@ -85,13 +87,13 @@ def test_a_byte_that_changed_is_found(tmp_path: Path, image: bytes) -> None:
     (path / "data.qcow2").write_bytes(image[:-1] + bytes([image[-1] ^ 1]))
     (found,) = catalogue.find(tmp_path / "d")
     assert found.wrong == ()
-    assert "SHA-256" in asyncio.run(catalogue.check(found)).wrong[0]
+    assert "SHA-256" in asyncio.run(catalogue.check([found]))[0].wrong[0]
 
 
 def test_an_image_that_qemu_does_not_take_is_found(tmp_path: Path) -> None:
     put(tmp_path, name_of(1), b"not an image")
     (found,) = catalogue.find(tmp_path)
-    assert "qemu-img check" in asyncio.run(catalogue.check(found)).wrong[0]
+    assert "qemu-img check" in asyncio.run(catalogue.check([found]))[0].wrong[0]
 
 
 def test_only_older_good_ones_of_the_same_targets_are_surplus(tmp_path: Path) -> None:
@@ -108,4 +110,66 @@ def test_the_backup_that_was_just_made_stays_whatever_the_clock_says(tmp_path: P
     for day in (1, 2):
         put(tmp_path, name_of(day), cut_time=day * DAY_S)
     newest = manifest(name_of(1))  # the clock was set back
+    assert catalogue.surplus(tmp_path, newest, parse("1")) == []
+
+
+# ------------------------------------------------------------------------------------- chains
+
+
+def put_chain(directory: Path, days: int, content: bytes = b"image") -> None:
+    """One for each day, each on the one before."""
+    base = None
+    for day in range(1, days + 1):
+        path = put(directory, name_of(day), content, cut_time=day * DAY_S, base=base)
+        text = (path / FILE).read_bytes()
+        base = Base(name_of(day), hashlib.sha256(text).hexdigest())
+
+
+def _other_tag(path: Path) -> None:
+    """A backup, and none that anything was made on."""
+    (path / FILE).write_text((path / FILE).read_text().replace('"nightly"', '"other"'))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (_no_image, "which cannot be restored"),
+        (_bad_manifest, "which cannot be restored"),
+        (shutil.rmtree, "which is not there"),
+        (_other_tag, "whose manifest.json is another now"),
+    ],
+)
+def test_whatever_lies_on_a_wrong_one_is_wrong(
+    tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    put_chain(tmp_path, 4)
+    spoil(tmp_path / name_of(2))
+    wrong = {each.id: each.wrong for each in catalogue.find(tmp_path)}
+    assert wrong[name_of(1)] == ()
+    assert wrong[name_of(3)] == wrong[name_of(4)] == (f"it lies on {name_of(2)}, {why}",)
+
+
+def test_a_circle_is_wrong_and_has_an_end(tmp_path: Path) -> None:
+    put(tmp_path, name_of(1), base=Base(name_of(2), "0" * 64))
+    put(tmp_path, name_of(2), base=Base(name_of(1), "0" * 64))
+    assert all(each.wrong for each in catalogue.find(tmp_path))
+
+
+def test_a_byte_that_changed_is_found_in_all_that_lie_on_it(tmp_path: Path, image: bytes) -> None:
+    put_chain(tmp_path, 3, image)
+    (tmp_path / name_of(2) / "data.qcow2").write_bytes(image[:-1] + bytes([image[-1] ^ 1]))
+    found = asyncio.run(catalogue.check(catalogue.find(tmp_path)))
+    assert [len(each.wrong) for each in found] == [0, 1, 1]
+    assert found[2].wrong == (f"it lies on {name_of(2)}, which cannot be restored",)
+
+
+def test_what_a_kept_or_a_wrong_one_lies_on_is_no_surplus(tmp_path: Path) -> None:
+    put_chain(tmp_path, 4)
+    newest = manifest(name_of(4))
+    assert catalogue.surplus(tmp_path, newest, parse("1")) == []
+    put(tmp_path, name_of(5), cut_time=5 * DAY_S)
+    newest = manifest(name_of(5))
+    going = [name_of(day) for day in (4, 3, 2, 1)]
+    assert catalogue.surplus(tmp_path, newest, parse("1")) == going
+    _no_image(tmp_path / name_of(3))
     assert catalogue.surplus(tmp_path, newest, parse("1")) == []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duplexd.backup.retention import Dated, Part, parse, surplus
+from duplexd.backup.retention import Dated, Part, chain, free, parse, surplus
 
 BEGIN = datetime(2026, 1, 1, 2, 0, tzinfo=UTC)
 PARTS = st.lists(
@@ -88,3 +88,44 @@ def test_what_was_kept_is_kept_when_the_rule_is_applied_again(
 def test_each_part_of_a_rule_only_adds(parts: list[Part], backups: list[Dated]) -> None:
     together = set(surplus(parts, backups))
     assert all(together <= set(surplus([part], backups)) for part in parts)
+
+
+# ------------------------------------------------------------------------------------- chains
+
+CHAINED = {"2": "1", "3": "2", "5": "4"}  # 1 and 4 are full ones
+
+
+def test_a_chain_ends_at_a_full_one_or_where_something_is_missing_or_runs_in_a_circle() -> None:
+    assert chain("3", CHAINED) == ["3", "2", "1"]
+    assert chain("1", CHAINED) == ["1"]
+    assert chain("7", {"7": "6"}) == ["7", "6"]
+    assert chain("a", {"a": "b", "b": "a"}) == ["a", "b"]
+
+
+def test_what_one_that_stays_lies_on_is_not_free() -> None:
+    assert free(["1", "2", "4"], CHAINED, ["3", "5"]) == []
+    assert free(["1", "2", "4"], CHAINED, ["5"]) == ["2", "1"]
+
+
+def test_none_is_removed_before_those_that_lie_on_it() -> None:
+    assert free(["1", "2", "3", "4", "5"], CHAINED, []) == ["3", "2", "5", "1", "4"]
+
+
+@given(
+    links=st.lists(st.integers(0, 30), max_size=30),
+    going=st.sets(st.integers(0, 30)),
+)
+def test_whatever_is_removed_in_that_order_no_chain_is_ever_broken(
+    links: list[int], going: set[int]
+) -> None:
+    bases = {
+        str(number): str(link % number)
+        for number, link in enumerate(links, 1)
+        if link % 3  # others are full ones
+    }
+    there = {str(number) for number in range(len(links) + 1)}
+    names = sorted(there & {str(each) for each in going})
+    for name in free(names, bases, sorted(there - set(names))):
+        there.remove(name)
+        assert all(base in there for each, base in bases.items() if each in there)
+    assert there >= {str(number) for number in range(len(links) + 1)} - set(names)

@@ -1,0 +1,130 @@
+"""What an incremental backup lies on, and what it copies.
+
+The base is the newest backup of the same targets whose cut the controllers remember, and whose
+images, and those that they lie on, have their check-sums still. Where there is none, the backup is
+a full one, and a warning says why. What changed since the base is what the controllers say: more at
+times, never less. Whether that is so is not left to them: what the new images and those below them
+hold together is compared with the cut, byte by byte, as a full copy is.
+
+The check-sums are computed before the suspend, and from the disk, so that no cut waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.backup import catalogue
+from duplexd.backup.overlays import Overlay
+from duplexd.errors import NotFoundError, UsageError, WrongStateError
+from duplexd.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from duplexd.backup.catalogue import Listed
+    from duplexd.backup.sources import Source
+    from duplexd.backup.steps import Watch
+    from duplexd.client import Client
+    from duplexd.client.results import Changes
+
+_UNKNOWN = (NotFoundError, WrongStateError, UsageError)
+
+
+class Increment:
+    """Of one run. `base` is None where the backup is to be a full one."""
+
+    def __init__(
+        self, client: Client, targets: tuple[str, ...], full_every: int, watch: Watch
+    ) -> None:
+        self._client = client
+        self._targets = targets
+        self._full_every = full_every
+        self._watch = watch
+        self.base: Listed | None = None
+
+    async def choose(self, directory: Path) -> None:
+        """Find the base. Before the suspend."""
+        found = catalogue.find(directory)
+        ours = [each for each in reversed(found) if self._is_ours(each)]
+        unsound: list[str] = []
+        unknown: list[str] = []
+        for each in ours:
+            if each.wrong:
+                unsound.append(f"{each.id}: {each.wrong[0]}")
+                continue
+            if (why := await self._unknown(each)) is not None:
+                unknown.append(f"changes since {each.id} are not known: {why}")
+                continue
+            chain = catalogue.chain(each, found)
+            if len(chain) >= self._full_every:  # it is time for a full one
+                break
+            checked = await catalogue.check_sums(chain)
+            if not checked[0].wrong:
+                self.base = each
+                break
+            unsound += [f"{one.id}: {one.wrong[0]}" for one in checked if one.wrong]
+            found = [*checked, *(one for one in found if one not in chain)]
+        else:
+            none = "there is no older backup of these targets in DEST"
+            self._warn("no older backup is sound" if unsound else (unknown or [none])[0])
+        for text in dict.fromkeys(unsound):
+            self._watch.warn(printable(f"a backup that cannot be built on: {text}"))
+
+    def _is_ours(self, listed: Listed) -> bool:
+        return listed.manifest is not None and set(listed.manifest.targets) == set(self._targets)
+
+    async def _unknown(self, listed: Listed) -> str | None:
+        """Why its cut is none to build on, if so; of a cut until now."""
+        try:
+            await self._changes(listed, None)
+        except _UNKNOWN as error:
+            return str(error)
+        return None
+
+    async def _changes(self, base: Listed, cut: str | None) -> Changes:
+        """Raises NotFoundError for a cut that has another name's meaning now."""
+        assert base.manifest is not None
+        since = base.manifest.cut
+        changes = await self._client.changes(*self._targets, since=since, until=cut)
+        if any(row["since"]["cut"] != since for row in changes.volumes):
+            raise NotFoundError(f"{since!r} is the tag of another cut")
+        return changes
+
+    async def overlays(self, sources: Sequence[Source], cut: str) -> dict[str, Overlay]:
+        """What to copy of each volume, but for those of which all counts as changed: these are
+        copied as a whole. If that is so of all, there is no base.
+        """
+        base = self.base
+        if base is None or base.manifest is None:
+            return {}
+        self.base = None
+        try:
+            changes = await self._changes(base, cut)
+        except _UNKNOWN as error:
+            self._warn(f"changes since {base.id} are not known any more: {error}")
+            return {}
+        old = {each.name: each for each in base.manifest.volumes}
+        now = {(each.name, each.controller, each.volume, each.size) for each in sources}
+        rows = {row["name"]: row for row in changes.volumes}
+        if {each[:4] for each in old.values()} != now or rows.keys() != old.keys():
+            self._warn(f"the volumes are others than those of {base.id}, or of another size")
+            return {}
+        found = {
+            name: Overlay(
+                base.path / old[name].file,
+                [(each["offset"], each["length"]) for each in row["extents"]],
+                row["changed_bytes"],
+            )
+            for name, row in rows.items()
+            if row["changed_bytes"] < row["size"]
+        }
+        if not found:
+            why = "; ".join(dict.fromkeys(why for row in rows.values() for why in row["why"]))
+            self._warn(f"all counts as changed{f' ({why})' if why else ''}")
+            return {}
+        self.base = base
+        return found
+
+    def _warn(self, why: str) -> None:
+        self._watch.warn(printable(f"this is a full backup: {why}"))

@@ -1,0 +1,72 @@
+"""An image that has only what changed, and lies on the image of an older backup.
+
+qemu-io reads the changed extents of a new, empty image through its copy-on-read: what the image
+lacks comes from the cut, which is its backing file for that time, and is written into it. Then its
+backing file becomes the older image. So QEMU copies and writes, as in a full backup, and what it
+reads as zeroes, trimmed blocks too, becomes zeroes of the image, which hide the older data.
+
+Considered and rejected: `qemu-img convert -B` and `rebase` (they read everything to find what
+changed), qemu-nbd with a copying client of our own (every byte goes through Python), and a mirror
+job of qemu-storage-daemon (a bitmap cannot be given to it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.backup import programs
+from duplexd.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from duplexd.backup.sources import Source
+    from duplexd.json_object import Json
+
+# A read whose bytes are all zero takes no room, so shorter ones leave more holes.
+_READ_BYTES = MIB
+
+
+class Overlay(NamedTuple):
+    """What to copy of a volume: (offset, length) of its `extents`, onto the image `base`."""
+
+    base: Path
+    extents: Sequence[tuple[int, int]]
+    changed_bytes: int
+
+
+async def write(
+    path: Path,
+    source: Source,
+    credentials: Sequence[str],
+    overlay: Overlay,
+    progress: Callable[[float], None],
+) -> None:
+    """Make the image at `path`. Raises ProgramError."""
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(source.size)]
+    await programs.run(create)
+    if overlay.extents:
+        command = ["qemu-io", *credentials, "--copy-on-read", _on(path, source.image())]
+        await programs.run(command, progress, list(_script(overlay.extents)))
+    base = os.path.relpath(overlay.base, path.parent)
+    rebase = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base]
+    await programs.run([*rebase, str(path)])
+
+
+def _on(path: Path, image: str) -> str:
+    """The image at `path`, with `image` as its backing file."""
+    own: Json = {
+        "driver": "qcow2",
+        "file": {"driver": "file", "filename": str(path)},
+        "backing": json.loads(image.removeprefix("json:")),
+    }
+    return "json:" + json.dumps(own)
+
+
+def _script(extents: Sequence[tuple[int, int]]) -> Iterator[str]:
+    for offset, length in extents:
+        for at in range(offset, offset + length, _READ_BYTES):
+            yield f"read -q {at} {min(_READ_BYTES, offset + length - at)}"

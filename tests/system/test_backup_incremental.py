@@ -1,0 +1,291 @@
+"""`duplexctl backup --incremental` on daemons started as users start them.
+
+Each backup is restored from its chain by QEMU alone, and compared with the secondaries at the cut.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.backup.run import Plan, run
+from duplexd.client import Client
+from duplexd.errors import DuplexdError
+from duplexd.limits import BackupLimits
+from duplexd.units import KIB, MIB
+from tests.support.backups import backup, ctl, is_duplex_again, made, names, restored, write
+from tests.support.cluster import Cluster
+from tests.support.daemon import run_duplexctl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backup.steps import Step
+    from duplexd.client.results import Changes
+    from tests.support.daemon import Daemon, DaemonFiles
+
+SIZE = 64 * MIB  # several regions: a kill counts whole ones as changed
+GRAIN = 64 * KIB
+VOLUMES = ("data", "wal")
+
+
+@pytest.fixture
+def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
+    files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)})
+    started = start_daemon(files)
+    write(files.uri("data"), 0x11, 0, 4 * MIB)
+    write(files.uri("wal"), 0x22, 0, 4 * MIB)
+    return started
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+def do(uri: str, *commands: str) -> None:
+    """What qemu-io does to a volume."""
+    options = [option for command in commands for option in ("-c", command)]
+    subprocess.run(["qemu-io", "-f", "raw", *options, uri], check=True, capture_output=True)
+
+
+def incremental(daemon: Daemon, destination: Path, *options: str) -> dict[str, Any]:
+    """One that is there; `said`: what it wrote to stderr."""
+    done = backup(daemon, destination, "--incremental", "--no-verify-cut", *options)
+    return made(done) | {"said": done.stderr}
+
+
+def full(daemon: Daemon, destination: Path) -> dict[str, Any]:
+    return made(backup(daemon, destination, "--no-verify-cut"))
+
+
+def secondaries(daemon: Daemon) -> dict[str, bytes]:
+    return {name: daemon.files.secondary_of(name).read_bytes() for name in VOLUMES}
+
+
+def spoil(path: Path) -> None:
+    """A byte of an image."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def base_of(answer: dict[str, Any]) -> str | None:
+    return answer["base"]["id"] if answer["base"] is not None else None
+
+
+# ------------------------------------------------------------------------------------ a whole one
+
+
+def test_a_chain_is_at_each_link_what_the_secondaries_were_also_after_trims_and_a_kill(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    uri = daemon.files.uri("data")
+    links = [full(daemon, destination)]
+    cuts = []
+    for number in range(3):
+        at = number * MIB
+        do(
+            uri,
+            f"write -P {0x30 + number} {at + 4096} 8k",
+            f"discard {at + 256 * KIB} {GRAIN}",
+            f"write -z {at + 512 * KIB} 4k",
+            f"write -P 9 {9 * MIB + at} {2 * GRAIN}",
+        )
+        if number == 1:  # an interval that counts more than what changed
+            daemon.kill()
+            daemon.start()
+        links.append(made(backup(daemon, destination, "--incremental", "--no-resync")))
+        assert links[-1]["verify_cut"] == "confirmed"
+        cuts.append(secondaries(daemon))
+    assert [base_of(each) for each in links] == [None, *(each["id"] for each in links[:-1])]
+    assert [restored(each, tmp_path) for each in links[1:]] == cuts
+    assert cuts[0]["data"][256 * KIB : 256 * KIB + GRAIN] == bytes(GRAIN)
+    first = {each["name"]: each["bytes"] for each in links[1]["volumes"]}
+    # two grains and those beside them, and what an empty image has
+    assert first["data"] <= 4 * GRAIN + 6 * GRAIN
+    assert first["wal"] <= 6 * GRAIN
+    image = Path(links[3]["path"]) / "data.qcow2"
+    info = ["qemu-img", "info", "--backing-chain", "--output", "json", str(image)]
+    found = json.loads(subprocess.run(info, check=True, capture_output=True).stdout)
+    assert [each.get("backing-filename") for each in found] == [
+        *(f"../{each['id']}/data.qcow2" for each in reversed(links[:-1])),
+        None,
+    ]
+    assert run_duplexctl(daemon.files, "backups", str(destination), "--check").returncode == 0
+
+
+def test_a_group_over_two_daemons_is_one_incremental_backup(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "c", {"alpha": ["a0"], "beta": ["b0"]}) as cluster:
+        groups = cluster.write_groups({"db": cluster.members})
+        command = ("--groups", str(groups), "--json", "backup", "db", str(tmp_path / "d"))
+        for member in cluster.members:
+            write(str(cluster.uri(member)), 0x40, 0, 512 * KIB)
+        older = made(ctl(*command, "--no-verify-cut"))
+        for byte, member in enumerate(cluster.members, 0x41):
+            write(str(cluster.uri(member)), byte, GRAIN, 4096)
+        answer = made(ctl(*command, "--incremental"))
+        assert base_of(answer) == older["id"]
+        for byte, (_, content) in enumerate(sorted(restored(answer, tmp_path).items()), 0x41):
+            assert content[: 3 * GRAIN] == (
+                bytes([0x40]) * GRAIN + bytes([byte]) * 4096 + bytes([0x40]) * (2 * GRAIN - 4096)
+            )
+
+
+# --------------------------------------------------------------------- what cannot be built on
+
+
+def test_the_first_is_full_and_then_every_nth_without_a_warning(
+    daemon: Daemon, destination: Path
+) -> None:
+    made_of = [incremental(daemon, destination, "--full-every", "2") for _ in range(4)]
+    assert "there is no older backup of these targets" in made_of[0]["said"]
+    assert [base_of(each) for each in made_of] == [None, made_of[0]["id"], None, made_of[2]["id"]]
+    assert [each["said"] for each in made_of[1:]] == ["", "", ""]
+
+
+def test_an_older_backup_that_was_changed_is_not_built_on(
+    daemon: Daemon, destination: Path
+) -> None:
+    first = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    second = incremental(daemon, destination)
+    spoil(destination / second["id"] / "data.qcow2")
+    third = incremental(daemon, destination)
+    assert base_of(third) == first["id"]
+    assert f"cannot be built on: {second['id']}: data.qcow2: its SHA-256" in third["said"]
+    spoil(destination / first["id"] / "data.qcow2")
+    fourth = incremental(daemon, destination)
+    assert base_of(fourth) is None
+    assert "this is a full backup: no older backup is sound" in fourth["said"]
+    # and all that is lost by it is named
+    done = run_duplexctl(daemon.files, "backups", str(destination), "--check")
+    assert done.returncode == 1
+    lost = [line for line in done.stderr.splitlines() if "which cannot be restored" in line]
+    assert [line.split(": ")[-2:] for line in lost] == [
+        [third["id"], f"it lies on {first['id']}, which cannot be restored"]
+    ]
+    assert fourth["id"] not in done.stderr
+
+
+def test_a_cut_that_is_forgotten_is_not_built_on(daemon: Daemon, destination: Path) -> None:
+    full(daemon, destination)
+    config = daemon.files.config
+    config.write_text(config.read_text().replace("[nbd]", "tracked_cuts = 2\n[nbd]"))
+    assert run_duplexctl(daemon.files, "reload").returncode == 0
+    for _ in range(2):
+        assert run_duplexctl(daemon.files, "suspend", "db").returncode == 0
+        assert run_duplexctl(daemon.files, "resync", "db", "--wait").returncode == 0
+    answer = incremental(daemon, destination)
+    assert base_of(answer) is None
+    assert "this is a full backup: changes since" in answer["said"]
+
+
+def test_another_volume_of_the_same_name_is_not_built_on(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    older = full(daemon, destination)
+    daemon.stop()
+    volumes = daemon.files.volumes
+    daemon.files.volumes = {"wal": SIZE}
+    daemon.files.groups = {"db": ["wal"]}
+    daemon.files.write()
+    daemon.start()
+    daemon.stop()
+    for image in (daemon.files.primary("data"), daemon.files.secondary_of("data")):
+        image.unlink()
+    daemon.files.volumes, daemon.files.groups = volumes, {"db": list(VOLUMES)}
+    daemon.files.write()
+    daemon.start()
+    answer = incremental(daemon, destination)
+    assert base_of(answer) is None
+    assert f"this is a full backup: changes since {older['id']}" in answer["said"]
+    assert restored(answer, tmp_path)["data"] == bytes(SIZE)
+
+
+class _Watch:
+    def step(self, step: Step) -> None: ...
+    def progress(self, name: str, done: int, total: int) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+async def test_changes_that_are_too_few_are_no_backup(daemon: Daemon, destination: Path) -> None:
+    """What the controllers say is not trusted: each chain is compared with the cut."""
+    full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    write(daemon.files.uri("data"), 0x34, 3 * MIB, GRAIN)
+
+    class Forgetful(Client):
+        async def changes(self, *targets: str, since: str, until: str | None = None) -> Changes:
+            found = await super().changes(*targets, since=since, until=until)
+            for row in found.volumes:
+                row["extents"] = row["extents"][1:]
+            return found
+
+    async with Forgetful.local(daemon.files.control_socket) as client:
+        plan = Plan(("db",), str(destination), verify_cut=False, full_every=7)
+        with pytest.raises(DuplexdError, match="the copy differs from the cut"):
+            await run(plan, client, _Watch(), BackupLimits())
+    assert len(names(destination)) == 1
+    assert is_duplex_again(daemon)
+
+
+# ---------------------------------------------------------------------------------- retention
+
+
+def test_what_a_kept_one_lies_on_is_kept(daemon: Daemon, destination: Path) -> None:
+    options = ("--keep", "1", "--full-every", "3")
+    chain = [incremental(daemon, destination, *options) for _ in range(3)]
+    assert [each["removed"] for each in chain] == [[], [], []]
+    listed = run_duplexctl(daemon.files, "backups", str(destination))
+    assert listed.returncode == 0
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    assert rows[0][-3:] == ["LIES", "ON", "STATE"]
+    assert [row[-2] for row in rows[1:]] == ["-", chain[0]["id"], chain[1]["id"]]
+    last = incremental(daemon, destination, *options)
+    assert last["removed"] == [each["id"] for each in reversed(chain)]
+    assert names(destination) == [last["id"]]
+
+
+# ---------------------------------------------------------------------------------- own tools
+
+
+def test_an_own_tool_finds_what_changed_since_a_cut(daemon: Daemon, tmp_path: Path) -> None:
+    first = run_duplexctl(daemon.files, "suspend", "db", "--tag", "nightly", "--json")
+    cut = json.loads(first.stdout)["cut"]
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    kept = tmp_path / "changes"
+    script = f'cp "$DUPLEXD_CHANGES" {kept}; test "$DUPLEXD_SINCE" = {cut}'
+    # the new cut has that tag as well
+    options = ("--since", "nightly", "--tag", "nightly")
+    done = run_duplexctl(daemon.files, "backup", "db", *options, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row["extents"] for row in json.loads(kept.read_text())["volumes"]}
+    assert rows == {"data": [{"offset": MIB, "length": GRAIN}], "wal": []}
+
+
+def test_nothing_is_suspended_for_an_own_tool_if_the_changes_are_not_known(daemon: Daemon) -> None:
+    options = ("--since", "0123456789abcdef")
+    done = run_duplexctl(daemon.files, "backup", "db", *options, "--", sys.executable)
+    assert done.returncode == 5  # nothing is remembered yet
+    assert json.loads(run_duplexctl(daemon.files, "cuts", "--json").stdout)["cuts"] == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("d", "--full-every", "3"),
+        ("d", "--since", "x"),
+        ("d", "--incremental", "--full-every", "1"),
+        ("--incremental", "--", "true"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    daemon: Daemon, options: tuple[str, ...]
+) -> None:
+    assert run_duplexctl(daemon.files, "backup", "db", *options).returncode == 2
