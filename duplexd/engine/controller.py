@@ -16,7 +16,6 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
-from duplexd.engine.allocation import Extents
 from duplexd.engine.answering import Answering
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
@@ -28,7 +27,7 @@ from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
-from duplexd.engine.cut_readers import CutReaders
+from duplexd.engine.cut_exports import CutExports
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
@@ -42,7 +41,6 @@ from duplexd.engine.live_settings import settings_changes
 from duplexd.engine.new_images import NewImages
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
-from duplexd.engine.points import Points
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.last_calls import EndOfStart, leave
 from duplexd.engine.recovery.progress import FINISHING, ignore
@@ -196,12 +194,12 @@ class Controller:
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
-        self.extents_of = Extents(self.legs, clock, limits)
-        self.points = points = Points(
-            self.volumes, self.archive, self.legs, self.reads, self.extents_of,
-            timeline.ledger.readers, self.failed_legs.found,
+        exports = CutExports(
+            timeline, self.volumes, self.archive, self.legs, self.reads, self.write_path,
+            self._machine.disk, str(self.config.controller.state_dir), self.failed_legs.found,
+            self.events, clock, limits,
         )  # fmt: skip
-        self.readers = CutReaders(timeline, points, self.archive, self.events, limits)
+        self.points, self.readers, self.clones = exports.points, exports.readers, exports.clones
         self.own_writes = own = OwnWrites(timeline, limits)
         self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, own)
 
@@ -291,10 +289,11 @@ class Controller:
         """See `Backend`; bound here, they cost no call more than there. And what the API asks."""
         write_path, commands = self.write_path, self.commands
         self.submit, self.flush = write_path.submit, write_path.flush
-        points, self.disconnected = self.points, write_path.disconnected
-        self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
+        exports, self.disconnected = self.clones, write_path.disconnected
+        self.read, self.read_sparse = exports.read, exports.read_sparse
+        self.extents, self.changes_of = exports.extents, exports.changes_of
         self.splice = Splices(self._machine.write_workers).splice
-        self.volume, self.point_names = points.volume, points.point_names
+        self.volume, self.point_names = exports.volume, exports.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
         self.quiesce, self.renew = commands.quiesce, commands.renew
@@ -337,13 +336,13 @@ class Controller:
 
     def _take_settings(self, config: Config) -> None:
         """What a reload may change of the parts' behaviour."""
-        self.config = config
-        self.leases.longest_allowed_s = config.controller.hold_max
-        self.copying.rate = config.controller.copy_rate
-        self.changes.remember(config.controller.tracked_cuts)
-        seconds = config.controller.secondary_timeout, config.controller.primary_timeout
+        self.config, own = config, config.controller
+        self.leases.longest_allowed_s = own.hold_max
+        self.copying.rate, self.clones.limit_bytes = own.copy_rate, own.clone_limit
+        self.changes.remember(own.tracked_cuts)
+        seconds = own.secondary_timeout, own.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
-        self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
+        self.executor.swaps = self.failures.swaps = own.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload
 
@@ -387,6 +386,7 @@ class Controller:
         await self.auto_resync.stop()
         await self.comparisons.scrubs.stop()
         await self.bad_ranges.stop()
+        await self.clones.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (admission.refusal or admission.reasons - {NO_ROOM}):
