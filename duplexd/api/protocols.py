@@ -63,6 +63,16 @@ class Changes(Protocol):
     ) -> Json: ...
 
 
+class Clones(Protocol):
+    """Writable exports of secondaries at a cut."""
+
+    async def make(
+        self, names: Sequence[str], cut_id: str, name: str, limit_bytes: int | None = None
+    ) -> Json: ...
+    async def drop(self, names: Sequence[str], name: str) -> Json: ...
+    def show(self, names: Sequence[str] | None = None) -> Json: ...
+
+
 class Controller(Protocol):
     """What the control plane needs of the controller. All of it is called in the event loop."""
 
@@ -84,6 +94,9 @@ class Controller(Protocol):
 
     @property
     def changes(self) -> Changes: ...
+
+    @property
+    def clones(self) -> Clones: ...
 
     def status(self) -> Json: ...
     async def look_again(self) -> None: ...

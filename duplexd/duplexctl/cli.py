@@ -16,6 +16,8 @@ JSON.
     backup   backup.run       in backup            backups       no client        backups_text
     changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
+    clone    client.clone     cloned_text          drop-clone      client.drop_clone
+    clones   client.clones    clones_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -50,8 +52,11 @@ _MODULES = {
     "backups": "backup",
     "canary": "canary",
     "changes": "changed",
+    "clone": "cloning",
+    "clones": "cloning",
     "completion": "completion",
     "cuts": "looking",
+    "drop-clone": "cloning",
     "events": "looking",
     "health": "wellness",
     "points": "reading_cuts",
