@@ -249,6 +249,10 @@ class Actions:
         self._command(peer, "clone", targets=body.targets, name=body.name, cut=body.cut)
         return await self.controller.clones.make(names, body.cut, body.name, body.limit_bytes)
 
+    def clone_ends(self, body: CloneRequest) -> list[asyncio.Future[str]]:
+        """Of each clone that was made: done when it has ended."""
+        return self.controller.clones.ends(self._resolve(body.targets), body.name)
+
     async def drop_clone(self, peer: Peer, body: CloneDrop) -> Json:
         """End clones. Legal in any state; one that none of them has is not found."""
         names = self._resolve(body.targets)

@@ -346,6 +346,10 @@ LINES: dict[tuple[str, str], dict[str, Check]] = {
             {"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED, "readers": _TEXTS}
         ),
     },
+    ("POST", "/v1/clones"): {
+        "made": fields({"name": text, "cut": CUT_ID, "volumes": each(_CLONE)}),
+        "ended": fields({"reason": text}),
+    },
     ("POST", "/v1/verify"): {
         "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),
         "done": VERIFIED,

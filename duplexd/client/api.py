@@ -11,9 +11,6 @@ from duplexd.client import outcomes, roles, status, survey
 from duplexd.client.http import Http
 from duplexd.client.results import (
     Changes,
-    Cloned,
-    CloneDropped,
-    Clones,
     Cuts,
     Points,
     ReaderEnded,
@@ -43,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
     from pathlib import Path
 
+    from duplexd.client.cloning import Cloning
     from duplexd.client.hold import Hold
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
@@ -344,32 +342,12 @@ class Client:
         group, _ = self._group(targets, None)
         return await manifest.ask(group, self.links_to(group.members))
 
-    async def clone(
-        self, *targets: str, point: str, name: str, limit_bytes: int | None = None
-    ) -> Cloned:
-        """Writable clones `VOLUME@CUT+NAME` of all targets at one cut: its id, its tag or `latest`.
+    @property
+    def clones(self) -> Cloning:
+        """Cuts as exports that take writes."""
+        from duplexd.client.cloning import Cloning  # noqa: PLC0415 - as above
 
-        Raises WrongStateError where they are not at one, or, by tag or `latest`, at one that is not
-        consistent; NotFoundError where it is another one.
-        """
-        from duplexd.client import cloning  # noqa: PLC0415 - as above
-
-        group, _ = self._group(targets, None)
-        return await cloning.make(group, self.links_to(group.members), point, name, limit_bytes)
-
-    async def drop_clone(self, *targets: str, name: str) -> CloneDropped:
-        """End clones, and disconnect their clients. Raises NotFoundError if there are none."""
-        from duplexd.client import cloning  # noqa: PLC0415 - as above
-
-        group, _ = self._group(targets, None)
-        return await cloning.drop(group, self.links_to(group.members), name)
-
-    async def clones(self, *targets: str) -> Clones:
-        """The clones of the targets, by default of everything."""
-        from duplexd.client import cloning  # noqa: PLC0415 - as above
-
-        group = self.groups.resolve(targets) if targets else self.groups.everything()
-        return await cloning.show(group, self.links_to(group.members))
+        return Cloning(self.groups, self.links_to)
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""

@@ -6,32 +6,76 @@ one consistent cut; each controller is then asked for that cut by its id.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
 from duplexd.client import manifest, survey
 from duplexd.client.results import Cloned, CloneDropped, Clones
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.point import LATEST
-from duplexd.errors import NotFoundError, TimedOutError, UnreachableError, WrongStateError
+from duplexd.errors import (
+    DuplexdError,
+    NotFoundError,
+    TimedOutError,
+    UnreachableError,
+    WrongStateError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from duplexd.client.http import Http
     from duplexd.client.results import Points
     from duplexd.client.survey import Links
-    from duplexd.config.groups import Group
-    from duplexd.errors import DuplexdError
+    from duplexd.config.groups import Directory, Group
     from duplexd.json_object import Json
 
 _UNSURE = (UnreachableError, TimedOutError)
 
 
-async def make(
+class Cloning:
+    """Clones of the targets of a client."""
+
+    def __init__(
+        self, groups: Directory, links_to: Callable[[Iterable[str]], dict[str, Http]]
+    ) -> None:
+        self._groups = groups
+        self._links_to = links_to
+
+    def _of(self, group: Group) -> tuple[Group, Links]:
+        return group, self._links_to(group.members)
+
+    async def make(
+        self, *targets: str, point: str, name: str, limit_bytes: int | None = None
+    ) -> Cloned:
+        """Writable clones `VOLUME@CUT+NAME` of all targets at one cut: its id, its tag or `latest`.
+
+        Raises WrongStateError where they are not at one, or, by tag or `latest`, at one that is not
+        consistent; NotFoundError where it is another one.
+        """
+        return await _make(*self._of(self._groups.resolve(targets)), point, name, limit_bytes)
+
+    def held(self, *targets: str, point: str, name: str, limit_bytes: int | None = None) -> Held:
+        """The same for an `async with` block, with which they end; and with this process."""
+        return Held(*self._of(self._groups.resolve(targets)), point, name, limit_bytes)
+
+    async def drop(self, *targets: str, name: str) -> CloneDropped:
+        """End clones, and disconnect their clients. Raises NotFoundError if there are none."""
+        return await _drop(*self._of(self._groups.resolve(targets)), name)
+
+    async def show(self, *targets: str) -> Clones:
+        """The clones of the targets, by default of everything."""
+        named = self._groups.resolve(targets) if targets else self._groups.everything()
+        return await _show(*self._of(named))
+
+
+async def _make(
     group: Group, links: Links, point: str, name: str, limit_bytes: int | None
 ) -> Cloned:
-    """See `Client.clone`. Raises with no clone left, also where an answer was lost: a clone may
-    have been made there. One that refused may have another clone of that name.
+    """Raises with no clone left, also where an answer was lost: a clone may have been made there.
+    One that refused may have another clone of that name.
     """
     found = await manifest.ask(group, links)
     cut = _cut_of(found, point)
@@ -43,6 +87,84 @@ async def make(
         await _ask(group, ends, "/v1/clones/drop", {"name": name})
         survey.raise_all(errors)
     return Cloned(name, cut, found.tag, found.verdict, _titled(group, found, made))
+
+
+class Held:
+    """`async with client.clones.held("db", ...) as held`: the clones are there within the block, or
+    `held.lost` says why not. They end with it, and with this process, however it ends.
+    """
+
+    def __init__(
+        self, group: Group, links: Links, point: str, name: str, limit: int | None
+    ) -> None:
+        self._group = group
+        self._links = links
+        self._point = point
+        self._name = name
+        self._limit = limit
+        self._streams: list[asyncio.Task[None]] = []
+        self._made: dict[str, asyncio.Future[Json]] = {}
+        self.lost = ""
+
+    async def __aenter__(self) -> Self:
+        found = await manifest.ask(self._group, self._links)
+        self.cut, self.tag, self.verdict = _cut_of(found, self._point), found.tag, found.verdict
+        for member in self._links:
+            made = self._made[member] = asyncio.get_running_loop().create_future()
+            self._streams.append(asyncio.ensure_future(self._hold(member, made)))
+        try:
+            answers, errors = await survey.gather(self._made)
+            survey.raise_all(errors)
+        except BaseException:
+            await self._end()
+            raise
+        self.volumes = _titled(self._group, found, answers)
+        self.controllers = found.controllers
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _hold(self, member: str, made: asyncio.Future[Json]) -> None:
+        """One controller's clones, until they end or this is cancelled."""
+        body = {
+            "targets": list(self._group.members[member]),
+            "cut": self.cut,
+            "name": self._name,
+            "limit_bytes": self._limit,
+            "while_connected": True,
+        }
+        link = self._links[member]
+        try:
+            async with aclosing(link.lines_patiently("POST", "/v1/clones", body)) as lines:
+                async for line in lines:
+                    if line["event"] == "made" and not made.done():
+                        made.set_result(line)
+                    elif line["event"] == "ended":
+                        self.lost = self.lost or f"{link.prefix}{line['reason']}"
+                        return
+            raise UnreachableError(f"{link.prefix}broke off, and its clones ended")
+        except DuplexdError as error:
+            if made.done():
+                self.lost = self.lost or str(error)
+            else:
+                made.set_exception(error)
+
+    async def _end(self) -> None:
+        """Drop them, and wait until they are gone, as far as they can be reached."""
+        made = [member for member, each in self._made.items() if _is_made(each)]
+        links = {member: self._links[member] for member in made}
+        await _ask(self._group, links, "/v1/clones/drop", {"name": self._name})
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
+
+
+def _is_made(made: asyncio.Future[Json]) -> bool:
+    if not made.done():
+        made.cancel()
+        return False
+    return not made.cancelled() and made.exception() is None
 
 
 def _cut_of(found: Points, point: str) -> str:
@@ -83,8 +205,7 @@ def _titled(group: Group, found: Points, answers: Mapping[str, Json]) -> list[Js
     ]
 
 
-async def drop(group: Group, links: Links, name: str) -> CloneDropped:
-    """See `Client.drop_clone`."""
+async def _drop(group: Group, links: Links, name: str) -> CloneDropped:
     if not group.alone:
         survey.raise_all(await survey.identify(links))
     done, errors = await _ask(group, links, "/v1/clones/drop", {"name": name})
@@ -96,8 +217,7 @@ async def drop(group: Group, links: Links, name: str) -> CloneDropped:
     return CloneDropped(name, volumes)
 
 
-async def show(group: Group, links: Links) -> Clones:
-    """See `Client.clones`."""
+async def _show(group: Group, links: Links) -> Clones:
     survey.raise_all(await survey.identify(links))
     found, errors = await survey.gather(
         {

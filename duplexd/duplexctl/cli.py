@@ -16,8 +16,8 @@ JSON.
     backup   backup.run       in backup            backups       no client        backups_text
     changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
-    clone    client.clone     cloned_text          drop-clone      client.drop_clone
-    clones   client.clones    clones_text
+    clone    clones.make      cloned_text          drop-clone      clones.drop
+    clones   clones.show      clones_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """

@@ -78,7 +78,9 @@ def clone(settings: Settings, target: str, name: str, limit: int | None) -> None
     of, _, point = target.partition("@")
     made = run(
         settings,
-        lambda client: client.clone(of, point=point or "latest", name=name, limit_bytes=limit),
+        lambda client: client.clones.make(
+            of, point=point or "latest", name=name, limit_bytes=limit
+        ),
         settings.of_groups((of,)),
     )
     if made.verdict != "consistent":
@@ -101,7 +103,7 @@ def cloned_text(made: Cloned) -> str:
 @click.pass_obj
 def clones(settings: Settings, targets: tuple[str, ...], columns: str | None) -> None:
     """The clones of the targets, by default all; what they hold, and how many clients they have."""
-    found = run(settings, lambda client: client.clones(*targets), settings.of_groups(targets))
+    found = run(settings, lambda client: client.clones.show(*targets), settings.of_groups(targets))
     text = rows_text(found.clones, columns) if columns else clones_text(found)
     settings.answer(found.json(), text)
 
@@ -137,6 +139,6 @@ def drop_clone(settings: Settings, targets: tuple[str, ...], name: str) -> None:
     The secondaries stay at their cut, and are as they were before the clone.
     """
     of_groups = settings.of_groups(targets)
-    ended = run(settings, lambda client: client.drop_clone(*targets, name=name), of_groups)
+    ended = run(settings, lambda client: client.clones.drop(*targets, name=name), of_groups)
     text = f"clone {printable(name)} of {' '.join(ended.volumes)}: dropped"
     settings.answer(ended.json(), text, done=text)

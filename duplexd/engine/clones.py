@@ -83,6 +83,7 @@ class Clones:
         self._clones: dict[tuple[str, str], Clone] = {}  # by volume and name
         self._making = asyncio.Lock()
         self._closing: dict[Clone, asyncio.Task[None]] = {}
+        self._ends: dict[Clone, asyncio.Future[str]] = {}
         self.limit_bytes = 0  # of one that asks for no less
 
     # ----------------------------------------------------------------------- making and dropping
@@ -168,6 +169,7 @@ class Clones:
             clone, overlay, self._legs, self._on_leg_failed, self._end, self._clock, self._limits
         )
         self._clones[pair.name, name] = clone
+        self._ends[clone] = asyncio.get_running_loop().create_future()
         self._readers.join(pair.id, clone, Who(clone.reader, CLONE, now))
         return clone
 
@@ -197,6 +199,7 @@ class Clones:
     def _forget(self, clone: Clone) -> None:
         """It has ended, by a command or with its cut: give its room back."""
         del self._clones[clone.of, clone.clone]
+        self._ends.pop(clone).set_result(clone.ended)
         task = asyncio.get_running_loop().create_task(_of(clone).close())
         self._closing[clone] = task
         task.add_done_callback(lambda _: self._closing.pop(clone))
@@ -205,6 +208,10 @@ class Clones:
         tasks = [task for clone in clones if (task := self._closing.get(clone)) is not None]
         if tasks:
             await asyncio.wait(tasks)
+
+    def ends(self, names: Sequence[str], name: str) -> list[asyncio.Future[str]]:
+        """Of each clone of that name: done, with the reason, when it has ended."""
+        return [self._ends[clone] for of in names if (clone := self._clones.get((of, name)))]
 
     async def stop(self) -> None:
         """End all of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from duplexd.errors import NotFoundError
@@ -18,6 +19,7 @@ class FakeClones:
     def __init__(self) -> None:
         self.made: dict[str, list[str]] = {}
         self.error: Exception | None = None
+        self.ended: asyncio.Future[str] | None = None  # what `ends` returns
 
     async def make(
         self, names: Sequence[str], cut_id: str, name: str, limit_bytes: int | None = None
@@ -32,6 +34,10 @@ class FakeClones:
         if name not in self.made:
             raise NotFoundError(f"no clone {name!r} of {', '.join(names)}")
         return {"name": name, "volumes": self.made.pop(name)}
+
+    def ends(self, _names: Sequence[str], _name: str) -> list[asyncio.Future[str]]:
+        self.ended = asyncio.get_running_loop().create_future()
+        return [self.ended]
 
     def show(self, names: Sequence[str] | None = None) -> Json:
         clones = [

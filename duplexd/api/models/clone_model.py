@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,11 @@ class CloneRequest(Request):
     limit_bytes: Annotated[int, Field(ge=0, le=INTEGER_MAX)] | None = Field(
         None,
         description="what each may hold of changes; null: as much as `clone_limit` allows",
+    )
+    while_connected: bool = Field(
+        False,
+        description="answer with lines, for as long as the clones are there: they end with the"
+        " connection",
     )
 
 
@@ -54,6 +59,25 @@ class CloneMade(Answer):
     tag: str
     verdict: Verdict | None = Field(description="of the cut; null: in doubt")
     volumes: list[CloneStatus]
+
+
+class CloneHeld(CloneMade):
+    """First line of POST /v1/clones with `while_connected`."""
+
+    event: Literal["made"]
+
+
+class CloneStands(Answer):
+    """A line at least every 0.25 s while the clones are there."""
+
+    event: Literal["standing"]
+
+
+class CloneEnded(Answer):
+    """Last line: one of them has ended before its owner ended it."""
+
+    event: Literal["ended"]
+    reason: str
 
 
 class CloneDropped(Answer):

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 async def test_a_clone_is_made_at_one_cut_on_all_controllers(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, "consistent", "consistent")
-        made = await client.clone("db", point="latest", name="test")
-        found = await client.clones("db")
-        dropped = await client.drop_clone("db", name="test")
+        made = await client.clones.make("db", point="latest", name="test")
+        found = await client.clones.show("db")
+        dropped = await client.clones.drop("db", name="test")
         with pytest.raises(NotFoundError, match="no clone 'test'"):
-            await client.drop_clone("db", name="test")
+            await client.clones.drop("db", name="test")
     assert (made.cut, made.verdict) == (CUT, "consistent")
     assert [row["name"] for row in made.volumes] == ["alpha:data", "beta:data"]
     assert [row["volume"] for row in found.clones] == ["alpha:data", "beta:data"]
@@ -35,7 +35,7 @@ async def test_one_that_refuses_leaves_no_clone_on_the_others(tmp_path: Path) ->
         controllers[1].engine.clones.made["test"] = ["data"]  # somebody else's
         controllers[1].plant["clones"] = problem(409, 5, "has a clone 'test' already")
         with pytest.raises(WrongStateError, match="already"):
-            await client.clone("db", point=CUT, name="test")
+            await client.clones.make("db", point=CUT, name="test")
     assert [member.engine.clones.made for member in controllers] == [{}, {"test": ["data"]}]
 
 
@@ -51,7 +51,7 @@ async def test_one_whose_answer_was_lost_is_dropped_there_too(tmp_path: Path) ->
 
         beta.plant["clones"] = made_and_hung_up
         with pytest.raises(UnreachableError):
-            await client.clone("db", point=CUT, name="test")
+            await client.clones.make("db", point=CUT, name="test")
     assert [member.engine.clones.made for member in controllers] == [{}, {}]
 
 
@@ -70,12 +70,12 @@ async def test_latest_and_tags_are_those_of_a_consistent_cut_of_all(
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, *verdicts)
         with pytest.raises(error, match=text):
-            await client.clone("db", point=point, name="test")
+            await client.clones.make("db", point=point, name="test")
     assert [member.engine.clones.made for member in controllers] == [{}, {}]
 
 
 async def test_a_void_cut_is_cloned_by_its_id_and_called_void(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, "consistent", "void")
-        made = await client.clone("db", point=CUT, name="test")
+        made = await client.clones.make("db", point=CUT, name="test")
     assert made.verdict == "void"
