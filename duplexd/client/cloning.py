@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
@@ -91,8 +92,11 @@ async def _make(
 
 class Held:
     """`async with client.clones.held("db", ...) as held`: the clones are there within the block, or
-    `held.lost` says why not. They end with it, and with this process, however it ends.
+    `held.lost` says why not. They end with it, and with this process, however it ends. `points`
+    are those of the clones.
     """
+
+    points: Points
 
     def __init__(
         self, group: Group, links: Links, point: str, name: str, limit: int | None
@@ -108,7 +112,7 @@ class Held:
 
     async def __aenter__(self) -> Self:
         found = await manifest.ask(self._group, self._links)
-        self.cut, self.tag, self.verdict = _cut_of(found, self._point), found.tag, found.verdict
+        self.cut = _cut_of(found, self._point)
         for member in self._links:
             made = self._made[member] = asyncio.get_running_loop().create_future()
             self._streams.append(asyncio.ensure_future(self._hold(member, made)))
@@ -118,12 +122,20 @@ class Held:
         except BaseException:
             await self._end()
             raise
-        self.volumes = _titled(self._group, found, answers)
-        self.controllers = found.controllers
+        self.points = replace(found, volumes=_titled(self._group, found, answers))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._end()
+
+    async def why_lost(self) -> str:
+        """Why they are not all there any more; "" if they are. The controllers are asked: what was
+        read from clones counts only if they were there until now.
+        """
+        there = {each["export"] for each in (await _show(self._group, self._links)).clones}
+        if not self.lost and not {each["export"] for each in self.points.volumes} <= there:
+            self.lost = "the cut was left"
+        return self.lost
 
     async def _hold(self, member: str, made: asyncio.Future[Json]) -> None:
         """One controller's clones, until they end or this is cancelled."""

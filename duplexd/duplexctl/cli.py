@@ -17,7 +17,7 @@ JSON.
     changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
     clone    clones.make      cloned_text          drop-clone      clones.drop
-    clones   clones.show      clones_text
+    clones   clones.show      clones_text          drill           drill.run, in backup
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -56,6 +56,7 @@ _MODULES = {
     "clones": "cloning",
     "completion": "completion",
     "cuts": "looking",
+    "drill": "drill",
     "drop-clone": "cloning",
     "events": "looking",
     "health": "wellness",
