@@ -1,7 +1,7 @@
-"""The interface between the NBD server and the write path: `Volume`, `Change`, `Client`, `Backend`.
+"""The interface between the NBD server and the engine: `Volume`, `Change`, `Client`, `Backend`.
 
 The server turns requests into `Change` objects and passes all requests of one wake-up in one call,
-because batches are what makes small writes cheap. The write path answers each change exactly once
+because batches are what makes small writes cheap. The engine answers each change exactly once
 through `Client.finished`, unless the client has disconnected. Neither side imports the other.
 """
 
@@ -86,7 +86,7 @@ class Client(Protocol):
 
     def finished(self, changes: Sequence[Change]) -> None:
         """Reply to these changes, all of this client. Called from the loop: within the call that
-        brought them (`Backend.submit`, `Backend.flush`), or later.
+        brought them (`Changes.submit`, `Changes.flush`), or later.
         """
 
 
@@ -110,7 +110,7 @@ class Reader(Protocol):
 
 
 class Volume(Protocol):
-    """What a client sees as an NBD export: a volume, or a point of one. Sizes in bytes."""
+    """What a client sees as an NBD export: a volume, a point or a clone. Sizes in bytes."""
 
     name: str
     size: int
@@ -120,7 +120,7 @@ class Volume(Protocol):
 
     @property
     def of(self) -> str:
-        """The volume whose rules count: its own name, but for a point."""
+        """The volume whose rules count: its own name, but for a point or a clone."""
 
     @property
     def counted_as(self) -> str:
@@ -157,19 +157,8 @@ class Volume(Protocol):
         """
 
 
-class Backend(Protocol):
-    """The write path as the NBD server sees it. All methods are called from the event loop."""
-
-    def volume(self, name: str) -> Volume | None:
-        """The volume or the point of that name. "" is the only volume, and none where there are
-        several: which of them was meant could change with the configuration.
-        """
-
-    def volume_names(self) -> list[str]:
-        """Every volume, in the order of the configuration."""
-
-    def point_names(self) -> Iterator[str]:
-        """Every point that can be read now, one name for each. Looked up as it is asked for."""
+class Changes(Protocol):
+    """What takes the changes of a volume. All methods are called from the event loop."""
 
     def submit(self, changes: list[Change]) -> None:
         """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid,
@@ -180,8 +169,31 @@ class Backend(Protocol):
 
     def flush(self, change: Change) -> None:
         """Finish `change` (kind FLUSH) when every change replied to before this call survives a
-        power cut.
+        power cut; of a clone, which does not survive its daemon, when all before it are done.
         """
+
+    def disconnected(self, client: Client) -> None:
+        """Drop the client's changes that have not started: they were never acknowledged and never
+        will be.
+        """
+
+
+class Backend(Protocol):
+    """The engine as the NBD server sees it. All methods are called from the event loop."""
+
+    def volume(self, name: str) -> Volume | None:
+        """The volume, the point or the clone of that name. "" is the only volume, and none where
+        there are several: which of them was meant could change with the configuration.
+        """
+
+    def volume_names(self) -> list[str]:
+        """Every volume, in the order of the configuration."""
+
+    def point_names(self) -> Iterator[str]:
+        """Every point and clone that can be read now, one name for each. Looked up when asked."""
+
+    def changes_of(self, volume: Volume) -> Changes:
+        """What takes the changes of a volume. Asked once for each connection."""
 
     def read(
         self,
@@ -242,9 +254,4 @@ class Backend(Protocol):
     ) -> None:
         """The same of one of the volume's `bitmaps`: what has changed since then, never too little.
         It gets at most so many extents. All has changed where that is not known.
-        """
-
-    def disconnected(self, client: Client) -> None:
-        """Drop the client's changes that have not started: they were never acknowledged and never
-        will be.
         """

@@ -36,6 +36,8 @@ HOOK_TIMEOUT_SECONDS_MIN, HOOK_TIMEOUT_SECONDS_MAX = 0.1, 600.0
 HOOK_OUTPUT_BYTES_MAX = 4 * KIB  # that is kept, the last of it
 HOOK_ARGUMENTS_MAX = 64
 MEMBERS_MAX = 256  # controllers that take a cut together
+CLONE_LIMIT_BYTES_DEFAULT = 4096 * MIB  # of changes, of each volume of a clone
+CLONE_LIMIT_BYTES_MIN = 1 * MIB
 TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
@@ -121,6 +123,9 @@ class EngineLimits:
     scrub_mark_bytes: int = 1024 * MIB  # compared, before the journal says how far a scrub is
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
+    clones_max: int = 64  # of volumes; each takes up to 4 MiB of memory
+    # What clones leave free on the disk of state_dir, for the journal and its checkpoints
+    clone_free_bytes_min: int = 256 * MIB
     named_readers_max: int = 32  # of a volume at its cut; each is in every checkpoint
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
     void_cuts_kept_max: int = 64  # the same of void ones, which use up none of those

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.api.access import Peer
+    from duplexd.api.models.clone_model import CloneDrop, CloneRequest
     from duplexd.api.models.reader_model import ReaderEnds, ReaderRequest
     from duplexd.api.models.request_model import (
         CutRequest,
@@ -241,6 +242,22 @@ class Actions:
         names = self._resolve(body.targets)
         self._command(peer, "release-reader", targets=body.targets, reader=body.reader)
         return await self.controller.release_reader(names, body.reader)
+
+    async def make_clone(self, peer: Peer, body: CloneRequest) -> Json:
+        """Clones of all targets, or none. Legal while all of them are at that cut."""
+        names = self._resolve(body.targets)
+        self._command(peer, "clone", targets=body.targets, name=body.name, cut=body.cut)
+        return await self.controller.clones.make(names, body.cut, body.name, body.limit_bytes)
+
+    def clone_ends(self, body: CloneRequest) -> list[asyncio.Future[str]]:
+        """Of each clone that was made: done when it has ended."""
+        return self.controller.clones.ends(self._resolve(body.targets), body.name)
+
+    async def drop_clone(self, peer: Peer, body: CloneDrop) -> Json:
+        """End clones. Legal in any state; one that none of them has is not found."""
+        names = self._resolve(body.targets)
+        self._command(peer, "drop-clone", targets=body.targets, name=body.name)
+        return await self.controller.clones.drop(names, body.name)
 
     async def resync_wait(self, targets: list[str]) -> Json:
         """Wait for a resync that was started. A cancellation only ends the waiting."""

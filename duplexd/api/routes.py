@@ -13,6 +13,7 @@ from duplexd.api import access, problems
 from duplexd.api import change_routes as changes
 from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
+from duplexd.api.clone_routes import CLONE_ROUTES
 from duplexd.api.health import degraded, unready
 from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
@@ -349,6 +350,7 @@ ROUTES: tuple[RouteEntry, ...] = (
         ReaderEnds,
         (ReaderEnded,),
     ),
+    *CLONE_ROUTES,
     RouteEntry(
         "POST",
         "/v1/verify",

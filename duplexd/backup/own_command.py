@@ -113,7 +113,7 @@ async def _at(
             file.write_text(json.dumps(changes.json()))
             more |= {"DUPLEXD_SINCE": plan.since, "DUPLEXD_CHANGES": str(file)}
         watch.step(Step.COPY)
-        code = await _child(
+        code = await child(
             command,
             {
                 "DUPLEXD_CUT": made.cut,
@@ -129,8 +129,8 @@ async def _at(
     return code
 
 
-async def _child(command: Sequence[str], more: Mapping[str, str]) -> int:
-    """A cancellation ends it first."""
+async def child(command: Sequence[str], more: Mapping[str, str]) -> int:
+    """The exit code of a program, with `more` in its environment. A cancellation ends it first."""
     try:
         process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **more})
     except OSError as error:

@@ -298,6 +298,10 @@ CHANGES = fields(
         )
     }
 )
+_CLONE = fields(
+    {"name": text, "volume": text, "export": text, "cut": CUT_ID, "size": whole},
+    {"limit_bytes": whole, "used_bytes": whole, "connections": whole, "since": number},
+)
 ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/healthz"): fields({}, {"controller": maybe(text)}),
     ("GET", "/readyz"): fields({}),
@@ -318,6 +322,9 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/resync"): RESYNC,
     ("POST", "/v1/readers"): fields({"reader": text, "volumes": _TEXTS}),
     ("POST", "/v1/readers/release"): fields({"reader": text, "volumes": _TEXTS}),
+    ("GET", "/v1/clones"): fields({"clones": each(_CLONE)}),
+    ("POST", "/v1/clones"): fields({"name": text, "cut": CUT_ID, "volumes": each(_CLONE)}),
+    ("POST", "/v1/clones/drop"): fields({"name": text, "volumes": _TEXTS}),
     ("POST", "/v1/verify"): VERIFIED,
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
@@ -338,6 +345,10 @@ LINES: dict[tuple[str, str], dict[str, Check]] = {
         "done": fields(
             {"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED, "readers": _TEXTS}
         ),
+    },
+    ("POST", "/v1/clones"): {
+        "made": fields({"name": text, "cut": CUT_ID, "volumes": each(_CLONE)}),
+        "ended": fields({"reason": text}),
     },
     ("POST", "/v1/verify"): {
         "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
     from pathlib import Path
 
+    from duplexd.client.cloning import Cloning
     from duplexd.client.hold import Hold
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
@@ -340,6 +341,13 @@ class Client:
 
         group, _ = self._group(targets, None)
         return await manifest.ask(group, self.links_to(group.members))
+
+    @property
+    def clones(self) -> Cloning:
+        """Cuts as exports that take writes."""
+        from duplexd.client.cloning import Cloning  # noqa: PLC0415 - as above
+
+        return Cloning(self.groups, self.links_to)
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""

@@ -63,7 +63,7 @@ def _row(group: Group, controller: str, status: Json, volume: Json) -> Json:
         "volume": name,
         "size": volume["size"],
         "export": export,
-        "uris": [str(uri) for uri in _uris(export, addresses)] if export else [],
+        "uris": [str(uri) for uri in uris(export, addresses)] if export else [],
         "cut": cut.get("id"),
         "sequence": cut.get("sequence"),
         "time": cut.get("time"),
@@ -86,7 +86,8 @@ def _why_not(volume: Json, cut: Json) -> str:
     return ""
 
 
-def _uris(export: str, addresses: Iterable[str]) -> Iterable[NbdUri]:
+def uris(export: str, addresses: Iterable[str]) -> Iterable[NbdUri]:
+    """Where an export is found, of a controller that listens there."""
     for address in addresses:
         kind, _, place = address.partition(":")
         if kind == "unix":

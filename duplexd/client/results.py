@@ -209,6 +209,34 @@ class ReaderEnded(Result):
 
 
 @dataclass(frozen=True)
+class Cloned(Result):
+    """A clone of each volume at one cut. They belong together if `verdict` is `consistent`."""
+
+    clone: str
+    cut: str
+    tag: str
+    verdict: str | None
+    # {name, controller, volume, export, uris, cut, size, limit_bytes, used_bytes, connections,
+    # since}
+    volumes: list[Json]
+
+
+@dataclass(frozen=True)
+class CloneDropped(Result):
+    """Clones that were ended, and of which volumes."""
+
+    clone: str
+    volumes: list[str]
+
+
+@dataclass(frozen=True)
+class Clones(Result):
+    """The clones that there are."""
+
+    clones: list[Json]  # {name, volume, export, cut, size, limit_bytes, used_bytes, ...}
+
+
+@dataclass(frozen=True)
 class Points(Result):
     """What can be read of the volumes' cuts. `cut` and `verdict` are those of all of them, if they
     are at one; else null, and nothing that is read of them belongs together.

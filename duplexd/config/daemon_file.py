@@ -17,6 +17,7 @@ from duplexd.config.fields import FilePath, Name, Section, SocketPath
 from duplexd.config.hook_fields import HookFields
 from duplexd.config.nbd_section import ALLOW_EXAMPLES, AllowList, GroupName, Mode, NbdConfig
 from duplexd.config.values import (
+    check_clone_limit,
     check_copy_rate,
     check_disk_timeout,
     check_duration,
@@ -58,6 +59,9 @@ class ControllerConfig(Section):
     )
     tracked_cuts: Annotated[int, BeforeValidator(check_tracked_cuts)] = Field(
         default=limits.TRACKED_CUTS_DEFAULT, examples=["32"]
+    )
+    clone_limit: Annotated[int, BeforeValidator(check_clone_limit)] = Field(
+        default=limits.CLONE_LIMIT_BYTES_DEFAULT, examples=['"4GiB"']
     )
     auto_resync: StrictBool = Field(default=False, examples=["true"])
     image_group: GroupName | None = Field(default=None, examples=['"backup"'])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
 _MODES = {"image_mode", "mode"}
-_SIZES = {"copy_rate", "journal_size", "rate", "size"}
+_SIZES = {"clone_limit", "copy_rate", "journal_size", "rate", "size"}
 _DURATIONS = {"cut_age_max", "every", "hook_timeout", "suspended_max"}
 
 

@@ -79,6 +79,17 @@ def check_tracked_cuts(value: object) -> int:
     return value
 
 
+def check_clone_limit(value: object) -> int:
+    """Bytes of changes of a clone."""
+    size = parse_size(value)
+    if size < limits.CLONE_LIMIT_BYTES_MIN:
+        raise ValueError(
+            f"{toml(value)} is too small; clone_limit must be at least"
+            f" {format_size(limits.CLONE_LIMIT_BYTES_MIN)}"
+        )
+    return size
+
+
 def check_scrub_rate(value: object) -> int:
     """Bytes a second of each image. A scrub that is slower takes years for a disk."""
     rate = parse_size(value)

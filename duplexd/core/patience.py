@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
 PRIMARY, SECONDARY, SYNC = "primary", "secondary", "sync"  # uses of a leg
-JOURNAL, STAGING = "journal", "staging log"
+JOURNAL, STAGING, OVERLAY = "journal", "staging log", "overlay"
 
 
 class Patience(NamedTuple):
@@ -61,7 +61,14 @@ class StagingCall(NamedTuple):
     use: str = STAGING
 
 
-OfState = JournalRead | StagingCall  # on files of the state directory
+class OverlayCall(NamedTuple):
+    """What a thread waits for that uses the overlay of a clone. `path`: its directory."""
+
+    path: str
+    use: str = OVERLAY
+
+
+OfState = JournalRead | StagingCall | OverlayCall  # on files of the state directory
 Waited = Access | OfState
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.pair_states import SUSPENDED
+from duplexd.core.readers import Who
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +119,7 @@ class Point:
     def joined(self, reader: Reader, peer: str) -> None:
         """See `Volume`: the connection keeps the secondary where it is."""
         self.connections += 1
-        self._readers.join(self.pair.id, reader, peer)
+        self._readers.join(self.pair.id, reader, Who(peer))
 
     def left(self, reader: Reader) -> None:
         """See `Volume`."""

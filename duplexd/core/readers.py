@@ -9,13 +9,14 @@ pass: a command that forgot to ask cannot move a secondary either.
 |---|---|---|
 | named | its name, in the journal: survives a restart | by a command, or with the cut |
 | connection | its peer, while the daemon runs | when it disconnects, or with the cut |
+| clone | its name, while the daemon runs | when it is dropped, or with the cut |
 
 A failure of the secondary is not refused: the pair leaves the cut by it, and its readers end.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import markers
 from duplexd.errors import WrongStateError
@@ -28,20 +29,29 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 _LISTED = 5
+CONNECTION, CLONE = "connection", "clone"
+
+
+class Who(NamedTuple):
+    """A reader that is not in the journal, as people know it. `since`: seconds since 1970."""
+
+    name: str
+    kind: str = CONNECTION
+    since: float | None = None
 
 
 class Readers:
-    """Of all pairs. Connections are kept here, by number of the volume; the others in the
-    records.
+    """Of all pairs. Connections and clones are kept here, by number of the volume; the others in
+    the records.
     """
 
     def __init__(self, pairs: Mapping[int, PairRecord]) -> None:
         self._pairs = pairs
-        self._connected: dict[int, dict[Reader, str]] = {}
+        self._connected: dict[int, dict[Reader, Who]] = {}
 
-    def join(self, number: int, reader: Reader, peer: str) -> None:
-        """A connection of `peer` reads this volume's secondary."""
-        self._connected.setdefault(number, {})[reader] = peer
+    def join(self, number: int, reader: Reader, who: Who) -> None:
+        """It reads this volume's secondary."""
+        self._connected.setdefault(number, {})[reader] = who
 
     def leave(self, number: int, reader: Reader) -> None:
         """It does so no more. One that had ended already is no error."""
@@ -50,15 +60,15 @@ class Readers:
         if not there:
             self._connected.pop(number, None)
 
-    def clear(self, number: int) -> dict[Reader, str]:
-        """All connections of a volume, with their peers; they count no more."""
+    def clear(self, number: int) -> dict[Reader, Who]:
+        """All connections and clones of a volume; they count no more."""
         return self._connected.pop(number, {})
 
     def names(self, number: int) -> list[str]:
         """All readers of a volume, as people know them; the named ones first."""
         record = self._pairs.get(number)
         named = record.readers if record is not None else {}
-        return [*named, *self._connected.get(number, {}).values()]
+        return [*named, *(who.name for who in self._connected.get(number, {}).values())]
 
     def show(self, number: int) -> list[Json]:
         """All readers of a volume, as status shows them."""
@@ -67,8 +77,8 @@ class Readers:
         return [
             *({"name": name, "kind": "named", "since": us / 1e6} for name, us in named.items()),
             *(
-                {"name": peer, "kind": "connection", "since": None}
-                for peer in self._connected.get(number, {}).values()
+                {"name": who.name, "kind": who.kind, "since": who.since}
+                for who in self._connected.get(number, {}).values()
             ),
         ]
 

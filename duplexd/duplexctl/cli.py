@@ -16,6 +16,8 @@ JSON.
     backup   backup.run       in backup            backups       no client        backups_text
     changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
+    clone    clones.make      cloned_text          drop-clone      clones.drop
+    clones   clones.show      clones_text          drill           drill.run, in backup
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -50,8 +52,12 @@ _MODULES = {
     "backups": "backup",
     "canary": "canary",
     "changes": "changed",
+    "clone": "cloning",
+    "clones": "cloning",
     "completion": "completion",
     "cuts": "looking",
+    "drill": "drill",
+    "drop-clone": "cloning",
     "events": "looking",
     "health": "wellness",
     "points": "reading_cuts",

@@ -243,6 +243,11 @@ def targets(required: bool = True, more: str = "") -> Callable[[F], F]:
     )
 
 
+def target_of(metavar: str) -> Callable[[F], F]:
+    """One argument that begins with a target."""
+    return click.argument("target", type=Name(), metavar=metavar, shell_complete=_complete)
+
+
 class WithCommand(click.Command):
     """A command that takes `-- CMD...` after its arguments; CMD is in `Context.meta[KEY]`."""
 

@@ -26,6 +26,7 @@ from duplexd.engine.commands import Commands
 from duplexd.engine.comparisons import Comparisons
 from duplexd.engine.counters import count
 from duplexd.engine.cut_archive import CutArchive
+from duplexd.engine.cut_exports import CutExports
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.dirty_bitmaps import DirtyBitmaps
 from duplexd.engine.failed_legs import FailedLegs
@@ -182,11 +183,15 @@ class Controller:
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
         self.own_writes = own = OwnWrites(timeline, limits)
         reading = ClientReads(
-            timeline, self.volumes, self.archive, self.write_path, own, self.failed_legs, self.legs,
+            timeline, self.write_path, own, self.failed_legs, self.legs, self.events
+        )
+        self.reads, self.bad_ranges = reading.reads, reading.bad_ranges
+        exports = CutExports(
+            timeline, self.volumes, self.archive, self.legs, self.reads, self.write_path,
+            self._machine.disk, str(self.config.controller.state_dir), self.failed_legs.found,
             self.events, clock, limits,
         )  # fmt: skip
-        self.reads, self.bad_ranges = reading.reads, reading.bad_ranges
-        self.points, self.readers = reading.points, reading.readers
+        self.points, self.readers, self.clones = exports.points, exports.readers, exports.clones
 
     def _copies(self) -> None:
         """What brings secondaries along the journal."""
@@ -254,11 +259,12 @@ class Controller:
         """See `Backend`; bound here, they cost no call more than there. And what the API asks."""
         write_path, commands = self.write_path, self.commands
         self.submit, self.flush = write_path.submit, write_path.flush
-        points, self.disconnected = self.points, write_path.disconnected
-        self.read, self.read_sparse, self.extents = points.read, points.read_sparse, points.extents
+        exports, self.disconnected = self.clones, write_path.disconnected
+        self.read, self.read_sparse = exports.read, exports.read_sparse
+        self.extents, self.changes_of = exports.extents, exports.changes_of
         self.splice = Splices(self._machine.write_workers).splice
         self.changed = DirtyBitmaps(self.changes, self._limits).changed
-        self.volume, self.point_names = points.volume, points.point_names
+        self.volume, self.point_names = exports.volume, exports.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
         self.quiesce, self.renew = commands.quiesce, commands.renew
@@ -295,13 +301,13 @@ class Controller:
 
     def _take_settings(self, config: Config) -> None:
         """What a reload may change of the parts' behaviour."""
-        self.config = config
-        self.leases.longest_allowed_s = config.controller.hold_max
-        self.copying.rate = config.controller.copy_rate
-        self.changes.remember(config.controller.tracked_cuts)
-        seconds = config.controller.secondary_timeout, config.controller.primary_timeout
+        self.config, own = config, config.controller
+        self.leases.longest_allowed_s = own.hold_max
+        self.copying.rate, self.clones.limit_bytes = own.copy_rate, own.clone_limit
+        self.changes.remember(own.tracked_cuts)
+        seconds = own.secondary_timeout, own.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
-        self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
+        self.executor.swaps = self.failures.swaps = own.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload
 
@@ -345,6 +351,7 @@ class Controller:
         await self.auto_resync.stop()
         await self.comparisons.scrubs.stop()
         await self.bad_ranges.stop()
+        await self.clones.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (admission.refusal or admission.reasons - {NO_ROOM}):

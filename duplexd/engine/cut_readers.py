@@ -178,8 +178,8 @@ class CutReaders:
 
     def _end_connections(self, pair: Pair, why: str) -> None:
         self._points.end(pair, why)
-        for reader, peer in self._readers.clear(pair.id).items():
-            self._ended(peer, "connection", [pair.name], why)
+        for reader, who in self._readers.clear(pair.id).items():
+            self._ended(who.name, who.kind, [pair.name], why)
             reader.end_reading(why)
 
     def _look(self, pairs: Iterable[Pair], why: str) -> None:

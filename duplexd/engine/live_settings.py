@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LIVE = (
     "auto_resync",
+    "clone_limit",  # of clones made from then on
     "copy_rate",
     "hold_max",
     "on_primary_error",

@@ -85,13 +85,13 @@ def first_extents(
         piece = leg.extents(offset, asked)
         offset += asked
         window.follow(len(piece))
-        _join(found, piece)
+        join(found, piece)
         if over(found):
             break
     return found
 
 
-def _join(found: list[Extent], more: list[Extent]) -> None:
+def join(found: list[Extent], more: list[Extent]) -> None:
     """Append; the first may be the rest of the last."""
     if found and more and found[-1][2] == more[0][2]:
         start, length, is_data = found[-1]

@@ -40,6 +40,7 @@ class Requests:
     """
 
     __slots__ = (
+        "_changes",
         "_counted",
         "_export_flags",
         "_inline_max",
@@ -94,6 +95,7 @@ class Requests:
         self.stalled = False  # the connection does not read, or is about to close
         self.write_paused = False
         self.progressed = progressed
+        self._changes = server.backend.changes_of(volume)
         self._export_flags = export_flags
         # Bytes of the volume, or -1 where no request is plainly right
         self._readable = volume.size

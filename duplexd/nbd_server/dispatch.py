@@ -1,7 +1,7 @@
 """The requests of one connection: checked, turned into changes and reads, answered.
 
 Batches are the design: one wake-up brings many requests, all its changes go to the write path in
-one `Backend.submit`, all its replies into one write. Requests of one wake-up have no order among
+one `Changes.submit`, all its replies into one write. Requests of one wake-up have no order among
 them in NBD; they are taken as they come, except that reads served from memory overtake changes.
 
 What cannot be taken now (a limit is met, or the client does not take its replies) stays in the
@@ -91,9 +91,9 @@ class Dispatch(Requests):
         self._server.reading.forget(self)
         self._server.reads.resume(self._volume)
         self.backlog = []
-        self._server.backend.disconnected(self)
+        self._changes.disconnected(self)
         for long in self._longs:
-            self._server.backend.disconnected(long)
+            self._changes.disconnected(long)
         self._longs.clear()
         self._replies.clear()
         self.payload_bytes = 0
@@ -265,7 +265,7 @@ class Dispatch(Requests):
         self.payload_bytes += self._request_bytes
         change = Change(self, cookie, self._volume, FLUSH, offset, 0)
         change.since = self.since
-        self._server.backend.flush(change)
+        self._changes.flush(change)
 
     def _without_payload(self, request: Request) -> Change:
         flags, command, cookie, offset, length, _payload = request
@@ -281,7 +281,7 @@ class Dispatch(Requests):
         self.lent = [*self.lent, *changes] if self.in_flight else changes
         self.in_flight += len(changes)
         self.payload_bytes += self._request_bytes * len(changes)
-        self._server.backend.submit(changes)
+        self._changes.submit(changes)
 
     def _send(self, position: int) -> None:
         """Send the filled part of the reply buffer, and the queued replies."""

@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.core.patience import SYNC, Access, JournalRead, Patience, StagingCall, Waited
+from duplexd.core.patience import (
+    SYNC,
+    Access,
+    JournalRead,
+    OverlayCall,
+    Patience,
+    StagingCall,
+    Waited,
+)
 from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
@@ -32,6 +40,10 @@ class JournalHungError(OSError):
 
 class StagingHungError(OSError):
     """A staging log did not answer in time, and the thread that uses it was given up."""
+
+
+class OverlayHungError(OSError):
+    """The overlay of a clone did not answer in time, and the thread that uses it was given up."""
 
 
 class LegCalls:
@@ -104,8 +116,8 @@ class LegCalls:
 
 
 def raise_if_of_state(hung: HungError) -> None:
-    """Raises JournalHungError, StagingHungError if no leg hangs but a file of the state
-    directory.
+    """Raises JournalHungError, StagingHungError, OverlayHungError if no leg hangs but a file of the
+    state directory.
     """
     if isinstance(hung.what, JournalRead):
         path = hung.what.path
@@ -115,6 +127,10 @@ def raise_if_of_state(hung: HungError) -> None:
         path = hung.what.path
         why = f"{path}: the staging log cannot be used: {hung.strerror}"
         raise StagingHungError(hung.errno, why, path) from hung
+    if isinstance(hung.what, OverlayCall):
+        path = hung.what.path
+        why = f"{path}: the overlay cannot be used: {hung.strerror}"
+        raise OverlayHungError(hung.errno, why, path) from hung
 
 
 def hung_in(hung: HungError) -> Access:

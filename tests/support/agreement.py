@@ -214,6 +214,7 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "hold_max": _controller("hold_max = 3.0"),
     "time-outs": _controller("primary_timeout = 40.0\nsecondary_timeout = 4.0"),
     "auto_resync": _controller("auto_resync = true"),
+    "clone_limit": _controller('clone_limit = "1GiB"'),
     "on_primary_error": _controller('on_primary_error = "refuse"'),
     "journal_size": _replace('journal_size = "16MiB"', 'journal_size = "32MiB"'),
     "controller.name": _replace('name = "test"', 'name = "other"'),

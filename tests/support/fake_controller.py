@@ -74,6 +74,7 @@ from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 from duplexd.runtime.histogram import Histogram
 from tests.support.fake_changes import FakeChanges
+from tests.support.fake_clones import FakeClones
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -322,6 +323,7 @@ class FakeController:
         self.cut_of: dict[str, str] = {}
         self.cuts = FakeCuts(self)
         self.changes = FakeChanges()
+        self.clones = FakeClones()
         self.drain_s = 0.0
         self.draining = 0  # holds that were begun
         self.resync_s = 0.0

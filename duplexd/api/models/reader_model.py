@@ -44,5 +44,5 @@ class ReaderStatus(Answer):
     """Somebody who reads the secondary of a volume at its cut."""
 
     name: str = Field(description="of a connection: its peer")
-    kind: Literal["named", "connection"]
-    since: float | None = Field(None, description="when a named one began")
+    kind: Literal["named", "connection", "clone"]
+    since: float | None = Field(None, description="when it began; of a connection not known")

@@ -6,6 +6,7 @@ import pytest
 
 from duplexd.core import markers, pair_states
 from duplexd.core.ledger import Ledger, Place
+from duplexd.core.readers import Who
 from duplexd.core.transitions import PAIR_EVENTS
 from duplexd.errors import WrongStateError
 from duplexd.limits import EngineLimits
@@ -57,7 +58,7 @@ def test_nothing_takes_a_secondary_from_a_named_reader(marker: markers.Marker) -
 
 def test_nothing_takes_a_secondary_from_a_connection_that_reads_it() -> None:
     ledger, client = suspended(), Client()
-    ledger.readers.join(1, client, "user 7")
+    ledger.readers.join(1, client, Who("user 7"))
     with pytest.raises(WrongStateError, match="data is read at cut c1 by user 7"):
         ledger.check(LEAVING[0])
     ledger.readers.leave(1, client)

@@ -22,7 +22,7 @@ LISTENER = """
 import socket, sys
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
-listener.listen(64)
+listener.listen(256)
 print(flush=True)
 sys.stdin.read()
 """
@@ -30,7 +30,11 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "adopt": [["data"]],
     "backup": [["data", "--", "true"]],
     "changes": [["data", "--since", "nightly"]],
+    "clone": [["data", "--name", "test"]],
+    "clones": [[]],
     "cuts": [[]],
+    "drill": [["data", "--", "true"]],
+    "drop-clone": [["data", "test"]],
     "events": [[], ["--follow"]],
     "health": [[]],
     "points": [["data"]],

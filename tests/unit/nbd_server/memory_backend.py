@@ -23,7 +23,7 @@ from duplexd.runtime.turns import TurnLoop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from duplexd.backend import Change, Client, Extent, Pages, Reader, Volume
+    from duplexd.backend import Change, Changes, Client, Extent, Pages, Reader, Volume
 
 
 class MemoryVolume:
@@ -138,6 +138,9 @@ class MemoryBackend:
 
     def point_names(self) -> Iterator[str]:
         yield from (name for name in self.volumes if "@" in name)
+
+    def changes_of(self, _volume: Volume) -> Changes:
+        return self
 
     def submit(self, changes: list[Change]) -> None:
         self.batches.append(changes)

@@ -1,0 +1,90 @@
+"""`duplexctl drill TARGET -- CMD`: is the cut any good? The application's own recovery says so.
+
+CMD gets writable clones of all volumes at one cut, starts the application on them and checks what
+it finds. It has in its environment:
+
+    DUPLEXD_CUT    the id of the cut
+    DUPLEXD_TAG    its tag
+    DUPLEXD_URIS   a line for each volume: its name, a blank, the NBD URI of its clone
+
+The clones belong to the connections of this process. So they end with it, also if it is killed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.backup import sources
+from duplexd.backup.background import despite_an_interrupt
+from duplexd.backup.own_command import child
+from duplexd.core.cut_states import CONSISTENT
+from duplexd.core.point import LATEST
+from duplexd.errors import DuplexdError, LeaseLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from duplexd.client import Client
+
+TAG = "drill"
+
+
+class Plan(NamedTuple):
+    """`suspend`: at a new cut, which is left afterwards; else at `point`."""
+
+    target: str
+    point: str = LATEST
+    suspend: bool = False
+    limit_bytes: int | None = None
+
+
+async def run(
+    plan: Plan, command: Sequence[str], client: Client, warn: Callable[[str], None]
+) -> int:
+    """CMD's exit code. Raises LeaseLostError if the cut was left before CMD had ended.
+
+    Nothing is suspended, and no clone made, for a CMD that cannot be found.
+    """
+    if shutil.which(command[0]) is None:
+        raise DuplexdError(
+            f"cannot run {command[0]!r}: no such program, or it is not executable; nothing was done"
+        )
+    if not plan.suspend:
+        return await _at(plan.point, plan, command, client)
+    made = await client.suspend(plan.target, tag=TAG)
+    try:
+        if made.verdict != CONSISTENT:
+            raise LeaseLostError(f"cut {made.cut} is void: {made.why}; {command[0]} was not run")
+        return await _at(made.cut, plan, command, client)
+    finally:
+        await despite_an_interrupt(_leave(plan, made.cut, client, warn))
+
+
+async def _leave(plan: Plan, cut: str, client: Client, warn: Callable[[str], None]) -> None:
+    try:
+        await client.resync(plan.target, cut=cut)
+    except DuplexdError as error:  # the outcome of the drill is what counts
+        warn(f"no resync began: {error}")
+
+
+async def _at(point: str, plan: Plan, command: Sequence[str], client: Client) -> int:
+    name = f"drill-{secrets.token_hex(4)}"
+    held = client.clones.held(plan.target, point=point, name=name, limit_bytes=plan.limit_bytes)
+    async with held:
+        found = sources.find(held.points, client.groups.controllers)
+        code = await child(
+            command,
+            {
+                "DUPLEXD_CUT": held.cut,
+                "DUPLEXD_TAG": held.points.tag,
+                "DUPLEXD_URIS": "\n".join(f"{each.name} {each.uri}" for each in found),
+            },
+        )
+        if why := await held.why_lost():
+            raise LeaseLostError(
+                f"the clones of cut {held.cut} ended before {command[0]} had ({why}): what it found"
+                f" is of no cut; it ended with {code}"
+            )
+    return code

@@ -1,0 +1,110 @@
+"""Drills: an application's own check on clones of a cut, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
+from tests.system.test_duplexctl_groups import Ctl
+from tests.system.test_points import BEFORE, MAIN, SIZE, Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+# Finds what was there at the cut, writes, and reads it again: of the first volume
+RECOVERY = """
+set -eu
+uri=$(echo "$DUPLEXD_URIS" | sed -n '1s/^[^ ]* //p')
+qemu-io -f raw -c "read -P $1 0 64k" -c "write -P 9 0 64k" -c flush -c "read -P 9 0 64k" "$uri" >&2
+echo "$DUPLEXD_TAG" "$DUPLEXD_CUT" >&2
+exit "$2"
+"""
+
+
+@pytest.fixture
+def ctl(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Operator:
+    return Operator(start_daemon(make_files(volumes={"data": SIZE}, groups={"db": ["data"]})))
+
+
+def script(text: str, *arguments: str) -> list[str]:
+    return ["--", "sh", "-c", text, "recovery", *arguments]
+
+
+def nothing_is_left(ctl: Operator) -> bool:
+    return not json.loads(ctl.run("clones", "--json").stdout)["clones"]
+
+
+async def test_cmd_recovers_on_clones_and_its_exit_code_is_the_drills(ctl: Operator) -> None:
+    await ctl.cut()
+    good = ctl.run("drill", "db", *script(RECOVERY, "1", "0"))
+    assert (good.returncode, "nightly" in good.stderr) == (0, True), good.stderr
+    again = ctl.run("drill", "db@nightly", *script(RECOVERY, "1", "3"))
+    assert again.returncode == 3  # it found what was there at the cut, not what the first one wrote
+    assert nothing_is_left(ctl)
+    assert ctl.daemon.files.secondary_of("data").read_bytes()[: len(BEFORE)] == BEFORE
+    assert ctl("drill", "db", "--", "/nonesuch") == 1
+    assert ctl("drill", "db") == 2
+    assert ctl("resync", "db", "--wait") == 0
+
+
+async def test_with_suspend_it_makes_a_cut_and_leaves_it(ctl: Operator) -> None:
+    await ctl.fill(BEFORE)
+    assert ctl("drill", "db", *script("true")) == 5
+    assert ctl("drill", "db@latest", "--suspend", *script("true")) == 2
+    assert ctl("drill", "db", "--suspend", *script(RECOVERY, "1", "0")) == 0
+    assert ctl("resync", "db", "--wait") == 0
+    (cut,) = json.loads(ctl.run("cuts", "--json").stdout)["cuts"]
+    assert (cut["tag"], cut["verdict"]) == ("drill", "consistent")
+
+
+async def test_a_cut_that_is_left_meanwhile_is_no_good_drill(ctl: Operator) -> None:
+    await ctl.cut()
+    forced = shlex.join(
+        [*MAIN, "--socket", str(ctl.daemon.files.control_socket), "resync", "db", "--force"]
+    )
+    lost = ctl.run("drill", "db", *script(forced))
+    assert (lost.returncode, "is of no cut; it ended with 0" in lost.stderr) == (9, True)
+
+
+async def test_a_drill_that_is_killed_leaves_no_clone(ctl: Operator, tmp_path: Path) -> None:
+    await ctl.cut()
+    began = tmp_path / "began"
+    socket = str(ctl.daemon.files.control_socket)
+    command = [*MAIN, "--socket", socket, "drill", "db"]
+    sleeps = script(f"echo $$ >{began}; exec sleep 600")
+    with subprocess.Popen([*command, *sleeps], env=environment(), cwd=ROOT) as drill:  # noqa: ASYNC220
+        until(lambda: began.exists() and began.read_text().endswith("\n"))
+        assert not nothing_is_left(ctl)
+        drill.kill()
+    until(lambda: nothing_is_left(ctl))
+    os.kill(int(began.read_text()), signal.SIGKILL)
+    assert ctl("resync", "db", "--wait") == 0
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_of_several_controllers_cmd_gets_all_volumes(tmp_path: Path) -> None:
+    with Cluster(tmp_path, {"alpha": ["a0"], "beta": ["b0"]}) as cluster:
+        ctl = Ctl(cluster)
+        ctl("suspend", "db")
+        for_all = 'echo "$DUPLEXD_URIS" | while read -r name uri; do nbdinfo --size "$uri"; done'
+        assert ctl("drill", "db", *script(for_all)) == "1048576\n1048576\n"
+        assert ctl.json("clones", "db") == {"clones": []}
+        ctl("resync", "db", "--wait")
