@@ -339,7 +339,7 @@ def test_close_does_not_wait_for_ever_for_a_call_that_hangs(
     disk, finished = hanging[0], list[int | None]()
 
     async def scenario() -> None:
-        workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 1, close_seconds_max=0.1)
+        workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 1, close_seconds_max=2.0)
         workers.of(disk).submit(disk.call, ignored)
         workers.submit(lambda: 7, lambda result, _error: finished.append(result))
         workers.close()
