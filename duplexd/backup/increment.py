@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from duplexd.backup import catalogue
 from duplexd.backup.overlays import Overlay
 from duplexd.errors import NotFoundError, UsageError, WrongStateError
+from duplexd.known import known
 from duplexd.printable import printable
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ class Increment:
 
     async def _changes(self, base: Listed, cut: str | None) -> Changes:
         """Raises NotFoundError for a cut that has another name's meaning now."""
-        assert base.manifest is not None
-        since = base.manifest.cut
+        since = known(base.manifest, "it was looked at").cut
         changes = await self._client.changes(*self._targets, since=since, until=cut)
         if any(row["since"]["cut"] != since for row in changes.volumes):
             raise NotFoundError(f"{since!r} is the tag of another cut")
