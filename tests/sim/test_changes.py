@@ -15,10 +15,14 @@ from duplexd.core import change_history
 from duplexd.core.change_history import ChangeHistory, Taken
 from duplexd.core.ledger import Ledger
 from duplexd.core.markers import Resync
+from duplexd.engine import dirty_bitmaps
 from tests.sim.changes import run, run_bad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from duplexd.backend import Extent
+    from duplexd.core.change_map import ChangeMap
 
     Plant = Callable[[Callable[..., None]], None]
 
@@ -102,11 +106,22 @@ def a_resync_forgets_what_it_copied(patch: Callable[..., None]) -> None:
     patch(Ledger, "apply", forgetful)
 
 
+def a_bitmap_leaves_out_where_a_question_begins(patch: Callable[..., None]) -> None:
+    asked = dirty_bitmaps.within
+
+    def forgetful(changed: ChangeMap, offset: int, length: int, most: int) -> list[Extent]:
+        first, *others = asked(changed, offset, length, most)
+        return [(first[0], first[1], False), *others]
+
+    patch(dirty_bitmaps, "within", forgetful)
+
+
 MISTAKES = [
     a_checkpoint_forgets_a_bit,
     a_restart_forgets_what_has_no_record,
     a_restart_forgets_the_records_after_the_checkpoint,
     a_resync_forgets_what_it_copied,
+    a_bitmap_leaves_out_where_a_question_begins,
 ]
 
 

@@ -34,6 +34,19 @@ def command(files: DaemonFiles, *arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
+def dirty(files: DaemonFiles, name: str, since: str) -> list[dict[str, int]]:
+    """What NBD clients are told of the point that the volume is at."""
+    done = subprocess.run(
+        ["nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{since}", files.uri(f"{name}@latest")],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return [
+        {"offset": each["offset"], "length": each["length"]}
+        for each in json.loads(done.stdout)
+        if each["type"] == 1
+    ]
+
+
 def uncovered(before: bytes, after: bytes, extents: list[dict[str, int]]) -> list[int]:
     """Blocks that differ and are in no extent."""
     covered: set[int] = set()
@@ -73,6 +86,8 @@ def test_changes_cover_what_differs_over_a_resync_and_a_kill(
         for row in answer["volumes"]:
             before, after = copies[since][row["name"]], copies[until][row["name"]]
             assert uncovered(before, after, row["extents"]) == []
+            if until == "wednesday":  # where it is now
+                assert dirty(files, row["name"], since) == row["extents"]
         assert answer["exact"] == (until == "tuesday"), "a kill widens its own interval alone"
     assert "changed from cut" in command(files, "changes", "data", "--since", "latest")
     error = command(files, "changes", "data", "--since", "sunday", code=3)
