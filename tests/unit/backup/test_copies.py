@@ -33,5 +33,8 @@ def test_a_copy_is_compared_as_its_disk_has_it(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"x" * MIB)
     assert cached(path)
-    to_disk(path)
+    tries = 0
+    while cached(path) and tries < 20:  # the kernel keeps a page that somebody uses just then
+        to_disk(path)
+        tries += 1
     assert not cached(path)
