@@ -27,7 +27,7 @@ ARGS :=
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
-	chromium man-db mandoc pandoc zsh fish
+	chromium man-db mandoc pandoc zsh fish postgresql
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d
