@@ -128,7 +128,7 @@ async def test_who_may_only_read_the_volume_may_only_read_its_clone(
     assert operator("reload") == 0
     found = client("nbdinfo", "--json", files.uri("data@latest+test"))
     assert json.loads(found)["exports"][0]["is_read_only"]
-    files.config.write_text(text.replace(_TABLE, f"{_TABLE}\nallow = []"))
+    files.config.write_text(text.replace(_TABLE, f'{_TABLE}\nallow = ["address:10.0.0.0/8"]'))
     assert operator("reload") == 0
     with pytest.raises(ConnectionError):
         await NbdConnection.open(files.uri("data@latest+test"))
