@@ -105,7 +105,8 @@ test: $(VENV)/.interop apt ## the tests, without the long sweeps
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.interop apt ## the long sweeps
-	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES) debootstrap lintian"
+	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES) debootstrap lintian \
+		systemd-container"
 	$(BIN)/python -m pytest -q $(SPREAD) --timeout 3600 -m long $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs

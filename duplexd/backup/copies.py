@@ -81,8 +81,12 @@ class Copies:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(source)) for source in self._sources]
-        except* DuplexdError as errors:
-            raise _first(errors) from None
+        except BaseExceptionGroup as errors:
+            # not `except*`: the Python of Debian 12 wraps what is raised there in a group again
+            known, others = errors.split(DuplexdError)
+            if known is None or others is not None:
+                raise
+            raise _first(known) from None
         return [task.result() for task in tasks]
 
     def _path(self, source: Source) -> Path:

@@ -190,11 +190,18 @@ class HeldCut:
             self._ours = True
 
     async def resync(self) -> None:
-        """Begin it, if the cut was made. After `release`. Raises WrongStateError."""
+        """Begin it for all that are still at the cut, if it was made: those that somebody took from
+        it, or that failed, keep none of the others there. After `release`. Raises WrongStateError.
+        """
         if not self._ours:
             return
-        await self._when_clients_left()
-        done = await self._client.resync(*self._targets, cut=self.id)
+        volumes = await self._when_clients_left()
+        targets = self._targets
+        if self.id:
+            targets = tuple(str(each["name"]) for each in volumes if _cut_id(each) == self.id)
+        if not targets:
+            return
+        done = await self._client.resync(*targets, cut=self.id)
         for warning in done.warnings:
             self._watch.warn(warning)
         if done.refused:  # the others are on their way
@@ -207,6 +214,12 @@ def _readers(volume: Json) -> list[str]:
 
 def _clients(volume: Json) -> bool:
     return any(each.get("kind") == "connection" for each in volume.get("readers") or ())
+
+
+def _cut_id(volume: Json) -> str:
+    """Of the cut that the secondary stands at."""
+    cut = (volume.get("secondary") or {}).get("cut") or {}
+    return str(cut.get("id", "")) if volume["state"] == "SUSPENDED" else ""
 
 
 def _refused(resynced: Json) -> list[str]:

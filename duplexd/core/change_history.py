@@ -44,7 +44,7 @@ DIFFERED = "the legs were found to differ"
 UNREADABLE = "the map of an interval cannot be read, so all of the volume counts as changed"
 
 NOTED_MAX = 1024  # grains of a volume: 40 KiB
-LATEST = "latest"  # a point: the newest cut that is remembered
+LATEST = "latest"  # a point: the newest cut that is remembered, and consistent
 
 
 class KnownCut(NamedTuple):
@@ -159,15 +159,21 @@ class ChangeHistory:
             if known.changed is not None and known.id in files:
                 self.cuts[place] = known._replace(file=files[known.id], changed=None)
 
-    def find(self, point: str) -> KnownCut | None:
-        """The cut of that id, or the newest of that tag; `latest` is the newest of all."""
+    def find(self, point: str, is_good: Callable[[KnownCut], bool]) -> KnownCut | None:
+        """The cut of that id, or the newest good one of that tag; `latest` is the newest good one
+        of all.
+        """
         for known in self.cuts:
             if known.id == point:
                 return known
-        tagged = [known for known in self.cuts if known.tag == point and point]
-        if not tagged and point == LATEST:
-            return self.cuts[-1]
-        return tagged[-1] if tagged else None
+        found = self.tagged(point, is_good)
+        if not found and point == LATEST:
+            found = list(filter(is_good, self.cuts))
+        return found[-1] if found else None
+
+    def tagged(self, tag: str, is_good: Callable[[KnownCut], bool]) -> list[KnownCut]:
+        """The good ones with a tag, oldest first."""
+        return [known for known in self.cuts if tag and known.tag == tag and is_good(known)]
 
     def before(self, cut: str) -> dict[str, str]:
         """What the cuts before that one are called by, the newest first, and the id of each: its

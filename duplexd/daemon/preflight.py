@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import socket
 import stat
 from functools import partial
@@ -294,13 +295,27 @@ def _foreign(key: str, path: Path, owner: os.stat_result) -> Iterator[Problem]:
     if owner.st_uid not in (0, os.geteuid()):
         yield Problem(
             f"{key}: {str(path)!r} belongs to user {owner.st_uid}, who could replace everything"
-            f" in it; change its owner: chown {os.geteuid()} {path}"
+            f" in it; {_as_its_user(owner.st_uid)}change its owner: chown {os.geteuid()} {path}"
         )
     elif owner.st_mode & stat.S_IWOTH:
         yield Problem(
             f"{key}: {str(path)!r} can be written by every user of this machine"
             f" (mode {stat.S_IMODE(owner.st_mode):04o}); change it: chmod 0700 {path}"
         )
+
+
+def _as_its_user(uid: int) -> str:
+    """To root: a daemon of another user needs that owner."""
+    if os.geteuid() != 0:
+        return ""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+    return (
+        "if the daemon is that user's, run this as that user:"
+        f" runuser -u {name} -- duplexd ...; else "
+    )
 
 
 def _group(config: Config) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.settings import StoppedError
 from duplexd.duplexctl.texts import table_text
 from duplexd.duplexctl.watch import progress_bars
-from duplexd.errors import DuplexdError, UsageError
+from duplexd.errors import DuplexdError, NotFoundError, UsageError
 from duplexd.limits import BackupLimits
 from duplexd.printable import joined, printable
 from duplexd.units import format_size
@@ -47,6 +48,22 @@ class Keep(click.ParamType[object, tuple["Part", ...]]):
 
         try:
             return retention.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Age(click.ParamType[object, float]):
+    """A time, as in the configuration: `26h`."""
+
+    name = "age"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from duplexd.config.values import check_duration
+
+        try:
+            return check_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -218,21 +235,37 @@ def _answer(settings: Settings, made: Made) -> None:
     is_flag=True,
     help="read all images: their check-sums, and what qemu-img says of them",
 )
+@click.option(
+    "--max-age",
+    type=Age(),
+    metavar="AGE",
+    default=None,
+    help="exit code 1 also if the newest sound backup of any targets in DEST is older: 26h, 8d",
+)
 @common()
 @click.pass_obj
-def backups(settings: Settings, destination: str, check: bool) -> None:
-    """List the backups in DEST, oldest first. Exit code 1 if one of them cannot be restored."""
-    from duplexd.backup import catalogue, programs
+def backups(settings: Settings, destination: str, check: bool, max_age: float | None) -> None:
+    """List the backups in DEST, oldest first.
+
+    Exit code 1 if one of them cannot be restored, 3 if there is none.
+    """
+    from duplexd.backup import catalogue, freshness, programs
 
     found = catalogue.find(destination)
     if check:
         programs.check()
         found = asyncio.run(catalogue.check(found))
-    answer = {"path": destination, "checked": check, "backups": [each.json() for each in found]}
+    stale = [] if max_age is None else freshness.stale(found, max_age, time.time())
+    rows = [each.json() for each in found]
+    answer = {"path": destination, "checked": check, "backups": rows, "stale": stale}
     settings.answer(answer, backups_text(found, check))
+    if not found:
+        raise NotFoundError(
+            f"{printable(destination)} has no backup; `duplexctl backup TARGET DEST` makes one"
+        )
     wrong = [f"{each.id}: {text}" for each in found for text in each.wrong]
-    if wrong:
-        raise DuplexdError(joined(wrong))
+    if wrong or stale:
+        raise DuplexdError(joined([*wrong, *stale]))
 
 
 def backups_text(found: Sequence[Listed], checked: bool) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.pair import refresh
 from duplexd.engine.change_files import ChangeFiles, Wanted
 from duplexd.errors import DuplexdError, NotFoundError, UsageError, WrongStateError
@@ -89,7 +90,8 @@ class Changes:
 
     async def extents(self, volume: str, since: str, until: str | None = None) -> Between:
         """What changed in a volume between two points, each the id of a cut, a tag, or `latest`;
-        until now, if `until` is None.
+        until now, if `until` is None. As for `VOLUME@POINT`, only an id names a cut that is not
+        known to be consistent.
 
         Covers every block that differs between the contents at the two points. Raises NotFoundError
         for a cut of the volume that is not remembered; UsageError if `since` is later than `until`,
@@ -130,20 +132,46 @@ class Changes:
             )
         if until is None and pair.failed:
             raise WrongStateError(f"{pair.name} is not served: {pair.failed}")
-        first = _known(pair, history, since)
-        last = None if until is None else _known(pair, history, until)
+        first = self._known(pair, history, since)
+        last = None if until is None else self._known(pair, history, until)
         if last is not None and last.sequence < first.sequence:
             raise UsageError(
                 f"{pair.name}: cut {last.id} ({until}) is older than cut {first.id} ({since});"
                 " expected --since to be the older one"
             )
-        others = [cut.id for cut in history.cuts if cut.tag == since and cut.id != first.id]
+        others = [cut.id for cut in history.tagged(since, self._is_good) if cut.id != first.id]
         if others and since == first.tag:
             raise UsageError(
                 f"{pair.name}: {len(others) + 1} cuts have the tag {since!r}; give the id of the"
                 f" one that --since is to be: {', '.join([*others, first.id])} (newest last)"
             )
         return _Asked(pair, history, first, last)
+
+    def _known(self, pair: Pair, history: ChangeHistory, point: str) -> KnownCut:
+        found = history.find(point, self._is_good)
+        if found is None:
+            raise NotFoundError(
+                f"{pair.name}: {point!r} is not a cut for which changes are remembered, or is not"
+                f" consistent; known, the newest first: {self._listed(history)}"
+            )
+        return found
+
+    def _listed(self, history: ChangeHistory) -> str:
+        return ", ".join(
+            " ".join(filter(None, (cut.id, cut.tag and f"({cut.tag})", self._flaw(cut))))
+            for cut in reversed(history.cuts)
+        )
+
+    def _flaw(self, known: KnownCut) -> str:
+        return "" if self._is_good(known) else self._verdict(known) or "of unknown verdict"
+
+    def _is_good(self, known: KnownCut) -> bool:
+        return self._verdict(known) == CONSISTENT
+
+    def _verdict(self, known: KnownCut) -> str | None:
+        """Not known any more where only its map is remembered."""
+        cut = self._timeline.ledger.cut(known.id)
+        return None if cut is None else self._archive.verdict(cut)
 
     # ------------------------------------------------------------------------------ for the API
 
@@ -189,28 +217,13 @@ class Changes:
         }
 
     def _point(self, known: KnownCut) -> Json:
-        """A cut. Its verdict is not known any more where only its map is remembered."""
-        cut = self._timeline.ledger.cut(known.id)
         return {
             "cut": known.id,
             "tag": known.tag,
             "sequence": known.sequence,
             "time": known.time_us / 1e6,
-            "verdict": None if cut is None else self._archive.verdict(cut),
+            "verdict": self._verdict(known),
         }
-
-
-def _known(pair: Pair, history: ChangeHistory, point: str) -> KnownCut:
-    found = history.find(point)
-    if found is None:
-        known = ", ".join(
-            f"{cut.id} ({cut.tag})" if cut.tag else cut.id for cut in reversed(history.cuts)
-        )
-        raise NotFoundError(
-            f"{pair.name}: {point!r} is not a cut for which changes are remembered;"
-            f" known, the newest first: {known}"
-        )
-    return found
 
 
 def _wanted(asked: _Asked) -> Wanted:

@@ -31,6 +31,7 @@ from tests.bench import (
     loads,
     publish,
     tail,
+    watched,
 )
 from tests.bench.parts import Bench, Part
 from tests.bench.rows import described, summarize
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 FREE_BYTES_MIN = 16 * GIB
 SMALL_SECONDS, SMALL_ROUNDS = 0.2, 2
-MODULES = (loads, copies, catching_up, footprint, tail, grid, filesystem, controllers)
+MODULES = (loads, copies, catching_up, footprint, tail, grid, filesystem, controllers, watched)
 PARTS = {part.name: part for module in MODULES for part in module.parts()}
 GRID = PARTS["grid"]
 

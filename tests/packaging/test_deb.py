@@ -1,10 +1,12 @@
-"""The Debian package in a fresh Debian: what README says, an upgrade, a removal.
+"""The Debian package in a fresh Debian: what README says, an upgrade, a removal; in a root alone,
+and in one that its own systemd runs.
 
 The long tests build it, and make the next version of it by another number alone.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.packaging.booted import PACKAGES, Booted
 from tests.packaging.debian_root import START, STOP, Root
 from tests.support.daemon import ROOT
 
@@ -187,3 +190,130 @@ def test_a_removal_leaves_images_state_and_configuration(root: Root, how: str) -
     assert root.run(kept) == before
     root.run("test ! -e /usr/lib/duplexd -a ! -e /usr/bin/duplexd -a ! -e /usr/bin/duplexctl")
     root.run("getent passwd duplexd")
+
+
+# -------------------------------------------------------------------------------- under systemd
+
+UNIT = "duplexd@first"
+SOCKET = "/run/duplexd/first/control.sock"
+BACKUP = "duplexd-backup@db"
+DEST = "/srv/backup/db"
+URI = "'nbd+unix:///data?socket=/run/duplexd/first/nbd.sock'"
+SOON = "[Timer]\nOnCalendar=\nOnActiveSec=1s\nRandomizedDelaySec=0\n"  # in place of 2 o'clock
+# What a hook can do in the sandbox, and where; the last word is the cut.
+HOOK = """#!/bin/sh
+in_etc=refused; touch /etc/mine 2>/dev/null && in_etc=done
+in_tmp=refused; touch /tmp/mine && in_tmp=done
+echo "$DUPLEXD_HOOK $DUPLEXD_GROUP $(id -un) $in_etc $in_tmp $DUPLEXD_CUT" >>/srv/duplexd/hooks
+"""
+
+
+@pytest.fixture(scope="module")
+def bootable(fresh: Root, tmp_path_factory: pytest.TempPathFactory) -> Root:
+    """A fresh Debian that can boot, with the programs that README recommends."""
+    root = fresh.copy(tmp_path_factory.mktemp("booted") / "bootable")
+    root.run(f"apt-get -q update && apt-get -q install -y --no-install-recommends {PACKAGES}")
+    return root
+
+
+@pytest.fixture
+def system(bootable: Root, tmp_path: Path) -> Iterator[Booted]:
+    """It is up, and README's commands were typed as they are there."""
+    root = bootable.copy(tmp_path / "booted")
+    with Booted(root) as booted:
+        for command in readme():
+            is_install = command.startswith("apt install ./")
+            booted.run(INSTALL.format("duplexd_*.deb") if is_install else command)
+        yield booted
+    subprocess.run(["rm", "-rf", root.path], timeout=300, check=True)
+
+
+def ctl(system: Booted, command: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(
+        system.run(f"duplexctl --json --socket {SOCKET} {command}")
+    )
+    return found
+
+
+@pytest.mark.long
+def test_under_systemd_it_suspends_reloads_and_runs_hooks_in_its_sandbox(system: Booted) -> None:
+    """A reload that is refused is a failed `systemctl reload`."""
+    assert system.properties(UNIT, "ActiveState", "SubState") == ["active", "running"]
+    process = system.properties(UNIT, "MainPID")
+    system.run("duplexctl resync db --wait")
+    for name in ("freeze", "thaw"):
+        system.write(f"/usr/local/sbin/{name}", HOOK, 0o755)
+    system.run(
+        """sed -i '$ a before_suspend = ["/usr/local/sbin/freeze"]' /etc/duplexd/first.toml
+        sed -i '$ a after_suspend = ["/usr/local/sbin/thaw"]' /etc/duplexd/first.toml
+        runuser -u duplexd -- duplexd check --config /etc/duplexd/first.toml
+        systemctl reload duplexd@first"""
+    )
+    cut = ctl(system, "suspend db --tag hooked")
+    assert system.run("cat /srv/duplexd/hooks").splitlines() == [
+        "before_suspend db duplexd refused done ",
+        f"after_suspend db duplexd refused done {cut['cut']}",
+    ]
+    system.run("test ! -e /tmp/mine && echo nonsense >>/etc/duplexd/first.toml")
+    assert system.outcome("systemctl reload duplexd@first")[0] != 0
+    system.run("sed -i '$ d' /etc/duplexd/first.toml && systemctl reload duplexd@first")
+    assert system.properties(UNIT, "MainPID") == process
+
+
+@pytest.mark.long
+def test_the_timer_starts_a_backup_that_can_be_restored(system: Booted) -> None:
+    system.run(
+        f"""duplexctl resync db --wait
+        qemu-io -f raw -c 'write -P 0x77 1M 2M' {URI}
+        install -d -o duplexd -g duplexd -m 0700 /srv/backup"""
+    )
+    system.write(
+        "/etc/duplexd/backup/db.conf",
+        f"DEST={DEST}\nOPTIONS=--keep 7d,4w,6m\nDUPLEXD_SOCKET={SOCKET}\n",
+    )
+    system.write(f"/etc/systemd/system/{BACKUP}.timer.d/soon.conf", SOON)
+    system.run(f"systemctl daemon-reload && systemctl enable --now {BACKUP}.timer")
+    ended = ["dead", "success"]
+    system.wait(
+        "a backup that the timer has begun",
+        lambda: bool(system.properties(f"{BACKUP}.service", "ExecMainExitTimestamp")[0]),
+    )
+    assert system.properties(f"{BACKUP}.service", "SubState", "Result") == ended, system.journal()
+    listed = f"runuser -u duplexd -- duplexctl --json backups {DEST} --check --max-age 26h"
+    (made,) = json.loads(system.run(listed))["backups"]
+    assert (made["targets"], made["verify_cut"]) == (["db"], "confirmed")
+    system.run(f"qemu-io -r -c 'read -P 0x77 1M 2M' {made['path']}/data.qcow2 | grep -v differ")
+    system.run("duplexctl resync db --wait")
+    # a backup that cannot be made is a unit that has failed, and says why in words
+    system.run("mv /usr/bin/qemu-img /usr/bin/qemu-img.away")
+    system.write("/usr/bin/qemu-img", "#!/bin/sh\necho no luck >&2; exit 1\n", 0o755)
+    assert system.outcome(f"systemctl start {BACKUP}.service")[0] != 0
+    said = system.run(f"journalctl -q -u {BACKUP}.service -o cat")
+    assert ": no luck" in said
+    assert "Traceback" not in said
+    assert system.properties(f"{BACKUP}.service", "ActiveState", "Result") == [
+        "failed",
+        "exit-code",
+    ]
+
+
+@pytest.mark.long
+def test_under_systemd_an_upgrade_leaves_the_daemon_and_a_removal_what_it_wrote(
+    system: Booted, newer: Path, tmp_path: Path
+) -> None:
+    """The daemon goes on as it was until it is restarted; its cut is there then."""
+    process, before = system.properties(UNIT, "MainPID"), ctl(system, "cuts")
+    Root(tmp_path / "booted").add(newer, "newer.deb")
+    said = system.run(INSTALL.format("newer.deb"))
+    assert "restart them: duplexd@first.service\n" in said
+    assert system.properties(UNIT, "MainPID") == process
+    system.run(f"systemctl enable --now {BACKUP}.timer && systemctl restart {UNIT}")
+    assert ctl(system, "cuts")["cuts"] == before["cuts"]
+    kept = "find /srv/duplexd /var/lib/duplexd /etc/duplexd -type f | sort"
+    files = system.run(kept)
+    system.run("apt-get -q remove -y duplexd")
+    assert system.run(kept) == files
+    states = system.properties(UNIT, "ActiveState")
+    assert states == ["inactive"]
+    assert system.outcome("test -e /usr/bin/duplexd")[0] != 0
+    assert system.run("systemctl --failed --no-legend") == ""

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.client import Client
 from duplexd.daemon import checking
 from duplexd.errors import DuplexdError
-from tests.support.daemon import run_duplexctl, run_duplexd
+from tests.support.certificates import Certificates
+from tests.support.daemon import free_port, run_duplexctl, run_duplexd
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -137,6 +138,50 @@ def _volume(line: str) -> Callable[[DaemonFiles, str], str]:
     return _replace(f"{_TABLE}\n", f"{_TABLE}\n{line}\n")
 
 
+def _group(line: str) -> Callable[[DaemonFiles, str], str]:
+    return _replace('[groups."db"]\n', f'[groups."db"]\n{line}\n')
+
+
+def _nbd(line: str) -> Callable[[DaemonFiles, str], str]:
+    return _replace("[nbd]\n", f"[nbd]\n{line}\n")
+
+
+def _control(line: str) -> Callable[[DaemonFiles, str], str]:
+    return _replace("[control]\n", f"[control]\n{line}\n")
+
+
+def _section(text: str) -> Callable[[DaemonFiles, str], str]:
+    return lambda _files, old: f"{old}\n{text}\n"
+
+
+def _certificates(files: DaemonFiles) -> Certificates:
+    directory = files.directory / "certificates"
+    directory.mkdir(exist_ok=True)
+    return Certificates(directory)
+
+
+def _control_tls(files: DaemonFiles, text: str) -> str:
+    settings = _certificates(files).toml(free_port(), operate=("backup",), observe=("monitor",))
+    return f"{text}\n{settings}\n"
+
+
+def _nbd_tls(files: DaemonFiles, text: str) -> str:
+    own = _certificates(files)
+    return (
+        f'{text}\n[nbd.tls]\ncertificate = "{own.certificate}"\nkey = "{own.key}"\n'
+        f'client_ca = "{own.client_ca}"\nclients = "required"\n'
+    )
+
+
+def _listener(files: DaemonFiles, text: str) -> str:
+    """Another one, on which all that can be said of one is said."""
+    return (
+        f'{text}\n[[nbd.listeners]]\naddress = "unix:{files.directory / "more.sock"}"\n'
+        'tls = "off"\nallow = ["user:0"]\nread_only = true\ninsecure = true\n'
+        'group = "root"\nmode = "0666"\n'
+    )
+
+
 def _without_secondary(files: DaemonFiles, text: str) -> str:
     line = f'secondary = "{files.secondary_of("data")}"\n'
     assert line in text
@@ -215,12 +260,28 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "time-outs": _controller("primary_timeout = 40.0\nsecondary_timeout = 4.0"),
     "auto_resync": _controller("auto_resync = true"),
     "clone_limit": _controller('clone_limit = "1GiB"'),
+    "tracked_cuts": _controller("tracked_cuts = 3"),
+    "no tracked cuts": _controller("tracked_cuts = 0"),
+    "too many tracked cuts": _controller("tracked_cuts = 1000000"),
+    "on_start_error": _controller('on_start_error = "refuse"'),
     "on_primary_error": _controller('on_primary_error = "refuse"'),
     "journal_size": _replace('journal_size = "16MiB"', 'journal_size = "32MiB"'),
     "controller.name": _replace('name = "test"', 'name = "other"'),
     "image_mode": _controller('image_mode = "0660"'),
+    "image_group": _controller('image_group = "root"'),
     "control.socket": _replace("/ctl.sock", "/ctl2.sock"),
-    "connections_per_volume": _replace("[nbd]\n", "[nbd]\nconnections_per_volume = 9\n"),
+    "who may use the socket": _control('group = "root"\ngroup_role = "observe"'),
+    "control.tls": _control_tls,
+    "connections_per_volume": _nbd("connections_per_volume = 9"),
+    "connections_per_peer": _nbd("connections_per_peer = 9"),
+    "nbd.default": _nbd('default = "wal"'),
+    "nbd.default, of no volume": _nbd('default = "nobody"'),
+    "sockets of NBD": _nbd('group = "root"\nmode = "0600"'),
+    "nbd.tls": _nbd_tls,
+    "another listener": _listener,
+    "health": _section('[health]\nsuspended_max = "1h"\ncut_age_max = "26h"'),
+    "scrub": _section('[scrub]\nevery = "7d"\nrate = "1MiB"'),
+    "metrics": lambda _files, text: f'{text}\n[metrics]\nlisten = "tcp:127.0.0.1:{free_port()}"\n',
     "another address": _free_port,
     "volume added": _added,
     "volume added, its secondary is there alone": _added_alone,
@@ -234,6 +295,10 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "mode": _modes,
     "read_only": _volume("read_only = true"),
     "allow": _volume('allow = ["user:0"]'),
+    "hooks": _group('before_suspend = ["/bin/true"]\nafter_suspend = ["/bin/true"]'),
+    "hook_timeout": _group('hook_timeout = "20s"'),
+    "a hook that is not there": _group('before_suspend = ["/nowhere/freeze"]'),
+    "a hook with no path": _group('before_suspend = ["true"]'),
     "group": _replace('volumes = ["data", "wal"]', 'volumes = ["data"]'),
 }
 

@@ -75,6 +75,7 @@ class DaemonFiles:
     tcp_port: int | None = None
     name: str = "test"
     listen: Sequence[str] = ()  # further NBD addresses, which others may reach
+    controller: Sequence[str] = ()  # further lines of [controller]
     extra: str = ""  # TOML put at the end
 
     @property
@@ -117,6 +118,7 @@ class DaemonFiles:
             f'state_dir = "{self.state_dir}"',
             f"journal_size = {json.dumps(self.journal_size)}",
             *([f'copy_rate = "{self.copy_rate}"'] if self.copy_rate else []),
+            *self.controller,
         ]
         lines += [
             "[nbd]",

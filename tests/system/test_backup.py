@@ -224,6 +224,35 @@ def test_a_cut_that_was_left_by_force_is_no_backup(
     assert names(destination) == []
 
 
+async def test_what_nobody_took_from_the_cut_is_resynced(tmp_path: Path) -> None:
+    """Others force one controller away while it is copied; nobody else knows of the other one."""
+    with Cluster(tmp_path / "c", {"alpha": ["a0"], "beta": ["b0"]}) as cluster:
+        groups = str(cluster.write_groups({"db": cluster.members}))
+        plan = Plan(("db",), str(tmp_path / "d"))
+
+        class Watch:
+            def __init__(self) -> None:
+                self.said: list[str] = []
+
+            def step(self, step: Step) -> None:
+                if step is Step.COMPARE:
+                    files = cluster["alpha"].files
+                    done = run_duplexctl(files, "resync", "a0", "--force", "--wait")
+                    assert done.returncode == 0, done.stderr
+
+            def progress(self, name: str, done: int, total: int) -> None: ...
+
+            def warn(self, text: str) -> None:
+                self.said.append(text)
+
+        watch = Watch()
+        async with Client.open(groups) as client:
+            with pytest.raises(LeaseLostError, match="was left by"):
+                await run(plan, client, watch, BackupLimits())
+        assert watch.said == []
+        assert all(is_duplex_again(each) for each in cluster.daemons.values())
+
+
 async def test_a_cut_that_is_left_after_the_comparison_is_no_backup(
     daemon: Daemon, destination: Path
 ) -> None:
@@ -397,6 +426,23 @@ def test_only_the_newest_are_kept_and_a_changed_image_is_found(
     assert "data.qcow2" in done.stderr
     (listed,) = json.loads(done.stdout)["backups"]
     assert (listed["id"], len(listed["wrong"])) == (new["id"], 1)
+
+
+def test_no_backup_and_an_old_one_are_no_exit_code_0(daemon: Daemon, destination: Path) -> None:
+    destination.mkdir()
+    none = run_duplexctl(daemon.files, "--json", "backups", str(destination))
+    assert (none.returncode, json.loads(none.stdout)["backups"]) == (3, [])
+    made(backup(daemon, destination, "--no-verify-cut"))
+    (path,) = destination.glob("*/manifest.json")
+    day_old = json.loads(path.read_text())
+    path.write_text(json.dumps(day_old | {"cut_time": day_old["cut_time"] - 86400}))
+    arguments = "--json", "backups", str(destination), "--max-age"
+    fresh = run_duplexctl(daemon.files, *arguments, "26h")
+    assert (fresh.returncode, json.loads(fresh.stdout)["stale"]) == (0, []), fresh.stderr
+    old = run_duplexctl(daemon.files, *arguments, "8h")
+    assert (old.returncode, len(json.loads(old.stdout)["stale"])) == (1, 1)
+    assert "db: the newest sound backup is" in old.stderr
+    assert run_duplexctl(daemon.files, *arguments, "soon").returncode == 2
 
 
 # ------------------------------------------------------------------------------------ own tools

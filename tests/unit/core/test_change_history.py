@@ -167,12 +167,16 @@ def test_a_failed_secondary_loses_no_change() -> None:
 
 def test_a_cut_is_found_by_its_id_its_tag_and_as_the_latest() -> None:
     told = story()
-    for cut_id, tag in (("c1", "monday"), ("c2", "daily"), ("c3", "daily")):
+    for cut_id, tag in (("c1", "monday"), ("c2", "daily"), ("c3", "daily"), ("c4", "daily")):
         cut(told, cut_id, tag)
         resync(told)
-    found = [history(told).find(point) for point in ("c2", "monday", "daily", "latest")]
-    assert [known and known.id for known in found] == ["c2", "c1", "c3", "c3"]
-    assert [history(told).find(point) for point in ("", "c9", "tuesday")] == [None, None, None]
+
+    def found(*points: str) -> list[str]:
+        known = (history(told).find(point, lambda each: each.id != "c4") for point in points)
+        return [each.id if each else "" for each in known]
+
+    assert found("c2", "monday", "daily", "latest", "c4") == ["c2", "c1", "c3", "c3", "c4"]
+    assert found("", "c9", "tuesday") == ["", "", ""]
 
 
 def test_the_intervals_between_two_cuts_end_at_the_later_ones() -> None:

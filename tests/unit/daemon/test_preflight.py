@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,10 @@ def test_a_state_directory_of_another_user_is_a_mistake(tmp_path: Path) -> None:
     os.chown(own.controller.state_dir, 3003, -1)
     (problem,) = preflight.look(own)
     assert "belongs to user 3003, who could replace everything in it" in problem.line
+    assert "runuser" not in problem.line, "there is no such user"
+    os.chown(own.controller.state_dir, pwd.getpwnam("nobody").pw_uid, -1)
+    (problem,) = preflight.look(own)
+    assert "run this as that user: runuser -u nobody -- duplexd" in problem.line
 
 
 @pytest.mark.parametrize(

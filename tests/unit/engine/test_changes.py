@@ -428,6 +428,24 @@ async def test_the_same_tag_every_night_does_not_hide_what_changed() -> None:
         assert await changed(core, newer, "nightly") == set()
 
 
+async def test_a_void_cut_is_named_by_its_id_alone() -> None:
+    """As a point: neither its tag nor `latest` is a backup source."""
+    async with running() as core:
+        good = await cut(core, "nightly")
+        await write(core, 1)
+        bad = await cut(core, "nightly")
+        await core.controller.cuts.grade(bad, False, 1, "broken")
+        await write(core, 2)
+        for since in ("latest", "nightly", good):
+            assert await changed(core, since) == {1, 2}
+        assert await changed(core, bad) == {2}
+        assert await changed(core, good, "latest") == set()
+        later = await cut(core, "void alone")
+        await core.controller.cuts.grade(later, False, 1, "broken")
+        with pytest.raises(NotFoundError, match=rf"known, .*: {later} \(void alone\) void, {bad}"):
+            await changed(core, "void alone")
+
+
 async def test_an_answer_is_bounded_and_says_where_to_go_on() -> None:
     async with running({"data": "sync", "wal": "sync"}) as core:
         await cut(core, "monday")
@@ -465,6 +483,9 @@ async def test_an_answer_names_both_points_and_their_verdicts() -> None:
 
 async def test_a_cut_whose_secondaries_may_not_be_durable_there_has_no_verdict_yet() -> None:
     async with running() as core:
-        core.controller.archive.unsettled.add(await cut(core, "monday"))
-        (row,) = (await core.controller.changes.show(["data"], "monday", None, 0, 100))["volumes"]
+        made = await cut(core, "monday")
+        core.controller.archive.unsettled.add(made)
+        (row,) = (await core.controller.changes.show(["data"], made, None, 0, 100))["volumes"]
         assert row["since"]["verdict"] is None
+        with pytest.raises(NotFoundError, match="of unknown verdict"):
+            await changed(core, "monday")
