@@ -81,7 +81,7 @@ class Points:
         if found is not None or (wanted := parse(name)) is None:
             return found
         pair = self._volumes.by_name.get(wanted.volume)
-        cut = self._cut_of(pair) if pair is not None else None
+        cut = self.cut_of(pair) if pair is not None else None
         if pair is None or cut is None:
             return None
         consistent = self._archive.verdict(cut) == "consistent"
@@ -90,10 +90,10 @@ class Points:
     def point_names(self) -> Iterator[str]:
         """See `Backend`. By id alone: a tag and `latest` are other names of the same."""
         for pair in self._volumes.all():
-            if (cut := self._cut_of(pair)) is not None:
+            if (cut := self.cut_of(pair)) is not None:
                 yield name_of(pair.name, cut)
 
-    def _cut_of(self, pair: Pair) -> Cut | None:
+    def cut_of(self, pair: Pair) -> Cut | None:
         """The cut that a pair can be read at now."""
         cut = pair.cut
         settled = cut is not None and bool(cut.id) and cut.id not in self._archive.unsettled
