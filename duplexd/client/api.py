@@ -19,6 +19,7 @@ from duplexd.client.results import (
     Repaired,
     Resynced,
     Roles,
+    RolledBack,
     Settled,
     Status,
     Suspended,
@@ -392,6 +393,22 @@ class Client:
         """
         group, _ = self._group(targets, None)
         return await roles.repair(group, self.links_to(group.members), source, dry_run)
+
+    async def rollback(
+        self,
+        *targets: str,
+        to: str = "",
+        dry_run: bool = False,
+        force: bool = False,
+        abandon: bool = False,
+        progress: Progress | None = None,
+    ) -> RolledBack:
+        """Let volumes go back to the cut `to` of their secondaries; see `going_back`."""
+        from duplexd.client import going_back  # noqa: PLC0415 - as above
+
+        group, _ = self._group(targets, None)
+        wanted = going_back.Wanted(to, dry_run, force, abandon, progress)
+        return await going_back.rollback(group, self.links_to(group.members), wanted)
 
     async def adopt(self, *targets: str) -> Roles:
         """Take the primary images of volumes that are not served as they are."""

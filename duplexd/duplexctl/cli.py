@@ -16,6 +16,7 @@ JSON.
     backup   backup.run       in backup            backups       no client        backups_text
     changes  client.changes   changed.changes_text
     points   client.points    points_text          release-reader  client.release_reader
+    rollback  client.rollback  rolled_back_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -61,6 +62,7 @@ _MODULES = {
     "repair": "legs",
     "reload": "configuration",
     "resync": "resync",
+    "rollback": "back_to_cut",
     "settle": "resync",
     "status": "looking",
     "suspend": "suspend",
