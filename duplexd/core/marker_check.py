@@ -35,8 +35,8 @@ def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> 
     for pair in moved:
         if (pair.state, event) not in pair_states.TRANSITIONS:
             raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
-    rollback.check_event(event, moved)
     if event in pair_states.LEAVING:
+        rollback.check_event(event, moved)
         readers.refuse(marker.volumes)
     if isinstance(marker, markers.MakeCut):
         differing = [pair for pair in moved if pair.differs is not None]
