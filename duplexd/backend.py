@@ -119,6 +119,10 @@ class Volume(Protocol):
     failed: str  # why it is not served; "" for one that is
 
     @property
+    def closed(self) -> str:
+        """Why no client may use it for now, although its images are good; "" if that is not so."""
+
+    @property
     def of(self) -> str:
         """The volume whose rules count: its own name, but for a point or a clone."""
 

@@ -18,6 +18,7 @@ from duplexd.api.event_hub import EventHub
 from duplexd.api.hooked import Hooked
 from duplexd.api.reloads import NOT_RELOADED
 from duplexd.core.leaving import Leaving
+from duplexd.core.rollback import Order
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         SuspendRequest,
         SwapRequest,
     )
+    from duplexd.api.models.rollback_model import RollbackRequest
     from duplexd.api.protocols import Controller, Lease
     from duplexd.api.reloads import Reloads
     from duplexd.json_object import Json
@@ -330,6 +332,19 @@ class Actions:
         source, dry_run = request.source, request.dry_run
         self._command(peer, "repair", targets=request.targets, source=source, dry_run=dry_run)
         return await self.controller.repair(names, source, dry_run, request.some)
+
+    async def rollback(self, peer: Peer, body: RollbackRequest) -> Json:
+        """Let volumes go back to the cut that their secondaries are at.
+
+        Legal while all are SUSPENDED at one consistent cut, durably, and no client is connected, or
+        with `force`. A client that goes away does not stop it.
+        """
+        names = self._resolve(body.targets)
+        if body.step not in {"check", "measure"}:
+            how = {"to": body.to, "step": body.step, "force": body.force}
+            self._command(peer, "rollback", targets=body.targets, **how)
+        order = Order(body.to, body.id or "", body.force, body.step)
+        return await self.controller.rollback(names, order)
 
     async def reload(self, peer: Peer, body: ReloadRequest) -> Json:
         """Read the configuration again, and apply it; all of it, or nothing. With `check` say what

@@ -51,9 +51,11 @@ from duplexd.api.models.request_model import (
     VerifyRequest,
 )
 from duplexd.api.models.roles_model import Roles
+from duplexd.api.models.rollback_model import RollbackProgress, RollbackRequest, RolledBack
 from duplexd.api.models.status_model import LeaseStatus, Status
 from duplexd.api.openapi import document
 from duplexd.api.responses import JSON_TYPE, Lines, Slow, answer
+from duplexd.api.rollback_lines import rollback_lines
 from duplexd.api.routing import RouteEntry
 from duplexd.api.wire import Answer
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
@@ -130,6 +132,14 @@ async def post_repair(context: Context, call: Call) -> Answer:
     return answer(await context.actions.repair(call.peer, call.parse(RepairRequest)))
 
 
+async def post_rollback(context: Context, call: Call) -> Answer | Lines:
+    body = call.parse(RollbackRequest)
+    if not body.progress:
+        return answer(await context.actions.rollback(call.peer, body))
+    seconds = context.limits.progress_seconds
+    return Lines(rollback_lines(context.actions, call.peer, body, seconds))
+
+
 async def post_adopt(context: Context, call: Call) -> Answer:
     return answer(await context.actions.adopt(call.peer, call.parse(AdoptRequest).targets))
 
@@ -196,6 +206,7 @@ _SUSPEND_LINES = (CutAnnounced, Failed)
 _HOLD_LINES = (Held, Holding, HoldEnded, Failed)
 _RESYNC_LINES = (ResyncProgress, ResyncDone, Failed)
 _VERIFY_LINES = (VerifyProgress, Failed)
+_ROLLBACK_LINES = (RollbackProgress, Failed)
 
 ROUTES: tuple[RouteEntry, ...] = (
     RouteEntry(
@@ -367,6 +378,15 @@ ROUTES: tuple[RouteEntry, ...] = (
         "Make legs that differ equal again",
         RepairRequest,
         (Repaired,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/rollback",
+        post_rollback,
+        "Let volumes go back to a cut",
+        RollbackRequest,
+        (RolledBack,),
+        _ROLLBACK_LINES,
     ),
     RouteEntry("POST", "/v1/swap", post_swap, "Let images change roles", SwapRequest, (Roles,)),
     RouteEntry(

@@ -176,6 +176,7 @@ VOLUME = fields(
         "primary": maybe(fields({}, {"path": text, "error": maybe(text), "repaired_bytes": whole})),
         "rebuild": maybe(fields({"possible": flag})),
         "differs": maybe(fields({"text": text})),
+        "rollback": maybe(fields({"id": text, "cut": text, "state": text})),
         "readers": each(fields({"name": text}, {"kind": text, "since": maybe(number)})),
     },
 )
@@ -232,6 +233,24 @@ REPAIRED = fields(
         )
     },
     {"no_difference": _TEXTS},
+)
+ROLLED_BACK = fields(
+    {
+        "id": text,
+        "cut": text,
+        "volumes": each(
+            fields(
+                {
+                    "name": text,
+                    "served": flag,
+                    "compared_bytes": whole,
+                    "differing_bytes": whole,
+                    "written_bytes": whole,
+                }
+            )
+        ),
+    },
+    {"tag": text},
 )
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
 REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
@@ -329,6 +348,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
     ("POST", "/v1/repair"): REPAIRED,
+    ("POST", "/v1/rollback"): ROLLED_BACK,
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
     ("GET", "/v1/health"): WELLNESS,
 }
@@ -353,6 +373,10 @@ LINES: dict[tuple[str, str], dict[str, Check]] = {
     ("POST", "/v1/verify"): {
         "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),
         "done": VERIFIED,
+    },
+    ("POST", "/v1/rollback"): {
+        "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),
+        "done": ROLLED_BACK,
     },
     ("GET", "/v1/events"): {"state": fields({"status": STATUS})},
 }

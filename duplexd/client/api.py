@@ -19,12 +19,12 @@ from duplexd.client.results import (
     Repaired,
     Resynced,
     Roles,
+    RolledBack,
     Settled,
     Status,
     Suspended,
     Verified,
     Wellness,
-    titled,
 )
 from duplexd.config.groups import OneDaemon
 from duplexd.core.leaving import Leaving
@@ -351,25 +351,10 @@ class Client:
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""
-        group, _ = self._group(targets, None)
-        links = self.links_to(group.members)
-        survey.raise_all(await survey.identify(links))
-        done, errors = await survey.gather(
-            {name: self._verify(link, group, progress) for name, link in links.items()}
-        )
-        survey.raise_all(errors)
-        volumes = [row for answer in done.values() for row in answer["volumes"]]
-        return Verified(all(row["equal"] for row in volumes), volumes)
+        from duplexd.client import comparing  # noqa: PLC0415 - as above
 
-    async def _verify(self, link: Http, group: Group, progress: Progress | None) -> Json:
-        body = {"targets": list(group.members[link.name]), "progress": True}
-        async with aclosing(link.lines_patiently("POST", "/v1/verify", body)) as lines:
-            async for line in lines:
-                if line["event"] == "done":
-                    return titled(group, link.name, line)
-                if progress is not None and line["event"] == "progress":
-                    progress(link.name, line | {"name": group.title(link.name, line["name"])})
-        raise UnreachableError(f"{link.prefix}broke off before the comparison ended")
+        group, _ = self._group(targets, None)
+        return await comparing.verify(group, self.links_to(group.members), progress)
 
     async def swap(
         self,
@@ -400,6 +385,22 @@ class Client:
         """
         group, _ = self._group(targets, None)
         return await roles.repair(group, self.links_to(group.members), source, dry_run)
+
+    async def rollback(
+        self,
+        *targets: str,
+        to: str = "",
+        dry_run: bool = False,
+        force: bool = False,
+        abandon: bool = False,
+        progress: Progress | None = None,
+    ) -> RolledBack:
+        """Let volumes go back to the cut `to` of their secondaries; see `going_back`."""
+        from duplexd.client import going_back  # noqa: PLC0415 - as above
+
+        group, _ = self._group(targets, None)
+        wanted = going_back.Wanted(to, dry_run, force, abandon, progress)
+        return await going_back.rollback(group, self.links_to(group.members), wanted)
 
     async def adopt(self, *targets: str) -> Roles:
         """Take the primary images of volumes that are not served as they are."""

@@ -287,6 +287,22 @@ class Repaired(Result):
 
 
 @dataclass(frozen=True)
+class RolledBack(Result):
+    """A rollback to `cut`, or a step of it. `outcome`: "rolled back"; "measured", with `dry_run`;
+    "abandoned"; or "not finished": then `failed` says of each controller why, and volumes that are
+    not `served` wait for the same command. Without a groups file an error is raised instead.
+    """
+
+    group: str
+    outcome: str
+    cut: str
+    tag: str
+    volumes: list[Json]  # {name, served, compared_bytes, differing_bytes, written_bytes}
+    failed: dict[str, str] = field(default_factory=dict)
+    exit_codes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reloaded(Result):
     """What a reload changed, or with `applied` false would change."""
 

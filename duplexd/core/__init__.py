@@ -24,16 +24,17 @@ marker is written and when it is read again:
     65536
 
 `markers` are the typed tuples and their JSON (`marker_fields`; `synced` has none), those of cuts in
-`cut_markers`, of comparisons in `difference_markers`, of readers in `reader_markers`;
-`marker_check` asks before one is written. `ledger` folds them, with a `cut_book`
-of the cuts; `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint keeps of it.
+`cut_markers`, of comparisons in `difference_markers`, of readers in `reader_markers`, of rollbacks
+in `rollback_markers`; `marker_check` asks before one is written. `ledger` folds them, with a
+`cut_book` of the cuts; `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint
+keeps of it.
 The tables say what is possible: `pair_states`, `cut_states` (two-phase commit) and `lease`;
 `transitions` says which event of them a marker is, and `invariants` what is true after every
 marker. `leg_differences` is where legs are known to differ, and what that forbids; `scrub_state` is
 how far a comparison in the background has come. `change_map` and `regions` are the bitmaps, and
 `change_history` has those between cuts. `unmarked` is what the ledger notes without a marker.
 `readers` says who keeps a secondary at its cut, `leaving` how a command gets past them, and `point`
-is that cut as an NBD export.
+is that cut as an NBD export. `rollback` is what is not done while volumes go back to it.
 `image_record` is what is recorded of an image, `since` what the journal says of it since, and
 `identity` judges with both what a start finds. `participant` is a controller's part in a group cut;
 `cuttable` and `freeze` decide what a suspend and a failure do to a group:

@@ -52,9 +52,9 @@ class Clone:
     """
 
     __slots__ = (
-        "__weakref__", "_connected", "base", "can_zero_fast", "clone", "connections", "counted_as",
-        "cut", "ended", "failed", "failing", "limit_bytes", "name", "of", "on_ended", "pair",
-        "read_only", "since", "size", "takes",
+        "__weakref__", "_connected", "base", "can_zero_fast", "clone", "closed", "connections",
+        "counted_as", "cut", "ended", "failed", "failing", "limit_bytes", "name", "of", "on_ended",
+        "pair", "read_only", "since", "size", "takes",
     )  # fmt: skip
 
     takes: Changes
@@ -81,7 +81,7 @@ class Clone:
         self.can_zero_fast = can_zero_fast
         self.connections = 0
         self.failing: dict[str, int] = {}
-        self.failed = ""
+        self.failed = self.closed = ""
         self.limit_bytes = limit_bytes
         self.since = since
         self.ended = ""

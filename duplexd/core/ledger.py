@@ -20,6 +20,7 @@ from duplexd.core import (
     marker_check,
     markers,
     pair_states,
+    rollback,
     snapshot,
 )
 from duplexd.core.cut import Cut
@@ -249,6 +250,15 @@ class Ledger(Unmarked):
     @_fold.register
     def _(self, marker: markers.Reader | markers.Unread, place: Place) -> None:
         self.readers.fold(marker, place.time_us)
+
+    @_fold.register
+    def _(self, marker: markers.Rollback, place: Place) -> None:
+        rollback.begin(self._of(marker.volumes), marker, place.time_us)
+
+    @_fold.register
+    def _(self, marker: markers.RolledBack, place: Place) -> None:
+        for pair in rollback.end(self._of(marker.volumes), marker, place.time_us):
+            pair.changed, pair.tracked_bytes = None, ONLY_THE_MAP
 
     # ----------------------------------------------------------------------------- comparisons
 

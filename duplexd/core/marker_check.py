@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core import markers, pair_states
+from duplexd.core import markers, pair_states, rollback
 from duplexd.core.cuttable import refuse_differing
 from duplexd.core.transitions import PAIR_EVENTS, Moving
 from duplexd.errors import WrongStateError
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> None:
     """Raises WrongStateError if a marker does not fit the states of these pairs, or would take a
-    secondary from its readers.
+    secondary from its readers, or from a rollback.
     """
+    if isinstance(marker, markers.Rollback):
+        rollback.check_begin(marker, [pairs[number] for number in marker.volumes])
+    elif isinstance(marker, markers.RolledBack):
+        rollback.check_end(marker, [pairs[number] for number in marker.volumes])
     if not isinstance(marker, Moving):
         return
     event, moved = PAIR_EVENTS[type(marker)], [pairs[number] for number in marker.volumes]
@@ -32,6 +36,7 @@ def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> 
         if (pair.state, event) not in pair_states.TRANSITIONS:
             raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
     if event in pair_states.LEAVING:
+        rollback.check_event(event, moved)
         readers.refuse(marker.volumes)
     if isinstance(marker, markers.MakeCut):
         differing = [pair for pair in moved if pair.differs is not None]

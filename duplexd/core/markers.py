@@ -39,6 +39,8 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     scrubbed  id, at, began, done, error, earlier    how far a scrub is: `core/scrub_state.py`
     reader    name, volumes                          somebody reads their secondaries at the cut
     unread    names, volumes                         these have ended: `core/readers.py`
+    rollback  id, cut, volumes                       closed: they go back to the cut
+    rolledback  id, volumes, whole                   open again: `core/rollback.py`
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -53,6 +55,7 @@ from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.reader_markers import Reader, Unread
+from duplexd.core.rollback_markers import Rollback, RolledBack
 from duplexd.core.synced import Synced
 
 if TYPE_CHECKING:
@@ -64,8 +67,8 @@ if TYPE_CHECKING:
 __all__ = [
     "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
     "Detach", "Differ", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed", "NewVolume",
-    "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Same", "Scrubbed", "Settled",
-    "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack", "Same",
+    "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -371,7 +374,7 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread
+    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -381,6 +384,7 @@ KINDS: dict[str, type[Marker]] = {
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
+    "rollback": Rollback, "rolledback": RolledBack,
 }  # fmt: skip
 
 

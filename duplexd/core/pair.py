@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import Change
+from duplexd.core import rollback
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.regions import DirtyRegions
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.core.cut import Cut
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
+    from duplexd.core.rollback import Rollback
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 
@@ -64,14 +66,16 @@ class PairRecord:
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
     that are remembered; None if there is none. `readers`: who reads the secondary at its
-    cut, by name, and since when (us since 1970), see `core/readers.py`.
+    cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`: the last one,
+    see `core/rollback.py`.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
         "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
-        "regions", "removed", "scrub", "secondary_at", "secondary_image", "secondary_path",
-        "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
+        "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
+        "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
+        "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -97,6 +101,7 @@ class PairRecord:
         self.adopted = False
         self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
+        self.rollback: Rollback | None = None
         self.differs: Differences | None = None
         self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
@@ -155,8 +160,8 @@ class Pair:
     """
 
     __slots__ = (
-        "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
-        "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name", "primary",
+        "clients", "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing",
+        "groups", "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name", "primary",
         "primary_dirty", "read_cached", "record", "regions", "repaired_bytes", "resync_error",
         "secondary", "secondary_dirty", "size", "tracks", "uncompared",
     )  # fmt: skip
@@ -171,6 +176,7 @@ class Pair:
         self.size = record.size
         self.regions = record.regions
         self.connections = 0
+        self.clients: dict[Reader, str] = {}  # those connected, and whose they are, for people
         self.failing: dict[str, int] = {}  # kept by the NBD server
         self.groups: list[str] = []
         self.failed = ""  # why it is not served: neither of its images is good and current
@@ -228,13 +234,20 @@ class Pair:
         """None: what changes while it is read is of no use to who copies it."""
         return {}
 
-    def joined(self, _reader: Reader, _peer: str) -> None:
-        """A client of a volume keeps nothing where it is."""
-        self.connections += 1
+    @property
+    def closed(self) -> str:
+        """See `Volume`: a rollback is not finished."""
+        return rollback.closed(self.record)
 
-    def left(self, _reader: Reader) -> None:
+    def joined(self, reader: Reader, peer: str) -> None:
+        """A client of a volume keeps no secondary where it is, but others from a rollback."""
+        self.connections += 1
+        self.clients[reader] = peer
+
+    def left(self, reader: Reader) -> None:
         """See `joined`."""
         self.connections -= 1
+        self.clients.pop(reader, None)
 
     # ------------------------------------------------------------------------ what is recorded
 

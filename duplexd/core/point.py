@@ -66,9 +66,9 @@ class Point:
     """
 
     __slots__ = (
-        "__weakref__", "_earlier", "_ends", "_readers", "connections", "counted_as", "cut",
-        "ended", "failed", "failing", "has_lost_writes", "leg", "name", "of", "pair", "read_cached",
-        "read_only", "size",
+        "__weakref__", "_earlier", "_ends", "_readers", "closed", "connections", "counted_as",
+        "cut", "ended", "failed", "failing", "has_lost_writes", "leg", "name", "of", "pair",
+        "read_cached", "read_only", "size",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -82,7 +82,7 @@ class Point:
         self.read_only = True
         self.connections = 0
         self.failing: dict[str, int] = {}
-        self.failed = ""
+        self.failed = self.closed = ""
         self.pair = pair
         self.cut = cut
         self.leg: Leg | None = leg

@@ -32,6 +32,8 @@ EVENT_LEVELS = {
     "primary-error": "error",
     "primary-failed": "error",
     "range-repaired": "warning",
+    "rollback-abandoned": "warning",
+    "rollback-failed": "error",
     "reload-refused": "debug",  # the log has it in a line of its own
     "reloaded": "debug",
     "resync-failed": "error",
@@ -51,6 +53,9 @@ _STATUS_EVENTS = frozenset(
         "duplex",
         "primary-failed",
         "resync-started",
+        "rollback-abandoned",
+        "rollback-started",
+        "rolled-back",
         "suspended",
         "swapped",
         "volume-not-served",

@@ -74,7 +74,9 @@ what a `reload` may change of them: it opens `new_images`, states what `left_ima
 takes `live_settings`.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by
 `compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
-`repairing` makes them equal again: `comparisons` are these parts together. A `periodic` task looks
+`repairing` makes them equal again. `rolling_back` gives volumes the content of their cut back: what
+has to hold is in `rollback_check`, one of them is a `rollback_job`, and what it writes is
+`rollback_content`. `comparisons` are these parts together. A `periodic` task looks
 now and then. `own_writes` are changes
 that the engine makes itself. `commands` is what
 clients can ask for, of several volumes with `each_of`; with `answering` they end although the

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core.leaving import AS_IT_IS
+from duplexd.core.rollback import refuse
 from duplexd.errors import WrongStateError
 from duplexd.replication.job import READ
 from duplexd.replication.left_out import Refusals
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
+    from duplexd.core.rollback import Order
     from duplexd.engine.adopt import Adoptions
     from duplexd.engine.answering import Answering
     from duplexd.engine.comparisons import Comparisons
@@ -66,8 +68,8 @@ class Commands:
         """Raises WrongStateError for a volume that is not served."""
         pairs = self._volumes.named(names)
         for pair in pairs:
-            if pair.failed:
-                raise WrongStateError(f"{pair.name} is not served: {pair.failed}")
+            if why := pair.failed or pair.closed:
+                raise WrongStateError(f"{pair.name} is not served: {why}")
         return pairs
 
     async def quiesce(
@@ -144,8 +146,10 @@ class Commands:
         return await self._resyncs.resync(self._volumes.named(names), refusals)
 
     async def adopt(self, names: Sequence[str]) -> Json:
-        """See `Adoptions.adopt`."""
-        return await self._journal.in_time(self._adoptions.adopt(self._volumes.named(names)))
+        """See `Adoptions.adopt`. No other image makes a volume whole that is half-way back."""
+        pairs = self._volumes.named(names)
+        refuse(pair.record for pair in pairs if not pair.failed)
+        return await self._journal.in_time(self._adoptions.adopt(pairs))
 
     async def swap(
         self,
@@ -176,6 +180,11 @@ class Commands:
         repairs = self._comparisons.repairs
         work = repairs.repair(self._served(names), source, dry_run, some)
         return await self._journal.in_time(work)
+
+    async def rollback(self, names: Sequence[str], order: Order) -> Json:
+        """See `Rollbacks.rollback`."""
+        pairs, rollbacks = self._volumes.named(names), self._comparisons.rollbacks
+        return await self._journal.in_time(rollbacks.rollback(pairs, order))
 
     def stop(self) -> None:
         """End those that still wait for the journal after their callers were answered."""

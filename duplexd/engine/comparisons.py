@@ -1,5 +1,5 @@
-"""What looks at both images of a pair at once: verify, scrub, the record of what they found, and
-repair.
+"""What looks at both images of a pair at once: verify, scrub, the record of what they found,
+repair, and rollback.
 
 They share their collaborators and one record, so they are put together here and not in the
 controller.
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from duplexd.engine.difference_record import DifferenceRecord
 from duplexd.engine.repairing import Repairs
+from duplexd.engine.rollback_check import RollbackCheck
+from duplexd.engine.rolling_back import Rollbacks
 from duplexd.engine.scrubbing import Scrubs
 from duplexd.engine.verify import Verification
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from duplexd.engine.events import Events
     from duplexd.engine.leases import Leases
     from duplexd.engine.own_writes import OwnWrites
+    from duplexd.engine.points import Points
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.limits import EngineLimits
@@ -41,6 +44,7 @@ class Comparisons:
         own_writes: OwnWrites,
         legs: LegCalls,
         volumes: Volumes,
+        points: Points,
         events: Events,
         clock: Clock,
         limits: EngineLimits,
@@ -54,3 +58,10 @@ class Comparisons:
         self.scrubs = Scrubs(
             timeline, volumes, self.verification, self.record, events, clock, limits
         )
+        check = RollbackCheck(volumes, leases, archive, points)
+        self.rollbacks = Rollbacks(timeline, check, own_writes, legs, events)
+
+    async def stop(self) -> None:
+        """End what goes on by itself. The next run takes it up."""
+        await self.scrubs.stop()
+        await self.rollbacks.stop()

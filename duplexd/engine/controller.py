@@ -219,7 +219,7 @@ class Controller:
         self.changes = Changes(timeline, self.volumes, files, archive, self.legs, limits)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
-            self.volumes, self.events, clock, self._limits,
+            self.volumes, self.points, self.events, clock, self._limits,
         )  # fmt: skip
         self.comparisons.scrubs.reading = self.reads.waiting
         self.places = ImagePlaces(
@@ -227,7 +227,7 @@ class Controller:
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
-            self.comparisons.scrubs.unreadable, clock,
+            self.comparisons.scrubs.unreadable, self.comparisons.rollbacks.show, clock,
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
@@ -267,11 +267,11 @@ class Controller:
         self.volume, self.point_names = exports.volume, exports.point_names
         self.resolve, self.volume_names = self.volumes.resolve, self.volumes.names
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
-        self.quiesce, self.renew = commands.quiesce, commands.renew
+        self.quiesce, self.renew, self.adopt = commands.quiesce, commands.renew, commands.adopt
         self.release, self.look_again = self.leases.release, self.places.look_again
-        self.suspend, self.verify = commands.suspend, commands.verify
+        self.suspend, self.rollback = commands.suspend, commands.rollback
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
-        self.adopt, self.swap, self.repair = commands.adopt, commands.swap, commands.repair
+        self.verify, self.swap, self.repair = commands.verify, commands.swap, commands.repair
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
@@ -349,7 +349,7 @@ class Controller:
         self.commands.stop()
         await self.places.stop()
         await self.auto_resync.stop()
-        await self.comparisons.scrubs.stop()
+        await self.comparisons.stop()
         await self.bad_ranges.stop()
         await self.clones.stop()
         await self.followers.stop()

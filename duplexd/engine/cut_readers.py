@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.markers import Reader, Unread
 from duplexd.core.point import is_at_cut
+from duplexd.core.rollback import refuse
 from duplexd.errors import LimitError, NotFoundError, WrongStateError
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class CutReaders:
 
     def _make_way(self, pairs: Sequence[Pair], how: Leaving) -> list[str]:
         self.moved(pairs)  # a secondary that hangs is gone without a marker
+        refuse(pair.record for pair in pairs)  # also with --force
         if how.cut:
             self._check_cut(pairs, how.cut)
         if how.reader:

@@ -106,6 +106,8 @@ class LiveChanges:
             )
         if read := self._readers.why_not(pair.id):
             problems.append(f"volumes.{pair.name}: can't be removed while {_reading(read)}")
+        if pair.closed:
+            problems.append(f"volumes.{pair.name}: can't be removed: {pair.closed}")
         return problems
 
     def _why_not_now(self, pair: Pair, old: VolumeConfig, new: VolumeConfig) -> list[str]:
@@ -132,7 +134,7 @@ class LiveChanges:
             return [f"{key}: {while_written}; wait until it is at its cut, or DUPLEX"]
         if read := self._readers.why_not(pair.id):
             return [f"{key}: can't be replaced or removed while {_reading(read)}"]
-        return []
+        return [f"{key}: can't be replaced or removed: {pair.closed}"] if pair.closed else []
 
     def _is_unsettled(self, pair: Pair) -> bool:
         unsettled = pair.cut is not None and pair.cut.id in self._archive.unsettled

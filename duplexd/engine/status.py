@@ -54,10 +54,11 @@ class Status:
         followers: Followers,
         misplaced: Callable[[Leg], str],
         unreadable: Mapping[str, str],
+        rollback: Callable[[Pair], Json | None],
         clock: Clock,
     ) -> None:
         """`misplaced`: what was found at the path of an open image, "" if nothing is wrong.
-        `unreadable`: by volume, what a scrub could not read.
+        `unreadable`: by volume, what a scrub could not read. `rollback`: the last one of a pair.
         """
         self._timeline = timeline
         self._admission = admission
@@ -67,6 +68,7 @@ class Status:
         self._followers = followers
         self._misplaced = misplaced
         self._unreadable = unreadable
+        self._rollback = rollback
         self._clock = clock
         self._errors: dict[tuple[str, str], float] = {}  # by volume and path
 
@@ -126,12 +128,13 @@ class Status:
             "consistent_cut_time": self._archive.consistent_cut_time(pair),
             "changed_bytes": pair.changed.changed_bytes if pair.changed is not None else 0,
             "copy": self._copy(pair),
-            "served": not pair.failed,
-            "error": pair.failed,
+            "served": not (pair.failed or pair.closed),
+            "error": pair.failed or pair.closed,
             "failing": {what: os.strerror(number) for what, number in pair.failing.items()},
             "swapped": pair.record.swapped,
             "primary": self._primary(pair),
             "rebuild": self._rebuild(pair),
+            "rollback": self._rollback(pair),
             "scrub": self._scrub(pair),
             "readers": self._timeline.ledger.readers.show(pair.id),
             "differs": pair.record.differs.show() if pair.record.differs is not None else None,

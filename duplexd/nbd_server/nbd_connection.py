@@ -314,11 +314,11 @@ class Connection:
             self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
 
     def _still(self, export: Export) -> bool:
-        """Whether it is still as it was described: a reload may have come before all replies had
-        gone.
-        """
+        """Whether it is as it was described, and served: much may come before the reply."""
         now = self.exports.find(export.name)
-        return now is not None and now.size == export.size and not now.flags & ~export.flags
+        if now is None or now.refused or now.size != export.size:
+            return False
+        return not now.flags & ~export.flags
 
     def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
         """The client's first requests may be in `rest`."""

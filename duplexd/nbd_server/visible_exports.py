@@ -56,8 +56,8 @@ class VisibleExports:
             return None
         flags = volume_flags(read_only=volume.read_only or access != Access.FULL)
         refused = ""
-        if volume.failed:
-            refused = f"volume {volume.name} is not served: {volume.failed}"
+        if why := volume.failed or volume.closed:
+            refused = f"volume {volume.name} is not served: {why}"
         elif not self._server.places.volume_has_one(volume.connections):
             refused = f"volume {volume.name} has {volume.connections} connections, and no more"
         described = f"duplexd volume {volume.name}"

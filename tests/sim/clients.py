@@ -111,6 +111,10 @@ class SimClient:
 
     # What it does
 
+    def names(self) -> list[str]:
+        """The volumes that it may use."""
+        return self._machine.controller.volume_names()
+
     async def run(self, wakeups: int) -> None:
         for _ in range(wakeups):
             self._issue()
@@ -138,7 +142,7 @@ class SimClient:
     def _issue(self) -> None:
         rng, controller = self._rng, self._machine.controller
         if rng.random() < self._flushes:
-            flush = self._change(FLUSH, rng.choice(controller.volume_names()))
+            flush = self._change(FLUSH, rng.choice(self.names()))
             controller.flush(flush)
             return
         buffer, changes = bytearray(), list[Change]()
@@ -146,7 +150,7 @@ class SimClient:
             changes.append(
                 self._change(
                     rng.choice((WRITE, WRITE, WRITE, WRITE, ZERO, TRIM)),
-                    rng.choice(controller.volume_names()),
+                    rng.choice(self.names()),
                 )
             )
             buffer += changes[-1].data

@@ -56,6 +56,7 @@ from duplexd.api.models.line_model import (
     VerifiedVolume,
 )
 from duplexd.api.models.roles_model import Lost, Roles, RolesVolume
+from duplexd.api.models.rollback_model import RolledBack, RolledBackVolume
 from duplexd.api.models.status_model import (
     ControllerStatus,
     Copy,
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from duplexd.api.models.base import PairState, Verdict
+    from duplexd.core.rollback import Order
     from duplexd.json_object import Json
 
 SIZE_BYTES = 1 << 20
@@ -734,6 +736,13 @@ class FakeController:
             lost=lost,
             already=already,
         )
+
+    async def rollback(self, names: list[str], order: Order) -> Json:
+        rows = [
+            RolledBackVolume(name=name, served=order.step != "copy", written_bytes=4096)
+            for name in names
+        ]
+        return dumped(RolledBack(id=order.id or "r1", cut=order.to, volumes=rows))
 
     async def adopt(self, names: list[str]) -> Json:
         rows = []

@@ -11,6 +11,7 @@ from pydantic import Field
 from duplexd.api.models.base import Answer, Bytes, PairState
 from duplexd.api.models.cut_model import Cut, CutStatus
 from duplexd.api.models.reader_model import ReaderStatus
+from duplexd.api.models.rollback_model import RollbackStatus
 
 
 class Journal(Answer):
@@ -161,6 +162,7 @@ class VolumeStatus(Answer):
     )
     primary: Primary | None = None
     rebuild: Rebuild | None = Field(None, description="null unless SUSPENDED")
+    rollback: RollbackStatus | None = Field(None, description="the last one; null for none")
     scrub: Scrub | None = Field(None, description="null for SIMPLEX")
     differs: Differs | None = Field(
         None, description="null unless a comparison found that the legs differ"

@@ -35,6 +35,8 @@ from duplexd.core.markers import (
     Regions,
     Remove,
     Resync,
+    Rollback,
+    RolledBack,
     Same,
     Scrubbed,
     Settled,
@@ -150,6 +152,14 @@ WRITTEN: list[tuple[Marker, Json]] = [
     ),
     (Reader("nightly", [1, 2]), {"m": "reader", "name": "nightly", "volumes": [1, 2]}),
     (Unread(["nightly"], [1, 2]), {"m": "unread", "names": ["nightly"], "volumes": [1, 2]}),
+    (
+        Rollback("r1", "c1", [1, 2]),
+        {"m": "rollback", "id": "r1", "cut": "c1", "volumes": [1, 2]},
+    ),
+    (
+        RolledBack("r1", [1, 2], False),
+        {"m": "rolledback", "id": "r1", "volumes": [1, 2], "whole": False},
+    ),
 ]
 
 # What older versions left out: the marker that it is

@@ -171,6 +171,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "swapped",
         "primary_image",
         "readers",
+        "rollback",
         "secondary_image",
     }  # saved, and compared by tests of their own
     of_this_run = {"copies", "limits", "secondary_at", "swaps"}

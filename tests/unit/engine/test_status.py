@@ -28,6 +28,7 @@ JOURNAL = {
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
+    "rollback",
     "consistent_cut_time", "differs", "scrub", "readers",
 }  # fmt: skip
 SECONDARY = {

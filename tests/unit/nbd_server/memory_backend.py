@@ -40,7 +40,7 @@ class MemoryVolume:
         self.connections = 0
         self.readers: dict[Reader, str] = {}
         self.failing: dict[str, int] = {}
-        self.failed = ""
+        self.failed = self.closed = ""
         # zeroes that cost nothing until they are touched
         self.data = memoryview(mmap.mmap(-1, size))
         self.cold = False

@@ -1,0 +1,122 @@
+"""A rollback in the journal: what it closes, what it keeps the secondary for, how it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from duplexd.core import markers, rollback
+from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.pair_states import SUSPENDED
+from duplexd.errors import DamageError, WrongStateError
+from tests.unit.core.ledgers import Story, changed, fold, grains, through_a_checkpoint
+
+BEGINS = markers.Rollback("r1", "c1", [1, 2])
+DONE = markers.RolledBack("r1", [1, 2], whole=True)
+GIVEN_UP = markers.RolledBack("r1", [1, 2], whole=False)
+
+
+def at_cut() -> Story:
+    """Two pairs at cut c1, both changed since."""
+    story = Story()
+    story.mark(markers.NewVolume(2, "wal", 1 << 20))
+    story.mark(markers.Attach([1, 2]))
+    story.mark(markers.MakeCut("c1", "", [1, 2]))
+    for number in (1, 2):
+        story.ledger.track(story.pair(number), 1, 0, 100)
+    return story
+
+
+def half_way() -> Story:
+    story = at_cut()
+    story.mark(BEGINS)
+    return story
+
+
+def test_from_its_begin_to_its_end_the_volumes_are_closed() -> None:
+    story = at_cut()
+    assert rollback.closed(story.pair(1)) == ""
+    story.mark(BEGINS)
+    assert "its rollback to cut c1 is not finished" in rollback.closed(story.pair(1))
+    story.mark(DONE)
+    assert rollback.closed(story.pair(1)) == ""
+    assert story.pair(1).rollback == rollback.Rollback(
+        "r1", "c1", story.sequence * 1000, rollback.DONE
+    )
+
+
+def test_it_ends_at_the_cut_with_nothing_to_copy_and_what_follows_is_copied_by_the_map() -> None:
+    story = half_way()
+    story.mark(DONE)
+    pair = story.pair(1)
+    assert (pair.state, pair.changed, pair.cut and pair.cut.id) == (SUSPENDED, None, "c1")
+    story.ledger.track(pair, 1, 3 << 16, 100)
+    assert grains(pair.changed) == [3]
+    assert pair.tracked_bytes > ONLY_THE_MAP
+
+
+def test_given_up_all_that_changed_since_the_cut_is_still_to_be_copied() -> None:
+    story = half_way()
+    story.mark(GIVEN_UP)
+    pair = story.pair(1)
+    assert grains(pair.changed) == [0]
+    assert pair.rollback is not None
+    assert pair.rollback.ended == rollback.ABANDONED
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        markers.Resync("j1", markers.MAP, [1]),
+        markers.Copy({1: changed(0)}, "resync"),
+        markers.Swap([1]),
+        BEGINS,
+    ],
+    ids=lambda marker: type(marker).__name__,
+)
+def test_what_would_take_the_secondary_from_its_cut_is_refused(marker: markers.Marker) -> None:
+    story = half_way()
+    with pytest.raises(WrongStateError, match="data: its rollback to cut c1 is not finished"):
+        story.ledger.check(marker)
+    story.mark(GIVEN_UP)
+    story.ledger.check(marker)
+
+
+def test_a_failure_and_a_secondary_that_is_configured_no_more_are_not_refused() -> None:
+    story = half_way()
+    story.mark(markers.Fail("f1", 3, [1], [1], [1], "EIO", {1: changed(0)}))
+    story.mark(markers.Detach([2]))
+    assert rollback.closed(story.pair(1))
+    assert rollback.closed(story.pair(2))
+    story.mark(markers.Copy({2: changed(0)}, "first copy"))  # a start would end otherwise
+    for pair in (1, 2):
+        with pytest.raises(WrongStateError, match="is not at cut c1, so it is not rolled back"):
+            story.ledger.check(markers.RolledBack("r1", [pair], whole=True))
+    story.ledger.check(GIVEN_UP)
+
+
+def test_it_begins_at_its_cut_only() -> None:
+    story = at_cut()
+    with pytest.raises(WrongStateError, match="data is not at cut c2"):
+        story.ledger.check(markers.Rollback("r1", "c2", [1]))
+
+
+@pytest.mark.parametrize("marker", [DONE, GIVEN_UP, DONE._replace(id="r2")])
+def test_an_end_without_its_begin_is_refused_and_in_a_journal_it_is_damage(
+    marker: markers.RolledBack,
+) -> None:
+    story = half_way() if marker.id == "r2" else at_cut()
+    with pytest.raises(WrongStateError, match="has no rollback"):
+        story.ledger.check(marker)
+    with pytest.raises(DamageError, match="has no rollback"):
+        fold(story.ledger, story.sequence + 1, marker)
+
+
+@pytest.mark.parametrize("ends", [None, DONE, GIVEN_UP])
+def test_a_checkpoint_keeps_it(ends: markers.RolledBack | None) -> None:
+    story = half_way()
+    if ends is not None:
+        story.mark(ends)
+    again = through_a_checkpoint(story.ledger, 20)
+    assert again.pairs[1].rollback == story.pair(1).rollback
+    assert grains(again.pairs[1].changed) == grains(story.pair(1).changed)
+    assert again.pairs[1].tracked_bytes == story.pair(1).tracked_bytes
