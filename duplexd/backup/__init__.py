@@ -8,5 +8,6 @@ through it; `destination` is the directory, and who works in it; `held_cut` the 
 `sources` says where, `programs` and `copies` run qemu-img, `second_reader` asks `verify_cut`;
 `increment` and `overlays` copy what changed since an older backup. Pure:
 `steps`, `saved` (what lies beside the images) and `retention` (which backups are kept).
-`catalogue` lists and checks what is there, `own_command` lets another program copy.
+`catalogue` lists and checks what is there, and `freshness` says what is too old. `own_command` lets
+another program copy, `on_clones` lets one try clones of a cut.
 """

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
     from pathlib import Path
 
-    from duplexd.client.cloning import Cloning
+    from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
@@ -345,7 +345,7 @@ class Client:
     @property
     def clones(self) -> Cloning:
         """Cuts as exports that take writes."""
-        from duplexd.client.cloning import Cloning  # noqa: PLC0415 - as above
+        from duplexd.client.clone_commands import Cloning  # noqa: PLC0415 - as above
 
         return Cloning(self.groups, self.links_to)
 

@@ -15,6 +15,7 @@ from duplexd.client import survey
 from duplexd.client.member import new_cut_id
 from duplexd.client.results import RolledBack, titled
 from duplexd.core import rollback as steps
+from duplexd.core.rollback_state import ABANDONED, DONE
 from duplexd.errors import UnreachableError, WrongStateError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
 
-_ENDED = frozenset({steps.DONE, steps.ABANDONED})
+_ENDED = frozenset({DONE, ABANDONED})
 
 
 class Wanted(NamedTuple):
@@ -123,7 +124,7 @@ def _unfinished(statuses: Mapping[str, Json]) -> str:
 def _done(status: Json, rollback_id: str) -> bool:
     """Whether all of a controller's volumes are back by this rollback, and open."""
     return all(
-        (rollback := _rollback(volume)).get("id") == rollback_id and rollback["state"] == steps.DONE
+        (rollback := _rollback(volume)).get("id") == rollback_id and rollback["state"] == DONE
         for volume in status["volumes"]
     )
 

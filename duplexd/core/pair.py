@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import Change
-from duplexd.core import rollback
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.regions import DirtyRegions
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from duplexd.core.cut import Cut
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
-    from duplexd.core.rollback import Rollback
+    from duplexd.core.rollback_state import Rollback
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 
@@ -67,7 +66,7 @@ class PairRecord:
     time of the latest before that one that is consistent. `history`: what changed between its cuts
     that are remembered; None if there is none. `readers`: who reads the secondary at its
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`: the last one,
-    see `core/rollback.py`.
+    see `core/rollback_state.py`.
     """
 
     __slots__ = (
@@ -237,7 +236,8 @@ class Pair:
     @property
     def closed(self) -> str:
         """See `Volume`: a rollback is not finished."""
-        return rollback.closed(self.record)
+        begun = self.record.rollback
+        return begun.closed if begun is not None else ""
 
     def joined(self, reader: Reader, peer: str) -> None:
         """A client of a volume keeps no secondary where it is, but others from a rollback."""

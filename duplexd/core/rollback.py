@@ -1,5 +1,5 @@
-"""A rollback: volumes go back to the cut that their secondaries are at. What is recorded of it, and
-what is not done meanwhile. Pure.
+"""A rollback: volumes go back to the cut that their secondaries are at. What is not done meanwhile.
+Pure.
 
 Half-way a volume holds neither what it held nor what the cut holds. So it is closed from the marker
 that begins the rollback to the one that ends it, over any number of restarts: no client reads it or
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.pair_states import COPY, RESYNC, SUSPENDED, SWAP
+from duplexd.core.rollback_state import ABANDONED, DONE, Rollback
 from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from duplexd.core.markers import RolledBack
     from duplexd.core.pair import PairRecord
 
-DONE, ABANDONED = "done", "abandoned"
 CHECK, MEASURE, COPY_ONLY, OPEN, WHOLE, ABANDON = (
     "check", "measure", "copy", "open", "whole", "abandon"
 )  # fmt: skip
@@ -47,31 +47,9 @@ class Order(NamedTuple):
     step: str = WHOLE
 
 
-class Rollback(NamedTuple):
-    """The last rollback of a volume: to which cut, and since when (us since 1970). `ended`: empty
-    while it is not finished, else DONE or ABANDONED, and `time_us` is when that was.
-    """
-
-    id: str
-    cut: str
-    time_us: int
-    ended: str = ""
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the volume is half-way, and closed."""
-        return not self.ended
-
-
 def closed(pair: PairRecord) -> str:
     """Why no client may use a volume; "" if nothing is in the way."""
-    rollback = pair.rollback
-    if rollback is None or rollback.ended:
-        return ""
-    return (
-        f"its rollback to cut {rollback.cut} is not finished; `duplexctl rollback` to that cut goes"
-        " on with it, and with --abandon gives it up"
-    )
+    return pair.rollback.closed if pair.rollback is not None else ""
 
 
 def refuse(pairs: Iterable[PairRecord]) -> None:

@@ -17,7 +17,7 @@ from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
 from duplexd.core.pair_states import BY_COMMAND
-from duplexd.core.rollback import Rollback
+from duplexd.core.rollback_state import Rollback
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:

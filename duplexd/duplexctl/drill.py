@@ -37,7 +37,7 @@ def drill(context: click.Context, target: str, suspends: bool, limit: int | None
     DUPLEXD_TAG. It starts the application's own recovery on them, and checks. The exit code is
     CMD's, or 9 if the cut was left before CMD ended.
     """
-    from duplexd.backup import drill as drills
+    from duplexd.backup import on_clones
 
     settings: Settings = context.obj
     command: list[str] = context.meta.get(WithCommand.KEY, [])
@@ -46,12 +46,12 @@ def drill(context: click.Context, target: str, suspends: bool, limit: int | None
     of, at, point = target.partition("@")
     if at and suspends:
         raise UsageError(f"--suspend makes a new cut, and {target!r} names one: leave one out")
-    plan = drills.Plan(of, point or "latest", suspends, limit)
+    plan = on_clones.Plan(of, point or "latest", suspends, limit)
 
     def warn(text: str) -> None:
         complain(f"warning: {text}")
 
     async def make(client: Client) -> int:
-        return await drills.run(plan, command, client, warn)
+        return await on_clones.run(plan, command, client, warn)
 
     context.exit(run(settings, make, settings.of_groups((of,))))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import rollback as states
 from duplexd.core.markers import Rollback, RolledBack
+from duplexd.core.rollback_state import DONE
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.rollback_check import left_cut
 from duplexd.engine.rollback_job import RollbackJob
@@ -278,7 +279,7 @@ def _ended(rollback_id: str, pairs: Sequence[Pair]) -> Json:
 def _ended_by(pair: Pair, rollback_id: str) -> bool:
     """Whether this rollback of a pair is done."""
     rollback = pair.record.rollback
-    return rollback is not None and rollback.id == rollback_id and rollback.ended == states.DONE
+    return rollback is not None and rollback.id == rollback_id and rollback.ended == DONE
 
 
 def _state(job: RollbackJob | None) -> str:

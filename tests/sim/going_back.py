@@ -14,6 +14,7 @@ from duplexd.core import rollback as steps
 from duplexd.core.markers import Rollback, RolledBack
 from duplexd.core.pair_states import DUPLEX
 from duplexd.core.rollback import Order
+from duplexd.core.rollback_state import DONE
 from duplexd.errors import DuplexdError
 from tests.sim import scenario
 from tests.sim.clients import SimClient
@@ -126,7 +127,7 @@ class GoingBack(Scenario):
         machine, last = self.machine, dict[int, Mark]()
         for mark in self.marks:
             last[mark.volume] = mark
-            if mark.ended == steps.DONE:
+            if mark.ended == DONE:
                 at_cut = machine.history.content(mark.volume, mark.cut)
                 then = machine.history.content(mark.volume, mark.number)
                 assert then == at_cut, f"volume {mark.volume} was not at cut {mark.cut}: {mark}"

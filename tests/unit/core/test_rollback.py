@@ -7,6 +7,7 @@ import pytest
 from duplexd.core import markers, rollback
 from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.pair_states import SUSPENDED
+from duplexd.core.rollback_state import ABANDONED, DONE, Rollback
 from duplexd.errors import DamageError, WrongStateError
 from tests.unit.core.ledgers import Story, changed, fold, grains, through_a_checkpoint
 
@@ -39,9 +40,7 @@ def test_from_its_begin_to_its_end_the_volumes_are_closed() -> None:
     assert "its rollback to cut c1 is not finished" in rollback.closed(story.pair(1))
     story.mark(DONE)
     assert rollback.closed(story.pair(1)) == ""
-    assert story.pair(1).rollback == rollback.Rollback(
-        "r1", "c1", story.sequence * 1000, rollback.DONE
-    )
+    assert story.pair(1).rollback == Rollback("r1", "c1", story.sequence * 1000, DONE)
 
 
 def test_it_ends_at_the_cut_with_nothing_to_copy_and_what_follows_is_copied_by_the_map() -> None:
@@ -60,7 +59,7 @@ def test_given_up_all_that_changed_since_the_cut_is_still_to_be_copied() -> None
     pair = story.pair(1)
     assert grains(pair.changed) == [0]
     assert pair.rollback is not None
-    assert pair.rollback.ended == rollback.ABANDONED
+    assert pair.rollback.ended == ABANDONED
 
 
 @pytest.mark.parametrize(
