@@ -12,7 +12,7 @@ from duplexd.errors import DamageError, WrongStateError
 from tests.unit.core.ledgers import Story, changed, fold, grains, through_a_checkpoint
 
 BEGINS = markers.Rollback("r1", "c1", [1, 2])
-DONE = markers.RolledBack("r1", [1, 2], whole=True)
+ENDED = markers.RolledBack("r1", [1, 2], whole=True)
 GIVEN_UP = markers.RolledBack("r1", [1, 2], whole=False)
 
 
@@ -38,14 +38,14 @@ def test_from_its_begin_to_its_end_the_volumes_are_closed() -> None:
     assert rollback.closed(story.pair(1)) == ""
     story.mark(BEGINS)
     assert "its rollback to cut c1 is not finished" in rollback.closed(story.pair(1))
-    story.mark(DONE)
+    story.mark(ENDED)
     assert rollback.closed(story.pair(1)) == ""
     assert story.pair(1).rollback == Rollback("r1", "c1", story.sequence * 1000, DONE)
 
 
 def test_it_ends_at_the_cut_with_nothing_to_copy_and_what_follows_is_copied_by_the_map() -> None:
     story = half_way()
-    story.mark(DONE)
+    story.mark(ENDED)
     pair = story.pair(1)
     assert (pair.state, pair.changed, pair.cut and pair.cut.id) == (SUSPENDED, None, "c1")
     story.ledger.track(pair, 1, 3 << 16, 100)
@@ -99,7 +99,7 @@ def test_it_begins_at_its_cut_only() -> None:
         story.ledger.check(markers.Rollback("r1", "c2", [1]))
 
 
-@pytest.mark.parametrize("marker", [DONE, GIVEN_UP, DONE._replace(id="r2")])
+@pytest.mark.parametrize("marker", [ENDED, GIVEN_UP, ENDED._replace(id="r2")])
 def test_an_end_without_its_begin_is_refused_and_in_a_journal_it_is_damage(
     marker: markers.RolledBack,
 ) -> None:
@@ -110,7 +110,7 @@ def test_an_end_without_its_begin_is_refused_and_in_a_journal_it_is_damage(
         fold(story.ledger, story.sequence + 1, marker)
 
 
-@pytest.mark.parametrize("ends", [None, DONE, GIVEN_UP])
+@pytest.mark.parametrize("ends", [None, ENDED, GIVEN_UP])
 def test_a_checkpoint_keeps_it(ends: markers.RolledBack | None) -> None:
     story = half_way()
     if ends is not None:
