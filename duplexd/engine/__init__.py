@@ -58,7 +58,9 @@ them. `write_path` makes each `batch` and `apply` executes it; where a change fa
 `allocation` says where images have holes. `suspend` cuts pairs of this controller alone; `leases`
 hold writes, and `group_cut` cuts under them together with other controllers;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
-grades it; `points` are cuts as exports that clients read, and `cut_readers` who does.
+grades it; `points` are cuts as exports that clients read, and `cut_readers` who does;
+`dirty_bitmaps` say what changed up to a point. `clones` are cuts that can be written to, by
+`clone_requests` to an `overlay`. `client_reads` and `cut_exports` put together what reads.
 `failures` is what a failing leg does to states; `failed_legs` are those that fail outside of
 batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
 `image_places` finds out which of them are not at their paths any more.
@@ -71,7 +73,7 @@ room in the journal, and `sync_claim` has the last records claimed to be durable
 out after a start what is true. `volumes` are served; `opening` opens their images, each for
 itself, `reopen` those that were absent, and `adopt` takes them as they are. `live_changes` says
 what a `reload` may change of them: it opens `new_images`, states what `left_images` hold, and
-takes `live_settings`.
+takes `live_settings`. `image_changes` puts these together.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by
 `compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
 `repairing` makes them equal again. `rolling_back` gives volumes the content of their cut back: what
