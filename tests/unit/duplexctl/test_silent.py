@@ -42,6 +42,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "release": [["lease"]],
     "release-reader": [["data", "backup"]],
     "reload": [[], ["--check"]],
+    "rollback": [["data", "--to", "nightly", "--yes"]],
     "repair": [["data", "--from", "primary"]],
     "resync": [["data"], ["data", "--wait"]],
     "status": [[], ["--watch"]],
