@@ -252,6 +252,16 @@ def test_what_a_kept_one_lies_on_is_kept(daemon: Daemon, destination: Path) -> N
     assert names(destination) == [last["id"]]
 
 
+def test_damaged_ones_do_not_stay_in_place_of_sound_ones(daemon: Daemon, destination: Path) -> None:
+    chains = [incremental(daemon, destination, "--full-every", "3") for _ in range(5)]
+    spoil(destination / chains[3]["id"] / "data.qcow2")
+    last = incremental(daemon, destination, "--full-every", "3", "--keep", "2")
+    assert f"cannot be built on: {chains[3]['id']}: data.qcow2: its SHA-256" in last["said"]
+    assert base_of(last) is None
+    assert last["removed"] == []
+    assert names(destination) == [each["id"] for each in (*chains, last)]
+
+
 # ---------------------------------------------------------------------------------- own tools
 
 
