@@ -137,6 +137,25 @@ def test_a_group_over_two_daemons_is_one_incremental_backup(tmp_path: Path) -> N
             )
 
 
+def test_a_region_that_counts_after_a_kill_needs_no_more_room_than_its_data(
+    daemon: Daemon, destination: Path
+) -> None:
+    destination.mkdir(0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "duplexd-test", str(destination)],
+        check=True,
+    )
+    try:
+        first = full(daemon, destination)
+        do(daemon.files.uri("data"), "write -P 5 0 4k")
+        daemon.kill()
+        daemon.start()
+        second = incremental(daemon, destination)
+        assert base_of(second) == first["id"]
+    finally:
+        subprocess.run(["umount", str(destination)], check=True)
+
+
 # --------------------------------------------------------------------- what cannot be built on
 
 
