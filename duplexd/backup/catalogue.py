@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duplexd.backup import programs, retention, saved
+from duplexd.backup import overlays, programs, retention, saved
 from duplexd.backup.background import in_background
 from duplexd.backup.copies import sum_of, to_disk
 from duplexd.backup.destination import in_words
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Listed:
     """A directory with the name of a backup. `wrong`: what keeps it from being restored; `sha256`:
-    of its manifest.
+    of its manifest. `below`: where that cannot be read, what its images lie on.
     """
 
     path: Path
     manifest: Manifest | None
     wrong: tuple[str, ...] = ()
     sha256: str = ""
+    below: str = ""
 
     @property
     def id(self) -> str:
@@ -66,15 +67,18 @@ def find(directory: str | Path) -> list[Listed]:
 
 
 def _look(path: Path) -> Listed:
+    def unknown(why: str) -> Listed:
+        return Listed(path, None, (f"{saved.FILE}{why}",), below=overlays.lies_on(path))
+
     try:
         text = (path / saved.FILE).read_bytes()
         found = saved.parse(text)
     except OSError as error:
-        return Listed(path, None, (f"{saved.FILE}: {error.strerror}",))
+        return unknown(f": {error.strerror}")
     except ValueError as error:
-        return Listed(path, None, (f"{saved.FILE}: {error}",))
+        return unknown(f": {error}")
     if found.id != path.name:
-        return Listed(path, None, (f"{saved.FILE} is that of {found.id}",))
+        return unknown(f" is that of {found.id}")
     return Listed(path, found, tuple(_sizes(path, found)), hashlib.sha256(text).hexdigest())
 
 
@@ -94,8 +98,9 @@ def _sizes(path: Path, found: Manifest) -> Iterator[str]:
 
 
 def bases(found: Iterable[Listed]) -> dict[str, str]:
-    """What each lies on."""
-    return {each.id: each.base.id for each in found if each.base is not None}
+    """What each lies on. One without a manifest may be restored by hand: it keeps that, too."""
+    named = {each.id: each.base.id if each.base is not None else each.below for each in found}
+    return {name: base for name, base in named.items() if base}
 
 
 def chain(listed: Listed, found: Iterable[Listed]) -> list[Listed]:
@@ -171,12 +176,15 @@ async def _sums(path: Path, volume: SavedVolume) -> str:
     return ""
 
 
-def surplus(directory: Path, newest: Manifest, keep: Iterable[Part]) -> list[str]:
+def surplus(
+    directory: Path, newest: Manifest, keep: Iterable[Part], unsound: Mapping[str, Listed]
+) -> list[str]:
     """Backups of the same targets that are not to be kept, beside the one that was just made; in
-    the order in which they may be removed.
+    the order in which they may be removed. `unsound`: those that were found to be, by their names:
+    no sound one goes because of them.
     """
     controllers = frozenset(newest.controllers)
-    found = find(directory)
+    found = _linked([unsound.get(each.id, each) for each in find(directory)])
     dated = [
         retention.Dated(each.id, datetime.fromtimestamp(each.manifest.cut_time, UTC))
         for each in found

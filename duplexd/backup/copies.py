@@ -101,11 +101,19 @@ class Copies:
         return lambda percent: self._progress(name, int(source.size * percent / 100), source.size)
 
     async def _needed(self, source: Source) -> int:
+        """Of changes at most what a whole copy takes: a whole region may count as changed that has
+        hardly any data, as after a kill.
+        """
+        whole = await self._measured(source, source.image())
         overlay = self._changed.get(source.name)
-        command = self._command(source, "measure", "--output", "json", "-O", "qcow2")
-        what = [source.image()] if overlay is None else ["--size", str(source.size)]
-        found = json.loads(await programs.run([*command, *what]))
-        return int(found["required"]) + (overlay.changed_bytes if overlay is not None else 0)
+        if overlay is None:
+            return whole
+        empty = await self._measured(source, "--size", str(source.size))
+        return min(whole, empty + overlay.changed_bytes)
+
+    async def _measured(self, source: Source, *what: str) -> int:
+        command = self._command(source, "measure", "--output", "json", "-O", "qcow2", *what)
+        return int(json.loads(await programs.run(command))["required"])
 
     async def _copy(self, source: Source) -> None:
         path = self._path(source)

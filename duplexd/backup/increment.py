@@ -33,7 +33,9 @@ _UNKNOWN = (NotFoundError, WrongStateError, UsageError)
 
 
 class Increment:
-    """Of one run. `base` is None where the backup is to be a full one."""
+    """Of one run. `base` is None where the backup is to be a full one. `unsound`: by their names,
+    backups that `choose` found to be damaged.
+    """
 
     def __init__(
         self, client: Client, targets: tuple[str, ...], full_every: int, watch: Watch
@@ -43,6 +45,7 @@ class Increment:
         self._full_every = full_every
         self._watch = watch
         self.base: Listed | None = None
+        self.unsound: dict[str, Listed] = {}
 
     async def choose(self, directory: Path) -> None:
         """Find the base. Before the suspend."""
@@ -64,6 +67,7 @@ class Increment:
             if not checked[0].wrong:
                 self.base = each
                 break
+            self.unsound |= {one.id: one for one in checked if one.wrong}
             unsound += [f"{one.id}: {one.wrong[0]}" for one in checked if one.wrong]
             found = [*checked, *(one for one in found if one not in chain)]
         else:

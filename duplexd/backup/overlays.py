@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+from contextlib import suppress
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backup import programs
+from duplexd.backup.saved import NAME
 from duplexd.units import MIB
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 # A read whose bytes are all zero takes no room, so shorter ones leave more holes.
 _READ_BYTES = MIB
+# What a qcow2 image begins with: magic, version, where the name of its backing file is, its length.
+_HEADER = struct.Struct(">4sIQI")
+_MAGIC, _NAME_BYTES_MAX = b"QFI\xfb", 1023
 
 
 class Overlay(NamedTuple):
@@ -70,3 +77,23 @@ def _script(extents: Sequence[tuple[int, int]]) -> Iterator[str]:
     for offset, length in extents:
         for at in range(offset, offset + length, _READ_BYTES):
             yield f"read -q {at} {min(_READ_BYTES, offset + length - at)}"
+
+
+def lies_on(directory: Path) -> str:
+    """The older backup whose images are the backing files of those in `directory`, as these say
+    themselves; "" if none does.
+    """
+    for path in (*directory.glob("*.qcow2"), *directory.glob("*/*.qcow2")):
+        for part in PurePath(_backing_file(path)).parts:
+            if NAME.fullmatch(part):
+                return part
+    return ""
+
+
+def _backing_file(path: Path) -> str:
+    with suppress(OSError, struct.error), path.open("rb") as file:
+        magic, _version, at, length = _HEADER.unpack(file.read(_HEADER.size))
+        if magic == _MAGIC and length <= _NAME_BYTES_MAX:
+            file.seek(at if length else 0)
+            return file.read(length).decode(errors="replace")
+    return ""

@@ -242,7 +242,8 @@ class _Run:
         if not self._plan.keep:
             return removed
         try:
-            for name in catalogue.surplus(self._place.path, newest, self._plan.keep):
+            unsound = self._increment.unsound
+            for name in catalogue.surplus(self._place.path, newest, self._plan.keep, unsound):
                 self._place.remove([name])
                 removed.append(name)
         except DuplexdError as error:

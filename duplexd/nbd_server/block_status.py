@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.nbd.constants import CMD_FLAG_REQ_ONE
+from duplexd.nbd.constants import CMD_FLAG_REQ_ONE, CONTEXT_ALLOCATION
 from duplexd.nbd.contexts import bitmap_of
 from duplexd.nbd.extents import ALLOCATION_STATES, BITMAP_STATES, statuses
 
@@ -56,11 +56,14 @@ class StatusQuery:
             self._done(self)
             return
         about = self._volume, self._offset, self._length
-        bitmap = bitmap_of(self._contexts[len(self.found)][1])
-        if bitmap is None:
-            self._backend.extents(*about, self._one, self._allocated)
-        else:
+        context = self._contexts[len(self.found)][1]
+        bitmap = bitmap_of(context)
+        if bitmap is not None:
             self._backend.changed(*about, bitmap, self._each_max, self._changed)
+        elif context == CONTEXT_ALLOCATION:
+            self._backend.extents(*about, self._one, self._allocated)
+        else:  # nothing is known of it: 0
+            self._allocated([(self._offset, self._length, True)])
 
     def _allocated(self, extents: list[Extent]) -> None:
         self._take(extents, ALLOCATION_STATES)

@@ -62,7 +62,13 @@ class Budget:
         self._waiters.pop(waiter, None)
 
     def _wake(self) -> None:
+        """The one that was first the last time comes last now. Who has much to ask for waits again
+        at once: if the order stayed, those behind it would get nothing for as long as it asks.
+        """
         self._scheduled = False
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
+        if not self._waiters:
+            return
+        first, *others = self._waiters
+        self._waiters = {}
+        for waiter in (*others, first):
             waiter.resume()

@@ -137,6 +137,25 @@ def test_a_group_over_two_daemons_is_one_incremental_backup(tmp_path: Path) -> N
             )
 
 
+def test_a_region_that_counts_after_a_kill_needs_no_more_room_than_its_data(
+    daemon: Daemon, destination: Path
+) -> None:
+    destination.mkdir(0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "duplexd-test", str(destination)],
+        check=True,
+    )
+    try:
+        first = full(daemon, destination)
+        do(daemon.files.uri("data"), "write -P 5 0 4k")
+        daemon.kill()
+        daemon.start()
+        second = incremental(daemon, destination)
+        assert base_of(second) == first["id"]
+    finally:
+        subprocess.run(["umount", str(destination)], check=True)
+
+
 # --------------------------------------------------------------------- what cannot be built on
 
 
@@ -250,6 +269,16 @@ def test_what_a_kept_one_lies_on_is_kept(daemon: Daemon, destination: Path) -> N
     last = incremental(daemon, destination, *options)
     assert last["removed"] == [each["id"] for each in reversed(chain)]
     assert names(destination) == [last["id"]]
+
+
+def test_damaged_ones_do_not_stay_in_place_of_sound_ones(daemon: Daemon, destination: Path) -> None:
+    chains = [incremental(daemon, destination, "--full-every", "3") for _ in range(5)]
+    spoil(destination / chains[3]["id"] / "data.qcow2")
+    last = incremental(daemon, destination, "--full-every", "3", "--keep", "2")
+    assert f"cannot be built on: {chains[3]['id']}: data.qcow2: its SHA-256" in last["said"]
+    assert base_of(last) is None
+    assert last["removed"] == []
+    assert names(destination) == [each["id"] for each in (*chains, last)]
 
 
 # ---------------------------------------------------------------------------------- own tools

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,14 +104,14 @@ def test_only_older_good_ones_of_the_same_targets_are_surplus(tmp_path: Path) ->
     put(tmp_path, name_of(7), cut_time=7 * DAY_S, controllers={"beta": 1})
     _no_image(tmp_path / name_of(4))
     newest = manifest(name_of(5))
-    assert catalogue.surplus(tmp_path, newest, parse("2")) == [name_of(1), name_of(2)]
+    assert catalogue.surplus(tmp_path, newest, parse("2"), {}) == [name_of(1), name_of(2)]
 
 
 def test_the_backup_that_was_just_made_stays_whatever_the_clock_says(tmp_path: Path) -> None:
     for day in (1, 2):
         put(tmp_path, name_of(day), cut_time=day * DAY_S)
     newest = manifest(name_of(1))  # the clock was set back
-    assert catalogue.surplus(tmp_path, newest, parse("1")) == []
+    assert catalogue.surplus(tmp_path, newest, parse("1"), {}) == []
 
 
 # ------------------------------------------------------------------------------------- chains
@@ -166,10 +167,44 @@ def test_a_byte_that_changed_is_found_in_all_that_lie_on_it(tmp_path: Path, imag
 def test_what_a_kept_or_a_wrong_one_lies_on_is_no_surplus(tmp_path: Path) -> None:
     put_chain(tmp_path, 4)
     newest = manifest(name_of(4))
-    assert catalogue.surplus(tmp_path, newest, parse("1")) == []
+    assert catalogue.surplus(tmp_path, newest, parse("1"), {}) == []
     put(tmp_path, name_of(5), cut_time=5 * DAY_S)
     newest = manifest(name_of(5))
     going = [name_of(day) for day in (4, 3, 2, 1)]
-    assert catalogue.surplus(tmp_path, newest, parse("1")) == going
+    assert catalogue.surplus(tmp_path, newest, parse("1"), {}) == going
     _no_image(tmp_path / name_of(3))
-    assert catalogue.surplus(tmp_path, newest, parse("1")) == []
+    assert catalogue.surplus(tmp_path, newest, parse("1"), {}) == []
+
+
+def test_what_was_found_unsound_is_none_of_those_to_keep(tmp_path: Path) -> None:
+    """Else a damaged backup would stay in place of a sound one."""
+    for day in (1, 2):
+        put(tmp_path, name_of(day), cut_time=day * DAY_S)
+    text = (tmp_path / name_of(2) / FILE).read_bytes()
+    on_it = Base(name_of(2), hashlib.sha256(text).hexdigest())
+    put(tmp_path, name_of(3), cut_time=3 * DAY_S, base=on_it)
+    put(tmp_path, name_of(4), cut_time=4 * DAY_S)
+    newest = manifest(name_of(4))
+    unsound = {name_of(2): replace(catalogue.find(tmp_path)[1], wrong=("damaged",))}
+    assert catalogue.surplus(tmp_path, newest, parse("2"), {}) == [name_of(1)]
+    assert catalogue.surplus(tmp_path, newest, parse("2"), unsound) == []
+
+
+@pytest.mark.parametrize("spoil", [_no_manifest, _bad_manifest])
+def test_what_one_without_a_manifest_lies_on_is_no_surplus(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """Its images are there still, and somebody may read them, or find the manifest again."""
+    for day in (1, 2, 3):
+        put(tmp_path, name_of(day), cut_time=day * DAY_S)
+    own = tmp_path / name_of(2)
+    for path, up in ((own / "data.qcow2", ".."), (own / "alpha" / "data.qcow2", "../..")):
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        base = f"{up}/{name_of(1)}/data.qcow2"
+        create = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base]
+        subprocess.run([*create, str(path), "1M"], check=True)
+        spoil(own)
+        assert catalogue.surplus(tmp_path, manifest(name_of(3)), parse("1"), {}) == []
+        path.unlink()
+        (own / FILE).touch()
