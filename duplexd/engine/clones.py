@@ -213,6 +213,15 @@ class Clones:
         """Of each clone of that name: done, with the reason, when it has ended."""
         return [self._ends[clone] for of in names if (clone := self._clones.get((of, name)))]
 
+    async def end(self, ends: Sequence[asyncio.Future[str]]) -> None:
+        """End the clones that these are of, and no others of their names; those that have ended
+        already are no error.
+        """
+        found = [clone for clone, end in self._ends.items() if end in ends]
+        for clone in found:
+            self._end(clone, DROPPED)
+        await self._closed(found)
+
     async def stop(self) -> None:
         """End all of them."""
         for clone in list(self._clones.values()):

@@ -194,6 +194,18 @@ async def test_it_keeps_the_secondaries_at_the_cut_until_it_is_dropped() -> None
             await core.controller.clones.drop(BOTH, "test")
 
 
+async def test_who_held_it_ends_it_and_not_another_of_that_name() -> None:
+    async with running(TWO) as core:
+        cut = await cloned(core)
+        clones = core.controller.clones
+        ends = clones.ends(BOTH, "test")
+        await clones.drop(["data"], "test")
+        await clones.make(["data"], cut, "test")
+        await clones.end(ends)
+        assert [end.result() for end in ends] == ["it was dropped"] * 2
+        assert [row["volume"] for row in clones.show()["clones"]] == ["data"]
+
+
 async def test_force_ends_it_and_its_clients_learn_of_it() -> None:
     async with running(TWO) as core:
         await cloned(core)
