@@ -19,6 +19,7 @@ from duplexd.core.readers import CLONE, Who
 from duplexd.engine.clone_requests import CloneRequests
 from duplexd.engine.overlay import Overlay
 from duplexd.errors import LimitError, NotFoundError, UsageError, WrongStateError
+from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch
 from duplexd.units import format_size
 
@@ -153,13 +154,21 @@ class Clones:
         return bases
 
     async def _files_for(self, sizes: list[int]) -> list[File]:
+        """Whoever asks next waits for it, also if this caller has gone: it is one directory."""
         watch: Watch[Waited] = Watch()
+        files: list[File] = []
 
-        def make() -> list[File]:
+        def make() -> None:
             with watch.at(OverlayCall(self._files.directory)):
-                return self._files.make(sizes)
+                files.extend(self._files.make(sizes))
 
-        return await self._legs.walk(self._files, watch, make)
+        try:
+            await to_its_end(self._legs.walk(self._files, watch, make))
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        return files
 
     def _begin(self, base: Point, name: str, file: File, limit: int) -> Clone:
         pair, now = base.pair, self._clock.wall()
