@@ -238,7 +238,10 @@ class Clones:
         await self._closed(list(self._closing))
 
     def show(self, names: Sequence[str] | None = None) -> Json:
-        """All, or those of these volumes."""
+        """All, or those of these volumes. One that nothing can be read of is there no more."""
+        for clone in list(self._clones.values()):
+            if clone.why_not:  # its secondary was opened anew, which is no marker
+                self._end(clone, clone.why_not)
         clones = [c for c in self._clones.values() if names is None or c.of in names]
         return {"clones": [self._show(clone) for clone in clones]}
 

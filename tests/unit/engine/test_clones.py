@@ -232,6 +232,18 @@ async def test_a_secondary_that_fails_ends_it() -> None:
         assert core.controller.volume("wal@latest+test") is not None
 
 
+async def test_one_whose_secondary_was_opened_anew_is_not_listed_as_if_it_were_there() -> None:
+    async with running(TWO) as core:
+        await cloned(core)
+        clones, points = core.controller.clones, core.controller.points
+        clone, client = opened(core)
+        points.end(clone.pair, "the secondary was opened anew")
+        assert (await read(core, clone, 0, 10))[0] == errno.EIO
+        assert [row["volume"] for row in clones.show()["clones"]] == ["wal"]
+        assert client.ended == ["the secondary was opened anew"]
+        assert core.controller.readers.why_not(clone.pair.id) == ""
+
+
 async def test_a_start_knows_none_and_has_no_reader_left() -> None:
     disk = new_disk()
     core = await Core.begin(disk, settings(TWO))
