@@ -251,9 +251,18 @@ class Actions:
         self._command(peer, "clone", targets=body.targets, name=body.name, cut=body.cut)
         return await self.controller.clones.make(names, body.cut, body.name, body.limit_bytes)
 
-    def clone_ends(self, body: CloneRequest) -> list[asyncio.Future[str]]:
-        """Of each clone that was made: done when it has ended."""
-        return self.controller.clones.ends(self._resolve(body.targets), body.name)
+    def clone_ends(self, made: Json) -> list[asyncio.Future[str]]:
+        """Of each clone that `make_clone` has made: done when it has ended."""
+        names = [each["volume"] for each in made["volumes"]]
+        return self.controller.clones.ends(names, made["name"])
+
+    async def end_clones(self, peer: Peer, made: Json, ends: list[asyncio.Future[str]]) -> None:
+        """End those of `clone_ends` that are there still. Legal in any state, whatever the targets
+        mean since a reload.
+        """
+        names = [each["volume"] for each in made["volumes"]]
+        self._command(peer, "drop-clone", targets=names, name=made["name"])
+        await self.controller.clones.end(ends)
 
     async def drop_clone(self, peer: Peer, body: CloneDrop) -> Json:
         """End clones. Legal in any state; one that none of them has is not found."""

@@ -51,7 +51,7 @@ async def clone_lines(
     Closing the generator drops them: their owner is gone.
     """
     made = await actions.make_clone(peer, request)
-    ends = actions.clone_ends(request)
+    ends = actions.clone_ends(made)
     try:
         yield {"event": "made"} | made
         while not any(end.done() for end in ends):
@@ -60,8 +60,7 @@ async def clone_lines(
         yield {"event": "ended", "reason": next(end.result() for end in ends if end.done())}
     finally:
         if not all(end.done() for end in ends):
-            drop = CloneDrop(targets=request.targets, name=request.name)
-            await to_its_end(actions.drop_clone(peer, drop))
+            await to_its_end(actions.end_clones(peer, made, ends))
 
 
 async def post_clone_drop(context: Context, call: Call) -> Answer:

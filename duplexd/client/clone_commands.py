@@ -132,8 +132,10 @@ class Held:
         """Why they are not all there any more; "" if they are. The controllers are asked: what was
         read from clones counts only if they were there until now.
         """
-        there = {each["export"] for each in (await _show(self._group, self._links)).clones}
-        if not self.lost and not {each["export"] for each in self.points.volumes} <= there:
+        found = (await _show(self._group, self._links)).clones
+        there = {(each["volume"], each["export"]) for each in found}  # two may have one export
+        here = {(each["name"], each["export"]) for each in self.points.volumes}
+        if not self.lost and not here <= there:
             self.lost = "the cut was left"
         return self.lost
 

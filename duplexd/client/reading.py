@@ -95,8 +95,8 @@ def in_the_way(volumes: Mapping[str, Json], how: Leaving) -> list[str]:
         listed = [f"{name} is read by {', '.join(each)}" for name, each in still.items()]
         raise WrongStateError(
             f"{printable('; '.join(listed[:_LISTED]))}: nothing was started; wait until they have"
-            " ended, end one with `duplexctl release-reader TARGET NAME`, or end all of them with"
-            " --force"
+            " ended, end one with `duplexctl release-reader TARGET NAME`, a clone with `duplexctl"
+            " drop-clone TARGET NAME`, or end all of them with --force"
         )
     return list(dict.fromkeys(who for each in still.values() for who in each))
 

@@ -22,6 +22,8 @@ from duplexd.core.change_map import grain_shift
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bitarray import bitarray
+
 BASE, OVERLAY, ZEROES = "base", "overlay", "zeroes"
 BLOCK_BYTES_MIN = 4096
 BLOCKS_MAX = 1 << 24  # 2 MiB for each of the two bitmaps: blocks of 4 KiB up to 64 GiB
@@ -47,16 +49,16 @@ class OverlayMap:
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """The range from its start on, in pieces that are read at one place."""
         block_bytes, end = self.block_bytes, offset + length
-        stop = -(-end // block_bytes)
+        block, stop = self._blocks(offset, length)
+        changed = full = 0
+        changed_until = full_until = block  # each bitmap is searched once, however many runs
         while offset < end:
-            block = offset // block_bytes
-            changed, full = self._changed[block], self._full[block]
-            ends = [
-                at
-                for bits, value in ((self._changed, changed), (self._full, full))
-                if (at := bits.find(not value, block, stop)) >= 0
-            ]
-            until = min([end, *(at * block_bytes for at in ends)])
+            if changed_until == block:
+                changed, changed_until = _same(self._changed, block, stop)
+            if full_until == block:
+                full, full_until = _same(self._full, block, stop)
+            block = min(changed_until, full_until)
+            until = min(end, block * block_bytes)
             yield offset, until - offset, (OVERLAY if full else ZEROES) if changed else BASE
             offset = until
 
@@ -90,5 +92,16 @@ class OverlayMap:
         stop = end if end == self.size else end // unit * unit
         return start, max(stop - start, 0)
 
+    def has_data(self, offset: int, length: int) -> bool:
+        """Whether a block of the range holds data."""
+        return self._full.find(1, *self._blocks(offset, length)) >= 0
+
     def _blocks(self, offset: int, length: int) -> tuple[int, int]:
         return offset // self.block_bytes, -(-(offset + length) // self.block_bytes)
+
+
+def _same(bits: bitarray, block: int, stop: int) -> tuple[int, int]:
+    """The value of a block, and up to which one it is that of all; at most `stop`."""
+    value = bits[block]
+    until = bits.find(not value, block, stop)
+    return value, until if until >= 0 else stop

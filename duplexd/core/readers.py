@@ -98,7 +98,8 @@ class Readers:
             more = f" (and {len(found) - _LISTED} more volumes)" if len(found) > _LISTED else ""
             raise WrongStateError(
                 f"{'; '.join(found[:_LISTED])}{more}: wait until they have ended, end one with "
-                "`duplexctl release-reader TARGET NAME`, or end all of them with --force"
+                "`duplexctl release-reader TARGET NAME`, a clone with `duplexctl drop-clone TARGET "
+                "NAME`, or end all of them with --force"
             )
 
     def why_not(self, number: int) -> str:

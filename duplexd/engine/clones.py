@@ -19,6 +19,7 @@ from duplexd.core.readers import CLONE, Who
 from duplexd.engine.clone_requests import CloneRequests
 from duplexd.engine.overlay import Overlay
 from duplexd.errors import LimitError, NotFoundError, UsageError, WrongStateError
+from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch
 from duplexd.units import format_size
 
@@ -153,13 +154,21 @@ class Clones:
         return bases
 
     async def _files_for(self, sizes: list[int]) -> list[File]:
+        """Whoever asks next waits for it, also if this caller has gone: it is one directory."""
         watch: Watch[Waited] = Watch()
+        files: list[File] = []
 
-        def make() -> list[File]:
+        def make() -> None:
             with watch.at(OverlayCall(self._files.directory)):
-                return self._files.make(sizes)
+                files.extend(self._files.make(sizes))
 
-        return await self._legs.walk(self._files, watch, make)
+        try:
+            await to_its_end(self._legs.walk(self._files, watch, make))
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        return files
 
     def _begin(self, base: Point, name: str, file: File, limit: int) -> Clone:
         pair, now = base.pair, self._clock.wall()
@@ -213,6 +222,15 @@ class Clones:
         """Of each clone of that name: done, with the reason, when it has ended."""
         return [self._ends[clone] for of in names if (clone := self._clones.get((of, name)))]
 
+    async def end(self, ends: Sequence[asyncio.Future[str]]) -> None:
+        """End the clones that these are of, and no others of their names; those that have ended
+        already are no error.
+        """
+        found = [clone for clone, end in self._ends.items() if end in ends]
+        for clone in found:
+            self._end(clone, DROPPED)
+        await self._closed(found)
+
     async def stop(self) -> None:
         """End all of them."""
         for clone in list(self._clones.values()):
@@ -220,7 +238,10 @@ class Clones:
         await self._closed(list(self._closing))
 
     def show(self, names: Sequence[str] | None = None) -> Json:
-        """All, or those of these volumes."""
+        """All, or those of these volumes. One that nothing can be read of is there no more."""
+        for clone in list(self._clones.values()):
+            if clone.why_not:  # its secondary was opened anew, which is no marker
+                self._end(clone, clone.why_not)
         clones = [c for c in self._clones.values() if names is None or c.of in names]
         return {"clones": [self._show(clone) for clone in clones]}
 

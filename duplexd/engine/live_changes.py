@@ -151,7 +151,10 @@ def not_the_same(pair: Pair, place: Place) -> str:
 
 
 def _reading(read: str) -> str:
-    return f"{read}; wait until they have ended, or end one with `duplexctl release-reader`"
+    return (
+        f"{read}; wait until they have ended, or end one with `duplexctl release-reader`, a clone "
+        "with `duplexctl drop-clone`"
+    )
 
 
 def _why_never(pair: Pair, new: VolumeConfig) -> list[str]:

@@ -200,17 +200,24 @@ class Overlay:
             self.write(offset, bytes(length))
 
     def _zero_blocks(self, offset: int, length: int, allocate: bool) -> None:
-        """Zero whole blocks."""
-        for start, nbytes, source in list(self.map.runs(offset, length)):
-            if allocate or source == OVERLAY:
-                self._zero_file(start, nbytes, allocate)
-            if allocate:
-                self.map.write(start, nbytes)
-            elif source != OVERLAY or self.can_punch:  # else its room is not given back
-                self.map.zero(start, nbytes)
+        """Zero whole blocks: in few calls, into however many pieces clients have cut them."""
+        if allocate:
+            self._zero_file(offset, length, allocate)
+            self.map.write(offset, length)
+        elif self.can_punch:
+            self._zero_file(offset, length, allocate)
+            self.map.zero(offset, length)
+        else:  # its room is not given back
+            for start, nbytes, source in self.map.runs(offset, length):
+                if source == OVERLAY:
+                    self._zero_file(start, nbytes, allocate)
+                else:
+                    self.map.zero(start, nbytes)
 
     def _zero_file(self, offset: int, length: int, allocate: bool) -> None:
         end = offset + length
         for start in range(offset, end, _ZERO_BYTES_MAX):
-            with self.watch.at(self._call):
-                self._file.zero(start, min(_ZERO_BYTES_MAX, end - start), allocate)
+            nbytes = min(_ZERO_BYTES_MAX, end - start)
+            if allocate or self.map.has_data(start, nbytes):
+                with self.watch.at(self._call):
+                    self._file.zero(start, nbytes, allocate)

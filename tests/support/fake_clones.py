@@ -18,8 +18,10 @@ class FakeClones:
 
     def __init__(self) -> None:
         self.made: dict[str, list[str]] = {}
+        self.cut = "00000000000000c1"  # of the latest
         self.error: Exception | None = None
         self.ended: asyncio.Future[str] | None = None  # what `ends` returns
+        self.of: tuple[Sequence[str], str] = (), ""  # what that is of
 
     async def make(
         self, names: Sequence[str], cut_id: str, name: str, limit_bytes: int | None = None
@@ -27,6 +29,7 @@ class FakeClones:
         if self.error is not None:
             raise self.error
         self.made.setdefault(name, []).extend(names)
+        self.cut = cut_id
         rows = [_row(volume, cut_id, name, limit_bytes) for volume in names]
         return {"name": name, "cut": cut_id, "tag": "", "verdict": "consistent", "volumes": rows}
 
@@ -35,13 +38,18 @@ class FakeClones:
             raise NotFoundError(f"no clone {name!r} of {', '.join(names)}")
         return {"name": name, "volumes": self.made.pop(name)}
 
-    def ends(self, _names: Sequence[str], _name: str) -> list[asyncio.Future[str]]:
+    def ends(self, names: Sequence[str], name: str) -> list[asyncio.Future[str]]:
         self.ended = asyncio.get_running_loop().create_future()
+        self.of = names, name
         return [self.ended]
+
+    async def end(self, ends: Sequence[asyncio.Future[str]]) -> None:
+        if self.ended in ends and self.of[1] in self.made:
+            await self.drop(*self.of)
 
     def show(self, names: Sequence[str] | None = None) -> Json:
         clones = [
-            _row(volume, "00000000000000c1", name, None)
+            _row(volume, self.cut, name, None)
             for name, volumes in self.made.items()
             for volume in volumes
             if names is None or volume in names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,22 @@ async def test_a_killed_daemon_leaves_no_clone_and_no_reader(ctl: Operator) -> N
         await NbdConnection.open(ctl.daemon.files.uri("data@nightly+test"))
     assert ctl.daemon.files.secondary_of("data").read_bytes()[: len(BEFORE)] == BEFORE
     assert ctl("resync", "db", "--wait") == 0
+
+
+async def test_who_hangs_up_while_one_is_made_costs_nobody_else_theirs(ctl: Operator) -> None:
+    await ctl.cut()
+    cut = json.loads(ctl.run("cuts", "--json").stdout)["cuts"][0]["cut"]
+    asked = {"targets": ["db"], "cut": cut, "name": "gone", "while_connected": True}
+    body = json.dumps(asked).encode()
+    head = f"POST /v1/clones HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    for _ in range(100):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(ctl.daemon.files.control_socket))
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    asked |= {"name": "test", "while_connected": False}
+    status, made = ctl.daemon.request("POST", "/v1/clones", asked)
+    assert status == 200, made
+    assert "never retrieved" not in ctl.daemon.log()
 
 
 async def test_who_may_only_read_the_volume_may_only_read_its_clone(

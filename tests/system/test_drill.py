@@ -93,6 +93,20 @@ async def test_a_drill_that_is_killed_leaves_no_clone(ctl: Operator, tmp_path: P
     assert ctl("resync", "db", "--wait") == 0
 
 
+async def test_a_drill_ends_its_clones_although_a_reload_took_its_group_away(
+    ctl: Operator, tmp_path: Path
+) -> None:
+    await ctl.cut()
+    files = ctl.daemon.files
+    text = files.config.read_text()
+    files.config.write_text(text[: text.index('[groups."db"]')])
+    socket = str(files.control_socket)
+    reload = shlex.join([*MAIN, "--socket", socket, "reload"])
+    assert ctl("drill", "db", *script(reload)) == 3  # what it asks for at the end is not there
+    until(lambda: nothing_is_left(ctl))
+    assert ctl("resync", "data", "--wait") == 0
+
+
 def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not true():

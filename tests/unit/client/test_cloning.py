@@ -79,3 +79,13 @@ async def test_a_void_cut_is_cloned_by_its_id_and_called_void(tmp_path: Path) ->
         left(controllers, "consistent", "void")
         made = await client.clones.make("db", point=CUT, name="test")
     assert made.verdict == "void"
+
+
+async def test_held_clones_are_lost_with_one_of_two_that_have_one_name(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "consistent", "consistent")
+        async with client.clones.held("db", point="latest", name="test") as held:
+            assert await held.why_lost() == ""
+            del controllers[1].engine.clones.made["test"]
+            assert await held.why_lost() == "the cut was left"
+    assert [member.engine.clones.made for member in controllers] == [{}, {}]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
+from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
 from duplexd.core.overlay_map import BASE, OVERLAY, ZEROES, OverlayMap
+
+if TYPE_CHECKING:
+    import pytest
 
 BLOCK = 16
 SIZE = 10 * BLOCK - 4  # the last block is short
@@ -28,6 +33,30 @@ def test_the_blocks_of_a_range_as_a_whole() -> None:
     assert blocks.whole(1, 40) == (16, 16)
     assert blocks.whole(1, SIZE - 1) == (16, SIZE - 16)
     assert blocks.block(SIZE - 1) == (9 * BLOCK, BLOCK - 4)
+
+
+class Counting(bitarray):
+    """How many bits were looked at in searches."""
+
+    looked = 0
+
+    def find(self, value: int, start: int, stop: int) -> int:  # type: ignore[override]
+        at = super().find(value, start, stop)
+        Counting.looked += (at if at >= 0 else stop) - start
+        return at
+
+
+def test_however_many_runs_there_are_the_bitmaps_are_searched_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("duplexd.core.overlay_map.zeros", lambda count: Counting(bytes(count)))
+    monkeypatch.setattr(Counting, "looked", 0)
+    blocks = OverlayMap(1000 * BLOCK, BLOCK)
+    blocks.zero(0, 1000 * BLOCK)
+    for block in range(0, 1000, 2):
+        blocks.write(block * BLOCK, BLOCK)
+    assert len(list(blocks.runs(0, 1000 * BLOCK))) == 1000
+    assert 1000 < Counting.looked <= 2000
 
 
 Step = tuple[bool, int, int]

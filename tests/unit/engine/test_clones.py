@@ -194,6 +194,18 @@ async def test_it_keeps_the_secondaries_at_the_cut_until_it_is_dropped() -> None
             await core.controller.clones.drop(BOTH, "test")
 
 
+async def test_who_held_it_ends_it_and_not_another_of_that_name() -> None:
+    async with running(TWO) as core:
+        cut = await cloned(core)
+        clones = core.controller.clones
+        ends = clones.ends(BOTH, "test")
+        await clones.drop(["data"], "test")
+        await clones.make(["data"], cut, "test")
+        await clones.end(ends)
+        assert [end.result() for end in ends] == ["it was dropped"] * 2
+        assert [row["volume"] for row in clones.show()["clones"]] == ["data"]
+
+
 async def test_force_ends_it_and_its_clients_learn_of_it() -> None:
     async with running(TWO) as core:
         await cloned(core)
@@ -218,6 +230,18 @@ async def test_a_secondary_that_fails_ends_it() -> None:
         assert len(client.ended) == 1
         assert (await read(core, clone, 0, 1))[0] == errno.EIO
         assert core.controller.volume("wal@latest+test") is not None
+
+
+async def test_one_whose_secondary_was_opened_anew_is_not_listed_as_if_it_were_there() -> None:
+    async with running(TWO) as core:
+        await cloned(core)
+        clones, points = core.controller.clones, core.controller.points
+        clone, client = opened(core)
+        points.end(clone.pair, "the secondary was opened anew")
+        assert (await read(core, clone, 0, 10))[0] == errno.EIO
+        assert [row["volume"] for row in clones.show()["clones"]] == ["wal"]
+        assert client.ended == ["the secondary was opened anew"]
+        assert core.controller.readers.why_not(clone.pair.id) == ""
 
 
 async def test_a_start_knows_none_and_has_no_reader_left() -> None:

@@ -13,6 +13,7 @@ from duplexd.core.pair import Pair, PairRecord
 from duplexd.engine.overlay import Overlay, OverlayFiles
 from duplexd.limits import EngineLimits
 from duplexd.runtime.disk import RealDisk
+from duplexd.runtime.realfile import RealFile
 from tests.support.fault_leg import FaultLeg
 from tests.support.memory_leg import MemoryLeg
 
@@ -111,6 +112,28 @@ def test_the_limit_is_met_before_anything_is_changed_and_zeroes_give_room_back(
     clone.overlay.trim(BLOCK, BLOCK)
     clone.overlay.write(2 * BLOCK, b"e")
     assert clone.overlay.map.data_bytes == 2 * BLOCK
+
+
+@pytest.mark.parametrize("allocate", [False, True])
+def test_zeroes_over_many_pieces_are_few_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocate: bool
+) -> None:
+    clone = Clone(tmp_path)
+    for block in range(0, SIZE // BLOCK, 2):
+        clone.overlay.write(block * BLOCK, b"a" * BLOCK)
+    calls: list[tuple[int, int]] = []
+    zero = RealFile.zero
+
+    def counted(file: RealFile, offset: int, length: int, allocate: bool) -> None:
+        calls.append((offset, length))
+        zero(file, offset, length, allocate)
+
+    monkeypatch.setattr(RealFile, "zero", counted)
+    clone.overlay.zero(100, SIZE - 200, allocate)
+    assert clone.read(100, SIZE - 200) == bytes(SIZE - 200)
+    assert calls == [(BLOCK, SIZE - 2 * BLOCK)]
+    clone.overlay.zero(BLOCK, BLOCK, allocate=False)
+    assert len(calls) == 1 + allocate  # there was data only if it takes the room of data
 
 
 def test_room_is_left_on_the_disk_for_the_journal(tmp_path: Path) -> None:
