@@ -221,7 +221,9 @@ class Rollbacks:
         if all(_ended_by(pair, job.id) for pair in job.pairs):
             return False
         for pair in job.pairs:
-            if why := pair.failed or left_cut(pair, job.cut):
+            differs = pair.record.differs  # a comparison that had begun before may have found it
+            known = f"{differs.text}, so its secondary may be wrong" if differs is not None else ""
+            if why := pair.failed or left_cut(pair, job.cut) or known:
                 raise WrongStateError(f"{pair.name}: {why}; the rollback is not finished")
         self._timeline.append(RolledBack(job.id, [pair.id for pair in job.pairs], whole=True))
         return True
