@@ -25,7 +25,7 @@ from duplexd.core import rollback as states
 from duplexd.core.markers import Rollback, RolledBack
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.rollback_check import left_cut
-from duplexd.engine.rollback_job import RollbackJob
+from duplexd.engine.rollback_job import RollbackJob, check_place
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Rollbacks:
             return await self._measure(pairs, plan)
         if not (plan.unfinished or order.force):
             self._check.refuse_users(pairs)
+        for pair in pairs:
+            await check_place(pair, self._legs)
         if order.step == states.CHECK:
             return self._answer(plan.unfinished or order.id, plan, [_row(pair) for pair in pairs])
         job = self._jobs.get(plan.unfinished)

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,27 @@ async def test_on_a_terminal_it_asks_first_and_no_means_no(daemon: Daemon) -> No
     shown = answered_no(daemon)
     assert b"data: what was written since" in shown
     assert not at_cut(daemon)
+
+
+@pytest.mark.parametrize("how", ["truncated", "replaced"])
+async def test_a_primary_that_is_not_whole_or_lies_elsewhere_is_refused(
+    daemon: Daemon, how: str
+) -> None:
+    """Where nothing changed since the cut, nobody would read it."""
+    await fill(daemon.files.uri("data"), 1)
+    ctl(daemon, "suspend", "db")
+    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+        await nbd.write(0, b"\x77" * 4096)
+    primary = daemon.files.primary("data")
+    if how == "truncated":
+        os.truncate(primary, SIZE // 2)
+    else:
+        other = primary.with_suffix(".new")
+        shutil.copy(primary, other)
+        other.replace(primary)
+    error = ctl(daemon, "rollback", "db", "--to", "latest", code=5)
+    assert str(primary) in error
+    assert status(daemon)["served"]  # nothing was done
 
 
 async def test_a_start_without_a_volume_that_is_half_way_is_refused(daemon: Daemon) -> None:

@@ -465,7 +465,7 @@ async def test_it_is_not_opened_if_a_comparison_has_found_the_legs_to_differ() -
         marker = Differ(core.pair().id, [(5 * MIB, BLOCK)])
         timeline = core.controller.timeline
         await timeline.at_rest(lambda: timeline.append(marker))
-        with pytest.raises(WrongStateError, match="differ in 1 place.*not finished"):
+        with pytest.raises(WrongStateError, match=r"differ in 1 place.*not finished"):
             await back(core, step=steps.OPEN, id=result["id"])
         assert core.pair().closed
 
