@@ -90,8 +90,10 @@ async def _together(group: Group, links: Links, wanted: Wanted) -> RolledBack:
         )
     rollback_id = unfinished or new_cut_id()
     left = {name: link for name, link in links.items() if not _done(statuses[name], rollback_id)}
-    await _all(group, left, wanted.body(steps.CHECK, rollback_id))
-    body = wanted.body(steps.COPY_ONLY, rollback_id)
+    checked = await _all(group, left, wanted.body(steps.CHECK, rollback_id))
+    cut = _only_cut(statuses, rollback_id, checked)
+    # by its id: a tag or `latest` may mean another cut of a controller by now
+    body = wanted.body(steps.COPY_ONLY, rollback_id) | {"to": cut}
     copied, errors = await survey.gather(
         {name: _lines(group, link, wanted, body) for name, link in left.items()}
     )
@@ -103,6 +105,27 @@ async def _together(group: Group, links: Links, wanted: Wanted) -> RolledBack:
         for row in copied[name]["volumes"]:
             row["served"] = served.get(row["name"], row["served"])
     return _result(group, "not finished" if errors else "rolled back", copied, errors)
+
+
+def _only_cut(statuses: Mapping[str, Json], rollback_id: str, checked: Mapping[str, Json]) -> str:
+    """The cut that all go back to. One that the rollback has not reached yet may have left it
+    meanwhile, and been suspended at another one since.
+
+    Raises WrongStateError if there are several.
+    """
+    cuts = {name: {str(answer["cut"])} for name, answer in checked.items()}
+    for name, status in statuses.items():
+        for volume in status["volumes"]:
+            if (rollback := _rollback(volume)).get("id") == rollback_id:
+                cuts.setdefault(name, set()).add(str(rollback["cut"]))
+    found = set().union(*cuts.values())
+    if len(found) > 1:
+        listed = "; ".join(f"{name}: {', '.join(sorted(each))}" for name, each in cuts.items())
+        raise WrongStateError(
+            f"these would not go back to one cut ({listed}): `duplexctl rollback --abandon` gives "
+            "up what is not finished"
+        )
+    return found.pop()
 
 
 def _unfinished(statuses: Mapping[str, Json]) -> str:

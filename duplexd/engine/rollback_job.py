@@ -14,7 +14,8 @@ from duplexd.engine.compare import Legs
 from duplexd.engine.rollback_check import left_cut
 from duplexd.engine.rollback_content import differing, pieces
 from duplexd.engine.verify import lost_leg
-from duplexd.errors import DuplexdError, TimedOutError
+from duplexd.errors import DuplexdError, TimedOutError, WrongStateError
+from duplexd.images.place import misplaced
 from duplexd.images.unreadable import UnreadableError
 from duplexd.runtime.watch import HungError, Watch
 
@@ -119,6 +120,7 @@ class RollbackJob:
             self.done_bytes[pair] += length
         if not good():
             raise DuplexdError(f"{pair.name}: {self._why_not(pair, timeline)}")
+        await check_place(pair, legs)
 
     async def measure(self, pair: Pair, legs: LegCalls) -> None:
         """Compare, and write nothing. Raises as `run` does."""
@@ -156,6 +158,15 @@ class RollbackJob:
             "its changes could not be written: the journal has no room, or its primary has failed; "
             "see `duplexctl status` and the log"
         )
+
+
+async def check_place(pair: Pair, legs: LegCalls) -> None:
+    """Raises WrongStateError if what lies at the path of the primary is not the image that is
+    written to, or not all of it: what is not read here would not be missed.
+    """
+    images = Legs(pair.primary, pair.copy_of)
+    if why := await _in_worker(pair, images, legs, lambda watched: misplaced(watched.primary)):
+        raise WrongStateError(f"{pair.name}: {why}")
 
 
 async def _in_worker(pair: Pair, images: Legs, legs: LegCalls, call: Callable[[Legs], T]) -> T:

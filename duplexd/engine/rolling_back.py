@@ -26,7 +26,7 @@ from duplexd.core.markers import Rollback, RolledBack
 from duplexd.core.rollback_state import DONE
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.rollback_check import left_cut
-from duplexd.engine.rollback_job import RollbackJob
+from duplexd.engine.rollback_job import RollbackJob, check_place
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Rollbacks:
             return await self._measure(pairs, plan)
         if not (plan.unfinished or order.force):
             self._check.refuse_users(pairs)
+        for pair in pairs:
+            await check_place(pair, self._legs)
         if order.step == states.CHECK:
             return self._answer(plan.unfinished or order.id, plan, [_row(pair) for pair in pairs])
         job = self._jobs.get(plan.unfinished)
@@ -222,7 +224,9 @@ class Rollbacks:
         if all(_ended_by(pair, job.id) for pair in job.pairs):
             return False
         for pair in job.pairs:
-            if why := pair.failed or left_cut(pair, job.cut):
+            differs = pair.record.differs  # a comparison that had begun before may have found it
+            known = f"{differs.text}, so its secondary may be wrong" if differs is not None else ""
+            if why := pair.failed or left_cut(pair, job.cut) or known:
                 raise WrongStateError(f"{pair.name}: {why}; the rollback is not finished")
         self._timeline.append(RolledBack(job.id, [pair.id for pair in job.pairs], whole=True))
         return True

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,13 @@ import pytest
 from duplexd.canary.nbd import NbdConnection
 from tests.support.cluster import Cluster
 from tests.support.commands import same_bytes
-from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
+from tests.support.daemon import (
+    PATIENCE_SECONDS,
+    ROOT,
+    environment,
+    run_duplexctl,
+    run_duplexd,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,6 +262,49 @@ async def test_on_a_terminal_it_asks_first_and_no_means_no(daemon: Daemon) -> No
     assert not at_cut(daemon)
 
 
+@pytest.mark.parametrize("how", ["truncated", "replaced"])
+async def test_a_primary_that_is_not_whole_or_lies_elsewhere_is_refused(
+    daemon: Daemon, how: str
+) -> None:
+    """Where nothing changed since the cut, nobody would read it."""
+    await fill(daemon.files.uri("data"), 1)
+    ctl(daemon, "suspend", "db")
+    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+        await nbd.write(0, b"\x77" * 4096)
+    primary = daemon.files.primary("data")
+    if how == "truncated":
+        os.truncate(primary, SIZE // 2)
+    else:
+        other = primary.with_suffix(".new")
+        shutil.copy(primary, other)
+        other.replace(primary)
+    error = ctl(daemon, "rollback", "db", "--to", "latest", code=5)
+    assert str(primary) in error
+    assert status(daemon)["served"]  # nothing was done
+
+
+async def test_a_start_without_a_volume_that_is_half_way_is_refused(daemon: Daemon) -> None:
+    """Else the others would be served without it, and its secondary be copied over later."""
+    await cut(daemon, "nightly")
+    await half_way(daemon)
+    daemon.stop()
+    files = daemon.files
+    whole, files.volumes, files.groups = files.volumes, {"wal": SIZE}, {"db": ["wal"]}
+    files.write()
+    checked = run_duplexd("check", "--config", str(files.config))
+    assert checked.returncode != 0
+    assert "is not finished; `duplexctl rollback`" in checked.stdout + checked.stderr
+    daemon.start(ready=False)
+    assert daemon.wait() != 0
+    assert "volumes.data: missing from the configuration, but its rollback" in daemon.log()
+    files.volumes, files.groups = whole, {"db": list(NAMES)}
+    files.write()
+    daemon.start()
+    assert status(daemon)["served"] is False
+    ctl(daemon, "rollback", "db", "--to", "nightly")
+    assert at_cut(daemon)
+
+
 # ------------------------------------------------------------------------- several controllers
 
 
@@ -303,3 +353,33 @@ async def test_of_two_controllers_none_opens_before_both_are_back(tmp_path: Path
             files = cluster[member.controller].files
             assert files.primary(member.volume).read_bytes()[:4096] == b"\x01" * 4096
             assert same_bytes(files.primary(member.volume), cluster.secondary(member))
+
+
+async def test_a_controller_that_is_at_another_cut_by_now_does_not_go_back_there(
+    tmp_path: Path,
+) -> None:
+    """One is half-way; the other had not begun, and was resynced and suspended anew since."""
+    cluster = Cluster(tmp_path, {"alpha": ["a0"], "beta": ["b0"]})
+    groups = cluster.write_groups({"db": cluster.members})
+
+    def group(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [*MAIN, "--groups", str(groups), *arguments], capture_output=True, text=True,
+            env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done
+        return done.stdout + done.stderr
+
+    with cluster:
+        group("suspend", "db", "--tag", "nightly")
+        cluster.ask("alpha", "POST", "/v1/rollback", {
+            "targets": ["a0"], "to": "nightly", "step": "copy", "id": "00000000000000aa",
+        })  # fmt: skip
+        ctl(cluster["beta"], "resync", "b0", "--wait")
+        ctl(cluster["beta"], "suspend", "b0", "--tag", "nightly")
+        for point in ("latest", "nightly"):
+            error = group("rollback", "db", "--to", point, code=5)
+            assert "would not go back to one cut" in error
+        volume = cluster.ask("beta", "GET", "/v1/status")["volumes"][0]
+        assert (volume["served"], volume["rollback"]) == (True, None)
+        assert not cluster.ask("alpha", "GET", "/v1/status")["volumes"][0]["served"]

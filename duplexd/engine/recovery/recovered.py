@@ -15,6 +15,7 @@ from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX
 from duplexd.core.patience import JournalRead, OfState, Patience
+from duplexd.core.rollback import closed
 from duplexd.engine.checkpoint import forget_mount
 from duplexd.engine.opening import (
     PRIMARY,
@@ -334,12 +335,22 @@ def refuse(config: Config, faults: Faults, adopt: bool) -> None:
 
 
 def refuse_missing_volumes(config: Config, ledger: Ledger, unapplied: set[int]) -> None:
-    """Raises ConfigurationError for a volume that is removed, but has changes to be applied."""
+    """Raises ConfigurationError for a volume that is removed, but has changes to be applied, or is
+    half-way back to a cut: the others of that rollback would be served without it, and if it came
+    back, nothing would say what it holds, and its secondary would be copied over.
+    """
     for name, record in ledger.known().items():
+        if name in config.volumes:
+            continue
         staged = record.staging not in ("", UNCOMMITTED)
-        if name not in config.volumes and (record.id in unapplied or staged):
+        if record.id in unapplied or staged:
             raise ConfigurationError(
                 f"volumes.{name}: missing from the configuration, but the journal has changes for "
                 "it that are not on its images yet; put it back, start and stop the daemon once, "
                 "then remove it"
+            )
+        if why := closed(record):
+            raise ConfigurationError(
+                f"volumes.{name}: missing from the configuration, but {why}; put it back, end the "
+                "rollback, then remove it"
             )

@@ -12,6 +12,7 @@ from duplexd.core import rollback as steps
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.leaving import Leaving
 from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.markers import Differ
 from duplexd.core.rollback import Order
 from duplexd.engine import rollback_job
 from duplexd.engine.rollback_content import PIECE_BYTES, pieces
@@ -454,6 +455,19 @@ async def test_copied_alone_it_stays_closed_until_it_is_opened() -> None:
         await back(core, step=steps.OPEN, id=result["id"])
         assert not core.pair().closed
         await back(core, step=steps.OPEN, id=result["id"])  # once more is no error
+
+
+async def test_it_is_not_opened_if_a_comparison_has_found_the_legs_to_differ() -> None:
+    """One that had begun before it, elsewhere than what changed since the cut."""
+    async with running({"data": "sync"}) as core:
+        await cut(core)
+        result = await back(core, step=steps.COPY_ONLY, id="00ff00ff00ff00ff")
+        marker = Differ(core.pair().id, [(5 * MIB, BLOCK)])
+        timeline = core.controller.timeline
+        await timeline.at_rest(lambda: timeline.append(marker))
+        with pytest.raises(WrongStateError, match=r"differ in 1 place.*not finished"):
+            await back(core, step=steps.OPEN, id=result["id"])
+        assert core.pair().closed
 
 
 async def test_it_is_not_opened_before_all_is_copied() -> None:
