@@ -112,9 +112,10 @@ class EngineLimits:
     follower_step_seconds: float = 0.002  # that a step takes at most which clients may wait for
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
-    # In one answer to a client that asks what is data; it asks on from there
-    extents_max: int = 16 * KIB
+    # In one answer to a client that asks what is data, 0.2 ms of the loop; it asks on from there
+    extents_max: int = 512
     extents_seconds_max: float = 0.25
+    extents_slow_seconds: float = 0.02  # that such a question makes those of other disks wait
     # Of what changed up to a point since an earlier cut: 128 KiB each, all that one connection may
     # ask for, and some more
     bitmaps_kept_max: int = 64
@@ -188,7 +189,7 @@ class NbdLimits:
     sparse_read_bytes_min: int = 64 * KIB
     cache_bytes_max: int = 64 * MIB  # of one CACHE; the rest of it is ignored
     cache_piece_bytes: int = 1 * MIB  # that it reads at once
-    status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
+    status_bytes: int = 2 * MIB  # that a BLOCK_STATUS counts for as a read: 8 of one connection
     bitmap_extents_max: int = 256  # of all dirty bitmaps in one answer: 1 ms of the loop
     reply_buffer_bytes: int = 512 * KIB
     # A payload that does not go on, or replies that are not taken, for so long close the connection

@@ -8,22 +8,24 @@ That a range is data is always a safe answer, and the answer wherever the image 
 block device, it fails or hangs, or it is no longer the primary by the time it has answered.
 
 An image may have millions of extents, and a client can ask for all of them at once. So an answer
-may end early, by count and by time: a client asks on from there.
+may end early, by count and by time: a client asks on from there. And all questions stand in one
+line (`question_line.py`), because finding extents and replying with them takes the loop's time.
 """
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.patience import PRIMARY
-from duplexd.images.holes import Window, first_extents
+from duplexd.images.holes import first_extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.backend import Extent, Volume
     from duplexd.core.pair import Pair
+    from duplexd.engine.question_line import QuestionLine
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
@@ -42,12 +44,13 @@ class Asked(NamedTuple):
 class Extents:
     """Of volumes that are served; called from the loop."""
 
-    def __init__(self, legs: LegCalls, clock: Clock, limits: EngineLimits) -> None:
+    def __init__(
+        self, legs: LegCalls, line: QuestionLine, clock: Clock, limits: EngineLimits
+    ) -> None:
         self._legs = legs
+        self._line = line
         self._monotonic = clock.monotonic
         self._limits = limits
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._windows: dict[str, Window] = {}  # by name of the volume; kept
 
     def extents(
         self,
@@ -75,11 +78,7 @@ class Extents:
         if asked.leg.is_block:
             done([(offset, length, True)])
             return
-        task = asyncio.get_running_loop().create_task(
-            self._answer(asked, offset, length, one, done)
-        )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._line.ask(asked.leg, partial(self._answer, asked, offset, length, one, done))
 
     async def _answer(
         self,
@@ -90,9 +89,7 @@ class Extents:
         done: Callable[[list[Extent]], None],
     ) -> None:
         leg, monotonic, seconds_max = asked.leg, self._monotonic, self._limits.extents_seconds_max
-        count_max = 2 if one else self._limits.extents_max
-        # A copy asks about one range after the other; one extent is found in the smallest window
-        window = None if one else self._windows.setdefault(asked.pair.name, Window())
+        count_max = 1 if one else self._limits.extents_max
 
         def look() -> list[Extent]:
             until = monotonic() + seconds_max
@@ -101,7 +98,7 @@ class Extents:
                 offset,
                 length,
                 lambda found: len(found) >= count_max or monotonic() >= until,
-                window,
+                count_max,
             )
 
         try:

@@ -180,18 +180,20 @@ class CloneRequests:
         self._waiting.append(Read(offset, length, room, sparse, done))
         self._go_on()
 
-    def ask(
+    async def ask(
         self, offset: int, length: int, one: bool, done: Callable[[list[Extent]], None]
     ) -> None:
         """See `Backend.extents`."""
-        count_max = 2 if one else self._limits.extents_max
+        count_max = 1 if one else self._limits.extents_max
+        found: asyncio.Future[list[Extent]] = asyncio.get_running_loop().create_future()
 
         def over() -> Callable[[list[Extent]], bool]:
             until = self._monotonic() + self._limits.extents_seconds_max
             return lambda found: len(found) >= count_max or self._monotonic() >= until
 
-        self._waiting.append(Ask(offset, length, over, done))
+        self._waiting.append(Ask(offset, length, over, found.set_result))
         self._go_on()
+        done(await found)
 
     async def close(self) -> None:
         """Give the room of the overlay back. The clone has ended; what runs is waited for."""

@@ -11,6 +11,7 @@ here to who serves them; changes of clones never meet the write path.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from duplexd.core.clone import Clone, parse
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from duplexd.engine.events import Events
     from duplexd.engine.overlay import OverlayFiles
     from duplexd.engine.points import Points
+    from duplexd.engine.question_line import QuestionLine
     from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
     from duplexd.json_object import Json
@@ -63,6 +65,7 @@ class Clones:
         files: OverlayFiles,
         legs: LegCalls,
         on_leg_failed: Callable[[Pair, Leg, OSError], None],
+        line: QuestionLine,
         events: Events,
         clock: Clock,
         limits: EngineLimits,
@@ -78,6 +81,7 @@ class Clones:
         self._files = files
         self._legs = legs
         self._on_leg_failed = on_leg_failed
+        self._line = line
         self._events = events
         self._clock = clock
         self._limits = limits
@@ -312,7 +316,8 @@ class Clones:
     ) -> None:
         """See `Backend`."""
         if isinstance(volume, Clone):
-            _of(volume).ask(offset, length, one, done)
+            requests = _of(volume)
+            self._line.ask(requests, partial(requests.ask, offset, length, one, done))
         else:
             self._points.extents(volume, offset, length, one, done)
 

@@ -13,6 +13,7 @@ from duplexd.engine.clones import Clones
 from duplexd.engine.cut_readers import CutReaders
 from duplexd.engine.overlay import OverlayFiles
 from duplexd.engine.points import Points
+from duplexd.engine.question_line import QuestionLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,12 +54,13 @@ class CutExports:
         secondary that has lost writes.
         """
         readers = timeline.ledger.readers
-        extents = Extents(legs, clock, limits)
+        line = QuestionLine(limits.extents_slow_seconds)
+        extents = Extents(legs, line, clock, limits)
         overlays = OverlayFiles(disk, f"{state_dir}/clones", limits)
         self.points = Points(volumes, archive, legs, reads, extents, readers, on_leg_failed)
         self.readers = CutReaders(timeline, self.points, archive, events, limits)
         timeline.on_moved = self.readers.moved
         self.clones = Clones(
             volumes, self.points, volumes_take, archive, readers, overlays, legs, on_leg_failed,
-            events, clock, limits,
+            line, events, clock, limits,
         )  # fmt: skip

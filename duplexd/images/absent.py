@@ -7,6 +7,7 @@ absent leg fails like a disk that fails, with the reason, and takes the path of 
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class AbsentLeg:
     def reserve(self, _offset: int, _length: int) -> None:
         self._fail()
 
-    def extents(self, _offset: int, _length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, _offset: int, _length: int, _count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         self._fail()
 
     def write_back(self, _offset: int, _length: int) -> None:

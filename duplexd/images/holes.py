@@ -1,9 +1,9 @@
 """Which ranges of legs are holes: they read as zeroes, so nobody has to read them.
 
 A sparse volume is mostly holes, and reading them costs as much as reading data: 40 s for 16 GiB,
-where asking the file system takes milliseconds. `Leg.extents` lists every extent of the range it is
-asked about, and a fragmented image has millions. So the range asked about begins small, doubles as
-long as nothing but holes is found, and is never larger than a limit.
+where asking the file system takes milliseconds. A fragmented image has millions of extents. So what
+is listed has a limit: `first_extents` asks for a few at a time, and `equal_holes` about a range
+that begins small and doubles as long as nothing but holes is found.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _WINDOW_BYTES_MIN = 1 << 20
 _WINDOW_BYTES_MAX = 1 << 30  # at most 131,072 extents, of a file in pieces of 4 KiB
-_WINDOW_BYTES_FIRST = 1 << 27  # at most, of a question that begins as the last one ended
-_WINDOW_EXTENTS = 256  # as many as there can be in the smallest one
+_EXTENTS_AT_ONCE = 64
 _WINDOWS_MAX = 4096  # in one call, which holds a worker: 4 TiB in some 20 ms
 
 
@@ -48,43 +47,22 @@ def hole_until(leg: Leg, offset: int, end: int) -> int:
     return next((start for start, _, is_data in extents if is_data), end)
 
 
-class Window:
-    """How much of a leg is asked about at once; it follows the number of extents found. Who asks
-    about one range after the other keeps it, because a question has a cost of its own.
-    """
-
-    __slots__ = ("nbytes",)
-
-    def __init__(self) -> None:
-        self.nbytes = _WINDOW_BYTES_MIN
-
-    def follow(self, extents: int) -> None:
-        """So many were found in it."""
-        if extents > _WINDOW_EXTENTS:
-            self.nbytes = max(self.nbytes // max(2, extents // _WINDOW_EXTENTS), _WINDOW_BYTES_MIN)
-        elif extents < _WINDOW_EXTENTS // 4:
-            self.nbytes = min(self.nbytes * 2, _WINDOW_BYTES_MAX)
-
-
 def first_extents(
     leg: Leg,
     offset: int,
     length: int,
     over: Callable[[list[Extent]], bool],
-    window: Window | None = None,
+    count_max: int = _EXTENTS_AT_ONCE,
 ) -> list[Extent]:
     """The extents of a range, from its start on. Fewer than all of them if `over` says so of those
-    found; it is asked after each window.
+    found. It is asked once there are `count_max`, and now and then before that.
     """
-    window = window or Window()
-    window.nbytes = min(window.nbytes, _WINDOW_BYTES_FIRST)
+    at_once = min(count_max, _EXTENTS_AT_ONCE)
     found: list[Extent] = []
     end = offset + length
     while offset < end:
-        asked = min(window.nbytes, end - offset)
-        piece = leg.extents(offset, asked)
-        offset += asked
-        window.follow(len(piece))
+        piece = leg.extents(offset, end - offset, at_once)
+        offset = sum(piece[-1][:2])
         join(found, piece)
         if over(found):
             break

@@ -6,6 +6,7 @@ costs one call, and so that tests can put a leg in memory or one that fails on d
 
 from __future__ import annotations
 
+from sys import maxsize
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -65,9 +66,12 @@ class Leg(Protocol):
         content as it was.
         """
 
-    def extents(self, offset: int, length: int, /) -> list[tuple[int, int, bool]]:
-        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads
-        as zeroes, allocated or not.
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize, /
+    ) -> list[tuple[int, int, bool]]:
+        """`(offset, length, is_data)` in order, covering the range exactly, or its beginning once
+        there are `count_max` and perhaps one more. What is not data reads as zeroes, allocated or
+        not.
 
         Where holes cannot be found all is data. LostWritesError as `read_into`: what the disk has
         lost may look like a hole.

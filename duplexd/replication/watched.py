@@ -6,6 +6,7 @@ copies needs to know nothing of it: it is given legs.
 
 from __future__ import annotations
 
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from duplexd.core.patience import PRIMARY, SECONDARY, SYNC, Access, Waited
@@ -71,9 +72,11 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             self._leg.reserve(offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
-            return self._leg.extents(offset, length)
+            return self._leg.extents(offset, length, count_max)
 
     def write_back(self, offset: int, length: int) -> None:
         with self._watch.at(Access(self._pair, self._leg, self._use)):

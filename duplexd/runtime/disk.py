@@ -11,6 +11,7 @@ the file: no file grows.
 from __future__ import annotations
 
 import os
+from sys import maxsize
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.runtime import directory, machine, realfile
@@ -85,9 +86,12 @@ class File(Protocol):
         Raises OSError ENOSPC, with the content as it was.
         """
 
-    def extents(self, offset: int, length: int, /) -> list[tuple[int, int, bool]]:
-        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads
-        as zeroes, allocated or not.
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize, /
+    ) -> list[tuple[int, int, bool]]:
+        """`(offset, length, is_data)` in order, covering the range exactly, or its beginning once
+        there are `count_max` and perhaps one more. What is not data reads as zeroes, allocated or
+        not.
 
         Where holes cannot be found all is data.
         """

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
@@ -253,14 +254,16 @@ class RealFile:
         if self._reserves and length > 0:
             self._reserves = fallocate(self._fd, KEEP_SIZE, offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         if self.is_block:
             return [(offset, length, True)] if length else []
         if os.fstat(self._fd).st_size < offset + length:  # else its missing end would be a hole
             raise OSError(errno.EIO, "the file was truncated", self.path)
         found: list[tuple[int, int, bool]] = []
         end = offset + length
-        while offset < end:
+        while offset < end and len(found) < count_max:
             data = min(self._seek(offset, os.SEEK_DATA, end), end)
             if data > offset:
                 found.append((offset, data - offset, False))

@@ -3,8 +3,9 @@
     python -m tests.bench.flood SOCKET VOLUME KIND CONNECTIONS DEPTH LENGTH
 
 It is a process of its own, so that what it costs is not taken from the client that is measured. It
-parses nothing: replies are counted by their bytes. Each second it prints how many came. At its end
-it takes all replies and says goodbye, because nbdkit 1.32 fails an assertion if it leaves before.
+parses nothing: replies are counted by their bytes; of BLOCK_STATUS, whose replies differ in length,
+it reads the headers. Each second it prints how many came. At its end it takes all replies and says
+goodbye, because nbdkit 1.32 fails an assertion if it leaves before.
 """
 
 from __future__ import annotations
@@ -20,19 +21,40 @@ from dataclasses import dataclass
 REQUEST = struct.Struct(">IHHQQI")
 MAGIC = 0x25609513
 REPLY_BYTES = 16
-COMMANDS = {"read": 0, "write": 1, "goodbye": 2, "flush": 3, "trim": 4}
+COMMANDS = {"read": 0, "write": 1, "goodbye": 2, "flush": 3, "trim": 4, "status": 7}
+CHUNK = struct.Struct(">IHHQI")
+OPTION, ANSWER = struct.Struct(">8sII"), struct.Struct(">QIII")
+EXPORT_NAME, STRUCTURED_REPLY, SET_META_CONTEXT = 1, 8, 10
+ACK = 1
+CONTEXT = b"base:allocation"
 AT_ONCE_BYTES = 1 << 20
 
 
-def connect(path: str, volume: str) -> socket.socket:
-    """A connection that has chosen its volume."""
+def connect(path: str, volume: str, asks_status: bool = False) -> socket.socket:
+    """A connection that has chosen its volume, and `base:allocation` of it if it asks for that."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     client.recv(18, socket.MSG_WAITALL)
+    client.sendall(struct.pack(">I", 3))
     name = volume.encode()
-    client.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, len(name)) + name)
+    if asks_status:
+        _option(client, STRUCTURED_REPLY, b"")
+        parts = len(name).to_bytes(4), name, b"\0\0\0\1", len(CONTEXT).to_bytes(4), CONTEXT
+        _option(client, SET_META_CONTEXT, b"".join(parts))
+    client.sendall(OPTION.pack(b"IHAVEOPT", EXPORT_NAME, len(name)) + name)
     client.recv(10, socket.MSG_WAITALL)
     return client
+
+
+def _option(client: socket.socket, number: int, data: bytes) -> None:
+    client.sendall(OPTION.pack(b"IHAVEOPT", number, len(data)) + data)
+    kind = 0
+    while kind != ACK:
+        head = client.recv(ANSWER.size, socket.MSG_WAITALL)
+        _magic, _option, kind, length = ANSWER.unpack(head)
+        if kind >> 31:
+            raise ConnectionError(f"the server refused option {number}: {kind:#x}")
+        client.recv(length, socket.MSG_WAITALL)
 
 
 def request(kind: str, length: int, offset: int = 0) -> bytes:
@@ -84,7 +106,39 @@ class Flow:
         count = self.client.recv_into(self._buffer)
         if not count:
             raise ConnectionError("the server closed the connection")
+        self._took(count)
+
+    def _took(self, count: int) -> None:
         self._received += count
+
+
+class StatusFlow(Flow):
+    """Of BLOCK_STATUS: each reply is one chunk, which says how long it is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._replies = 0
+        self._skip = 0  # of the present chunk, that has not come
+        self._head = b""
+
+    @property
+    def answered(self) -> int:
+        return self._replies
+
+    def _took(self, count: int) -> None:
+        at = 0
+        while at < count:
+            if self._skip:
+                step = min(self._skip, count - at)
+                self._skip -= step
+                self._replies += not self._skip
+            else:
+                step = min(CHUNK.size - len(self._head), count - at)
+                self._head += self._buffer[at : at + step]
+                if len(self._head) == CHUNK.size:
+                    *_, self._skip = CHUNK.unpack(self._head)
+                    self._head = b""
+            at += step
 
 
 def flood(path: str, volume: str, kind: str, connections: int, depth: int, length: int) -> None:
@@ -92,8 +146,10 @@ def flood(path: str, volume: str, kind: str, connections: int, depth: int, lengt
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: ended.append(number))
     reply = REPLY_BYTES + (length if kind == "read" else 0)
+    made = StatusFlow if kind == "status" else Flow
     flows = [
-        Flow(connect(path, volume), request(kind, length), reply, depth) for _ in range(connections)
+        made(connect(path, volume, kind == "status"), request(kind, length), reply, depth)
+        for _ in range(connections)
     ]
     by_fd = {flow.client.fileno(): flow for flow in flows}
     poll = select.poll()

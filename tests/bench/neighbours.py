@@ -1,6 +1,6 @@
 """A client beside one that floods another volume: `make neighbours`.
 
-    make neighbours                                  three rounds of all floods: 4 minutes
+    make neighbours                                  three rounds of all floods: 5 minutes
     make neighbours ARGS="--only flush --rounds 1"   some of them
 
 For each flood the servers take turns, round by round. A client writes 4 KiB at a time, first alone,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tests.bench.timed_turns import Spans
 
 FLOODED, QUIET = "data", "wal"
+PIECES = "pieces"  # is flooded by those who ask what is data: every second block of it is a hole
 VOLUME_BYTES = 64 * MIB
 WARMING_SECONDS = 0.5
 ANSWER_SECONDS_MAX = 60.0
@@ -55,6 +56,7 @@ FLOODS = {
     "write-many": ("write", 1, 16384, 4 * KIB),
     "trim": ("trim", 1, 16384, 4 * KIB),
     "flush": ("flush", 4, 16384, 0),
+    "status": ("status", 4, 16, VOLUME_BYTES),
 }
 
 
@@ -132,11 +134,29 @@ def write_one_by_one(client: socket.socket, seconds: float) -> list[float]:
     return waits_s
 
 
+def volume_of(name: str) -> str:
+    """Which one the flood is of."""
+    return PIECES if FLOODS[name][0] == "status" else FLOODED
+
+
+def punch(server: Server) -> None:
+    """Every second block of a volume becomes a hole."""
+    with connect(str(server.socket), PIECES) as client:
+        client.settimeout(ANSWER_SECONDS_MAX)
+        for first in range(0, VOLUME_BYTES, 64 * 8 * KIB):
+            places = range(first, first + 64 * 8 * KIB, 8 * KIB)
+            client.sendall(b"".join(request("trim", 4 * KIB, place) for place in places))
+            replies = client.recv(REPLY_BYTES * len(places), socket.MSG_WAITALL)
+            assert not any(any(replies[at + 4 : at + 8]) for at in range(0, len(replies), 16))
+        client.sendall(request("goodbye", 0))
+    server.sync()
+
+
 @contextmanager
 def flooded(server: Server, name: str) -> Iterator[list[float]]:
     """The flood runs within; then the list has what it was answered, in each second."""
-    words = map(str, FLOODS[name])
-    command = [sys.executable, "-m", "tests.bench.flood", str(server.socket), FLOODED, *words]
+    words = [volume_of(name), *map(str, FLOODS[name])]
+    command = [sys.executable, "-m", "tests.bench.flood", str(server.socket), *words]
     rates: list[float] = []
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -172,11 +192,12 @@ def run(directory: Path, names: Sequence[str], rounds: int, seconds: float) -> b
     print(f"load of the machine: {load_average():.1f}", HEAD, sep="\n", flush=True)
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(made(directory / made.name, VOLUME_BYTES, (FLOODED, QUIET)))
+            stack.enter_context(made(directory / made.name, VOLUME_BYTES, (FLOODED, QUIET, PIECES)))
             for made in (TimedDuplexd, Nbdkit)
         ]
         for server in servers:
             fill(server, VOLUME_BYTES)
+            punch(server)
         for name in names:
             figures = {server.name: Figures() for server in servers}
             for number in range(rounds):

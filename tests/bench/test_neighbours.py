@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from time import sleep
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.bench.neighbours import (
     FLOODED,
+    PIECES,
     QUIET,
+    VOLUME_BYTES,
     Figures,
     TimedDuplexd,
     flooded,
     hundredth,
     measure,
+    punch,
 )
 from tests.bench.servers import VOLUME, Nbdkit
 from tests.bench.timed_turns import SharedSpans, Spans
@@ -79,3 +83,12 @@ def test_a_flood_that_ends_is_an_error(tmp_path: Path) -> None:
             [*command, "1", "1", "4096"], cwd=ROOT, check=False, timeout=60, capture_output=True
         )
     assert ended.returncode != 0
+
+
+def test_a_flood_of_block_status_counts_whole_replies(tmp_path: Path) -> None:
+    with TimedDuplexd(tmp_path / "server", VOLUME_BYTES, (FLOODED, QUIET, PIECES)) as server:
+        punch(server)
+        with flooded(server, "status") as rates:
+            sleep(1.5)  # it prints a figure each second
+    assert rates
+    assert rates[0] > 0

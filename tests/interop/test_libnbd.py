@@ -115,6 +115,29 @@ def test_a_sparse_volume_shows_its_holes(
         ]
 
 
+FRAGMENTED = """
+h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+h.connect_uri("{uri}")
+for page in range(0, 2000, 2):
+    h.pwrite(b"d" * 4096, page << 12)
+answers, at = [], 0
+while at < 2000 << 12:
+    found = []
+    h.block_status((2000 << 12) - at, at, lambda _name, _offset, got, _error: found.extend(got))
+    at += sum(found[::2])
+    answers.append(found)
+assert 4 <= len(answers) <= 5 and max(map(len, answers)) <= 2 * 577, [*map(len, answers)]
+assert sum(answers, []) == [4096, 0, 4096, nbd.STATE_HOLE | nbd.STATE_ZERO] * 1000
+"""
+
+
+def test_of_a_fragmented_volume_each_answer_has_some_extents(
+    serve_daemon: Callable[[], Iterator[NbdServer]], transport: str, client: Client
+) -> None:
+    for server in serve_daemon():
+        client("nbdsh", "-c", FRAGMENTED.format(uri=server.uri("data", transport)))
+
+
 LAST_WORDS = """
 import nbd
 h.connect_uri("{uri}")

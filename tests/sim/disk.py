@@ -9,6 +9,7 @@ import errno
 import os
 import posixpath
 from random import Random
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.stamp import Stamp
@@ -86,10 +87,12 @@ class SimFile:
         self._modified()
         self._image.allocate(offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         self._check(offset, length)
         self._disk.answers("extents", self.path)
-        return self._image.extents(offset, length)
+        return self._image.extents(offset, length, count_max)
 
     def write_back(self, offset: int, length: int) -> None:
         self._check(offset, length)

@@ -9,6 +9,7 @@ of one file system whose disk fails and is mounted again.
 from __future__ import annotations
 
 from itertools import count
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,13 +71,17 @@ class Image:
                 return max(page * PAGE - offset, 0)
         return length
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         found: list[tuple[int, int, bool]] = []
         for page in _units(offset, length, PAGE):
             start, end = max(page * PAGE, offset), min((page + 1) * PAGE, offset + length)
             is_data = page in self._allocated
             if found and found[-1][2] == is_data:
                 start = found.pop()[0]
+            elif len(found) == count_max:
+                break
             found.append((start, end - start, is_data))
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ class BadSectors:
     def reserve(self, offset: int, length: int) -> None:
         self._leg.reserve(offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
-        return self._leg.extents(offset, length)
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
+        return self._leg.extents(offset, length, count_max)
 
     def write_back(self, offset: int, length: int) -> None:
         self._leg.write_back(offset, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING, Literal, get_args
 
 from tests.sim.faults import Fault
@@ -101,9 +102,11 @@ class FaultLeg:
         self._meet("reserve")
         self._leg.reserve(offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         self._meet("extents")
-        return self._leg.extents(offset, length)
+        return self._leg.extents(offset, length, count_max)
 
     def write_back(self, offset: int, length: int) -> None:
         self._meet("write_back")

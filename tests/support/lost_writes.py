@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.writeback import LostWritesError
@@ -30,10 +31,12 @@ class LostWrites(FaultLeg):
     def has_lost_writes(self) -> bool:
         return self.lost
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         if self.lost:
             raise self._loss()
-        return super().extents(offset, length)
+        return super().extents(offset, length, count_max)
 
     def sync(self, times: bool = False) -> None:
         if self.lost and not self.reported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.stamp import Stamp
@@ -54,7 +55,9 @@ class MemoryLeg:
     def reserve(self, offset: int, length: int) -> None:
         self._end(offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, _count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         self._end(offset, length)
         return [(offset, length, True)] if length else []
 

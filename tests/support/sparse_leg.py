@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.stamp import Stamp
@@ -68,10 +69,14 @@ class SparseLeg:
     def reserve(self, offset: int, length: int) -> None:
         self._check(offset, length)
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    def extents(
+        self, offset: int, length: int, count_max: int = maxsize
+    ) -> list[tuple[int, int, bool]]:
         found: list[tuple[int, int, bool]] = []
         at, end = offset, offset + length
         for page in self._in(offset, length):
+            if len(found) >= count_max:
+                return found
             if page * PAGE > at:
                 found.append((at, page * PAGE - at, False))
             found.append((page * PAGE, PAGE, True))

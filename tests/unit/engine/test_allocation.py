@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.engine.allocation import Extents
+from duplexd.engine.question_line import QuestionLine
 from duplexd.replication.leg_calls import LegCalls
-from duplexd.units import KIB, MIB
+from duplexd.units import MIB
 from tests.support.sparse_leg import PAGE, SparseLeg
 from tests.unit.engine.parts import SIZE, SMALL, Parts, turns
 
@@ -20,12 +22,12 @@ WHOLE = [(0, SIZE, True)]
 
 
 class Device(SparseLeg):
-    def extents(self, offset: int, length: int) -> list[Extent]:
+    def extents(self, offset: int, length: int, _count_max: int = maxsize) -> list[Extent]:
         raise AssertionError("a device has no holes to find")
 
 
 class Truncated(SparseLeg):
-    def extents(self, offset: int, length: int) -> list[Extent]:
+    def extents(self, offset: int, length: int, _count_max: int = maxsize) -> list[Extent]:
         raise OSError(5, "the file was truncated")
 
 
@@ -33,7 +35,7 @@ def of_primary(primary: SparseLeg) -> tuple[Parts, Extents]:
     parts = Parts()
     pair = parts.pair()
     pair.set_legs(primary, pair.secondary, "sync")
-    return parts, Extents(LegCalls(parts.workers), parts.clock, SMALL)
+    return parts, Extents(LegCalls(parts.workers), QuestionLine(3600.0), parts.clock, SMALL)
 
 
 async def asked(
@@ -86,21 +88,52 @@ async def test_an_image_that_is_the_primary_no_longer_is_not_believed() -> None:
     assert answers == [WHOLE]
 
 
-@pytest.mark.parametrize(("one", "most"), [(False, 256), (True, 256)])
-async def test_an_answer_ends_with_the_count_of_extents(one: bool, most: int) -> None:
-    primary = SparseLeg(8 * MIB)
+def fragmented() -> SparseLeg:
+    leg = SparseLeg(8 * MIB)
     for page in range(0, 8 * MIB // PAGE, 2):
-        primary.write(page * PAGE, b"x" * PAGE)
-    parts, _ = of_primary(primary)
+        leg.write(page * PAGE, b"x" * PAGE)
+    return leg
+
+
+@pytest.mark.parametrize(("one", "most"), [(False, 11), (True, 2)])
+async def test_an_answer_ends_with_the_count_of_extents(one: bool, most: int) -> None:
+    parts, _ = of_primary(fragmented())
     limits = dataclasses.replace(SMALL, extents_max=10)
-    extents = Extents(LegCalls(parts.workers), parts.clock, limits)
+    extents = Extents(LegCalls(parts.workers), QuestionLine(3600.0), parts.clock, limits)
     found = await asked(parts, extents, 0, 8 * MIB, one)
-    assert found[:2] == [(0, PAGE, True), (PAGE, PAGE, False)]
+    assert found[:1] == [(0, PAGE, True)]
     assert len(found) <= most
 
 
+async def test_the_client_asks_on_from_where_an_answer_ends() -> None:
+    primary = fragmented()
+    parts, extents = of_primary(primary)
+    found: list[Extent] = []
+    at = answers = 0
+    while at < 8 * MIB:
+        found += await asked(parts, extents, at, 8 * MIB - at)
+        at = sum(found[-1][:2])
+        answers += 1
+    assert found == primary.extents(0, 8 * MIB)
+    assert answers >= len(found) // (SMALL.extents_max + 64)
+
+
 async def test_an_answer_ends_with_the_time() -> None:
-    parts, _ = of_primary(SparseLeg(64 * MIB))
+    parts, _ = of_primary(fragmented())
     limits = dataclasses.replace(SMALL, extents_seconds_max=0.0)
-    extents = Extents(LegCalls(parts.workers), parts.clock, limits)
-    assert await asked(parts, extents, 0, 64 * MIB) == [(0, 1024 * KIB, False)]
+    extents = Extents(LegCalls(parts.workers), QuestionLine(3600.0), parts.clock, limits)
+    assert len(await asked(parts, extents, 0, 8 * MIB)) <= 65
+
+
+async def test_questions_about_all_volumes_are_asked_one_at_a_time() -> None:
+    parts, extents = of_primary(fragmented())
+    answers: list[list[Extent]] = []
+    for name in ("data", "data", "wal", "wal"):
+        extents.extents(parts.pair(name), 0, SIZE, False, answers.append)
+    for answered in range(4):
+        await turns()
+        assert len(parts.workers.calls) == 1
+        assert len(answers) == answered
+        parts.workers.finish_all()
+    await turns()
+    assert len(answers) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,7 +133,7 @@ async def test_a_controller_reads_from_a_secondary_only_while_it_is_current(susp
 class Listed(MemoryLeg):
     """A leg that says of 4 KiB at 4096 that it is a hole."""
 
-    def extents(self, offset: int, length: int) -> list[Extent]:
+    def extents(self, offset: int, length: int, _count_max: int = maxsize) -> list[Extent]:
         return [(offset, 4096, False), (offset + 4096, length - 4096, True)]
 
 
