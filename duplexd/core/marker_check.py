@@ -14,7 +14,7 @@ from duplexd.core.transitions import PAIR_EVENTS, Moving
 from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from duplexd.core.markers import Marker
     from duplexd.core.pair import PairRecord
@@ -38,7 +38,21 @@ def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> 
     if event in pair_states.LEAVING:
         rollback.check_event(event, moved)
         readers.refuse(marker.volumes)
+    if isinstance(marker, markers.Resync):
+        _refuse_trailing(moved)
     if isinstance(marker, markers.MakeCut):
         differing = [pair for pair in moved if pair.differs is not None]
         if differing:
             refuse_differing(differing)
+
+
+def _refuse_trailing(pairs: Iterable[PairRecord]) -> None:
+    """What a resync copies is what changed since the cut: nothing would bring the changes before it
+    to a secondary that is still on its way there.
+    """
+    for pair in pairs:
+        if pair.usable and pair.applied < pair.limit(0):
+            raise WrongStateError(
+                f"{pair.name}: its secondary is at number {pair.applied}, and not yet at its cut, "
+                f"number {pair.limit(0)}; try again when it has arrived"
+            )

@@ -39,6 +39,7 @@ from duplexd.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.failures import Failures
@@ -301,21 +302,23 @@ class Swaps:
 
     async def _give_up(self, pair: Pair, check: Callable[[Pair], None]) -> Json:
         """Go on with what the secondary holds at its cut."""
+        cut = pair.cut
         await self._resyncs.arrive([pair])
         # What is written next must not be on that image while a power cut could still undo the
         # swap: it would count as the secondary at its cut again. A lease would end at its deadline,
         # and a sync may take longer.
         with self._leases.closed([pair]):
-            lost = await self._timeline.at_rest(lambda: self._give_up_now(pair, check))
+            lost = await self._timeline.at_rest(lambda: self._give_up_now(pair, cut, check))
             await self._timeline.durable()
         return lost
 
-    def _give_up_now(self, pair: Pair, check: Callable[[Pair], None]) -> Json:
+    def _give_up_now(self, pair: Pair, cut: Cut | None, check: Callable[[Pair], None]) -> Json:
+        """`cut`: the one that the secondary is known to be at."""
         check(pair)
         lost, primary, timeline = self._lost(pair), pair.primary, self._timeline
         failed = pair.failed
-        if not pair.usable or pair.state in (DUPLEX, PENDING, SIMPLEX):
-            raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
+        if pair.state != SUSPENDED or not pair.usable or pair.cut is not cut:
+            raise WrongStateError(f"{pair.name} changed its state meanwhile; try again")
         self._failures.exchange(pair)
         why = f"{primary.path}: its changes from number {lost['first']} on were given up"
         everything = {pair: pair.record.full_map()}

@@ -5,11 +5,15 @@ journal if it still reaches back to every cut and would copy no more than the ch
 by map. The journal is preferred because the secondaries then go through states that existed, so
 nothing has to be staged. Pairs whose secondary holds no such state (torn, or its disk failed) are
 copied in a job of their own.
+
+A secondary leaves its cut only after it has arrived there, durably. That takes a while, and a
+failure may suspend more of the pairs meanwhile, at a cut that they are still on their way to. So it
+is asked again in the step that begins (`Resyncs._from_cuts`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Copy, Resync
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from duplexd.core.change_map import ChangeMap
+    from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
     from duplexd.json_object import Json
     from duplexd.replication.followers import Followers
     from duplexd.replication.seams import Checkpointer, Emit, Timeline
+
+T = TypeVar("T")
 
 _SIMPLEX = "SIMPLEX, there is no secondary to resync; add one to the configuration"
 
@@ -73,11 +80,9 @@ class Resyncs:
         DuplexdError if the journal has no room for it.
         """
         refusals = refusals or Refusals()
-        lost = await self._arrived(_possible(pairs, refusals))
-        for pair, error in lost.items():
-            refusals.add(pair, error.strerror or str(error))
+        _possible(pairs, refusals)
         try:
-            report = await self._timeline.at_rest(lambda: self._begin(pairs, refusals))
+            report = await self._from_cuts(pairs, refusals, lambda: self._begin(pairs, refusals))
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
@@ -93,28 +98,57 @@ class Resyncs:
         _possible(pairs, refusals)
 
     async def arrive(self, pairs: Sequence[Pair]) -> None:
-        """Wait until suspended secondaries are at their cuts, and durable there.
+        """Wait until suspended secondaries are at their cuts, and durable there. Raises
+        WrongStateError for one whose path leads to another image.
+        """
+        await self._arrived(pairs, Refusals())
+
+    async def _from_cuts(
+        self, pairs: Sequence[Pair], refusals: Refusals, step: Callable[[], T]
+    ) -> T:
+        """The result of `step`, run at rest when suspended secondaries are where `_arrived` says.
+        Raises as that does, and as `step`.
+        """
+        cuts: dict[Pair, Cut | None] = {}
+        done: list[T] = []
+
+        def take() -> list[T]:
+            return [step()] if self._are_at(refusals.left(pairs), cuts) else []
+
+        while not done:
+            cuts = await self._arrived(pairs, refusals)
+            done = await self._timeline.at_rest(take)
+        return done[0]
+
+    async def _arrived(self, pairs: Sequence[Pair], refusals: Refusals) -> dict[Pair, Cut | None]:
+        """Wait until suspended secondaries are at their cuts, and durable there; these cuts.
 
         A resync leaves the cuts and a restart does not go back to them, so this holds for those
-        that a failure suspended, too. Raises WrongStateError for one whose path leads to another
+        that a failure suspended, too. Raises as `Refusals.left`, for paths that lead to another
         image.
         """
-        refusals = Refusals()
-        for pair, error in (await self._arrived(pairs)).items():
+        left = refusals.left(pairs)
+        await self._followers.until(lambda: all(self._has_arrived(pair) for pair in left))
+        cuts = {pair: pair.cut for pair in left if pair.state == pair_states.SUSPENDED}
+        for pair, error in (await self._checkpointer.sync_secondaries(list(cuts))).items():
             refusals.add(pair, error.strerror or str(error))
         refusals.left(pairs)
+        return cuts
 
-    async def _arrived(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
-        """The same; an error for each path that leads to another image."""
-        await self._followers.until(lambda: all(self._has_arrived(pair) for pair in pairs))
-        suspended = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
-        return await self._checkpointer.sync_secondaries(suspended)
+    def _are_at(self, pairs: Sequence[Pair], cuts: Mapping[Pair, Cut | None]) -> bool:
+        """Whether suspended secondaries are still at these cuts. One that is not usable is at none,
+        and is written to by nobody once it has arrived.
+        """
+        return all(
+            self._has_arrived(pair) and (not pair.usable or pair.cut is cuts.get(pair))
+            for pair in pairs
+            if pair.state == pair_states.SUSPENDED
+        )
 
     async def roll_forward(self, pairs: Sequence[Pair], check: Callable[[Pair], None]) -> None:
         """Begin a resync from the journal alone: without their primaries. `check` raises if it does
         not reach back to the cut of one. From that step on it is kept for all of them.
         """
-        await self.arrive(pairs)
 
         def begin() -> None:
             for pair in pairs:
@@ -123,7 +157,7 @@ class Resyncs:
                 pair.copied_bytes, pair.resync_error = 0, None
             self._begin_following(pairs, JOURNAL)
 
-        await self._timeline.at_rest(begin)
+        await self._from_cuts(pairs, Refusals(), begin)
 
     def _has_arrived(self, pair: Pair) -> bool:
         settled = pair.cut is None or pair.cut.id not in self._unsettled

@@ -483,6 +483,17 @@ def test_resync_of_a_secondary_that_is_not_at_its_cut_yet_begins_where_it_is() -
     assert story.pair().applied == before
 
 
+@pytest.mark.parametrize("how", [JOURNAL, MAP])
+def test_a_resync_of_a_secondary_that_is_not_at_its_cut_yet_is_not_begun(how: str) -> None:
+    """Nothing would bring it the records between: it would be called DUPLEX without them."""
+    story = suspended()
+    pair, cut = story.pair(), story.pair().limit(0)
+    with pytest.raises(WrongStateError, match=f"data: .* not yet at its cut, number {cut}"):
+        story.ledger.check(Resync("j", how, [1]))
+    story.ledger.advance(pair, cut)
+    story.ledger.check(Resync("j", how, [1]))
+
+
 def test_resync_by_map_counts_from_its_commit_on() -> None:
     story = suspended()
     story.mark(Resync("j", MAP, [1]))

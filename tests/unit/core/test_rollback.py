@@ -23,6 +23,7 @@ def at_cut() -> Story:
     story.mark(markers.Attach([1, 2]))
     story.mark(markers.MakeCut("c1", "", [1, 2]))
     for number in (1, 2):
+        story.ledger.advance(story.pair(number), story.sequence)
         story.ledger.track(story.pair(number), 1, 0, 100)
     return story
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,11 @@ from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.markers import Missed
 from duplexd.errors import DuplexdError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.core.pair import Pair
 
 ONE = {"data": "sync"}
 
@@ -330,6 +336,41 @@ async def test_nothing_is_given_up_of_a_pair_that_is_suspended_meanwhile(
             await swapping
         assert core.pair("wal").primary.path == "/a/wal.img"
         assert await core.read("wal", 0, 4) == (0, b"kept")
+
+
+async def test_nothing_is_given_up_for_a_cut_that_the_secondary_is_still_on_its_way_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is read from then on would lack changes before that cut, and its follower would write to
+    the new primary.
+    """
+    async with running({"data": "async"}) as core:
+        controller, pair, cuts = core.controller, core.pair(), list[asyncio.Task[object]]()
+        sync, stepping = controller.checkpointer.sync_secondaries, controller.followers.stepping
+
+        async def sync_and_cut_again(pairs: Sequence[Pair]) -> dict[Pair, OSError]:
+            lost = await sync(pairs)
+            monkeypatch.undo()
+            await controller.resync(["data"])
+            await controller.resync_wait(["data"])
+            await stepping.acquire()
+            await core.write("data", 0, b"before")
+            cuts.append(asyncio.ensure_future(controller.suspend(["data"])))
+            await core.until(lambda: pair.state == "SUSPENDED")
+            assert pair.applied < pair.limit(0)
+            return lost
+
+        await controller.suspend(["data"])
+        await core.write("data", 0, b"given up")
+        monkeypatch.setattr(controller.checkpointer, "sync_secondaries", sync_and_cut_again)
+        try:
+            with pytest.raises(WrongStateError, match="data changed its state meanwhile"):
+                await swap(core, lose_changes=True)
+        finally:
+            stepping.release()
+        await cuts[0]
+        assert not pair.record.swapped
+        assert core.equal()
 
 
 def test_a_restart_does_not_apply_what_was_given_up() -> None:

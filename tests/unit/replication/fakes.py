@@ -194,13 +194,16 @@ class FakeFreeze:
 
 
 class FakeCheckpointer:
-    """See `seams.Checkpointer`. `lost` is what `sync_secondaries` answers."""
+    """See `seams.Checkpointer`. `lost` is what `sync_secondaries` answers; `meanwhile` is called in
+    it, once.
+    """
 
     def __init__(self) -> None:
         self.copying = asyncio.Lock()
         self.kept_from: list[int] = []
         self.synced: list[list[str]] = []
         self.lost: dict[Pair, OSError] = {}
+        self.meanwhile: Callable[[], None] = _nothing
 
     def keep_from(self, number: int) -> None:
         self.kept_from.append(number)
@@ -209,6 +212,8 @@ class FakeCheckpointer:
         self.synced.append([pair.name for pair in pairs])
         for pair in pairs:
             pair.copy_of.sync()
+        meanwhile, self.meanwhile = self.meanwhile, _nothing
+        meanwhile()
         return self.lost
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, 
 from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, BY_JOURNAL, DUPLEX, PENDING, SUSPENDED
 from duplexd.core.patience import Patience
 from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.limits import EngineLimits
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
@@ -31,7 +33,7 @@ from tests.unit.engine.cores import Core, running
 from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, FakeGates, World, turns, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.json_object import Json
@@ -289,6 +291,110 @@ async def test_what_a_freeze_left_is_durable_before_the_cut_is_left_on_the_disk_
         assert core.disk.unsynced("/b/log.img")
         await core.controller.resync(["log"])
         assert not core.disk.unsynced("/b/log.img")
+
+
+class Late:
+    """Suspended by a failure of its group while a resync of both waits for a sync of `pair`."""
+
+    def __init__(self, mode: str, by: Callable[[World], tuple[Replication, Pair]]) -> None:
+        self.world = World()
+        self.replication, self.pair = by(self.world)
+        self.late = self.world.pair("late", mode)
+        self.replication.followers.start([self.late])
+        self.world.checkpointer.meanwhile = self._suspend
+
+    def _suspend(self) -> None:
+        """With more of the journal before its cut than its follower takes at once."""
+        self.world.workers.held = asyncio.Event()
+        for at in range(0, 4 * GRAIN, GRAIN):
+            self.world.timeline.write(self.late, at, b"x" * GRAIN)
+            if self.late.mirrors:
+                self.late.copy_of.write(at, b"x" * GRAIN)
+                self.world.timeline.ledger.advance(self.late.record, self.world.timeline.written)
+        error = OSError(errno.EIO, "its group")
+        self.world.freeze([self.late], None, self.world.timeline.written, error, [], {})
+
+    def go_on(self) -> None:
+        assert self.world.workers.held is not None
+        self.world.workers.held.set()
+        self.world.workers.held = None
+
+    @property
+    def is_at_its_cut(self) -> bool:
+        return self.late.cut is not None and self.late.applied == self.late.cut.sequence
+
+
+@pytest.mark.parametrize("by", [small_change, rewritten])
+async def test_one_that_is_suspended_meanwhile_arrives_too_before_it_leaves(
+    by: Callable[[World], tuple[Replication, Pair]],
+) -> None:
+    """Else the records between would be applied by nobody, or by two at once."""
+    late = Late("async", by)
+    resync = asyncio.ensure_future(late.replication.resync(late.pair, late.late))
+    await turns()
+    assert late.late.state == SUSPENDED
+    assert not late.is_at_its_cut
+    assert not resync.done()
+    late.go_on()
+    await resync
+    await late.replication.wait(late.late)
+    assert late.late.state == DUPLEX
+    assert late.world.legs[late.late].equal
+    await late.replication.followers.stop()
+
+
+async def test_one_that_is_suspended_meanwhile_is_durable_too_before_it_leaves() -> None:
+    late = Late("sync", rewritten)
+    resync = asyncio.ensure_future(late.replication.resync(late.pair, late.late))
+    await turns()
+    late.go_on()
+    await resync
+    assert late.world.checkpointer.synced == [["data"], ["data", "late"]]
+
+
+async def suspends(core: Core) -> None:
+    """By another command."""
+    assert (await core.controller.suspend(["data", "log"]))["verdict"] == "consistent"
+
+
+async def freezes(core: Core) -> None:
+    """With the other one of its group, whose path leads to another image."""
+    data = core.pair("data")
+    core.controller.failed_legs.misplaced(data, data.copy_of, OSError(errno.ESTALE, "moved"))
+
+
+@pytest.mark.parametrize("by", [suspends, freezes])
+async def test_a_cut_that_is_made_while_a_resync_begins_costs_no_change(
+    by: Callable[[Core], Coroutine[None, None, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next cut would be called consistent, with a secondary that lacks it."""
+    volumes, groups = {"data": "async", "log": "async", "old": "async"}, {"db": ["data", "log"]}
+    limits = replace(EngineLimits(), follower_chunk_bytes=64 * KIB)
+    async with running(volumes, groups, limits=limits) as core:
+        controller, log, cuts = core.controller, core.pair("log"), list[asyncio.Task[None]]()
+        sync = controller.checkpointer.sync_secondaries
+
+        async def sync_and_cut(pairs: Sequence[Pair]) -> dict[Pair, OSError]:
+            lost = await sync(pairs)
+            if not cuts:
+                for at in range(0, CORE_SIZE, 64 * KIB):
+                    core.send("log", at, b"\x77" * 64 * KIB)
+                cuts.append(asyncio.ensure_future(by(core)))
+                await core.until(lambda: log.state == SUSPENDED)
+                assert log.applied < log.limit(0), "it is at its cut already"
+            return lost
+
+        await controller.suspend(["old"])
+        for number in range(5):
+            assert await core.write("old", 0, bytes([number + 1]) * 256 * KIB) == 0
+        monkeypatch.setattr(controller.checkpointer, "sync_secondaries", sync_and_cut)
+        await controller.resync(["old", "log"])
+        await cuts[0]
+        await controller.resync(["data", "log"])
+        await controller.resync_wait(["old", "log", "data"])
+        assert (await controller.suspend(["data", "log"]))["verdict"] == "consistent"
+        assert core.equal("log")
+        assert core.equal("data")
 
 
 # -------------------------------------------------------------------------------- by journal
