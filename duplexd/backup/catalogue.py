@@ -62,8 +62,15 @@ def find(directory: str | Path) -> list[Listed]:
     with in_words(directory):
         # absolute: QEMU reads what is before a colon as a protocol
         inside = Path(directory).absolute().iterdir()
-        names = sorted(path for path in inside if NAME.fullmatch(path.name))
-    return _linked([_look(path) for path in names])
+        paths = [path for path in inside if NAME.fullmatch(path.name)]
+    return _linked(sorted(map(_look, paths), key=_age))
+
+
+def _age(listed: Listed) -> tuple[str, float, str]:
+    """Names begin with the second of the cut; two of one second are told apart by the manifest."""
+    name, manifest = listed.path.name, listed.manifest
+    second, _, _ = name.partition("-")
+    return second, manifest.cut_time if manifest is not None else 0.0, name
 
 
 def _look(path: Path) -> Listed:

@@ -39,6 +39,13 @@ def test_backups_are_listed_by_time_and_nothing_else_is(tmp_path: Path) -> None:
     assert [(each.id, each.wrong) for each in found] == [(name_of(1), ()), (name_of(2), ())]
 
 
+def test_of_two_backups_of_one_second_the_later_one_is_the_newest(tmp_path: Path) -> None:
+    earlier, later = "20260101T020000Z-ffffffffffffffff", "20260101T020000Z-0000000000000000"
+    put(tmp_path, earlier, cut_time=1e9 + 0.1)
+    put(tmp_path, later, cut_time=1e9 + 0.2)
+    assert [each.id for each in catalogue.find(tmp_path)] == [earlier, later]
+
+
 def _no_manifest(path: Path) -> None:
     (path / FILE).unlink()
 
