@@ -57,7 +57,7 @@ def test_a_log_that_hangs_ends_the_start() -> None:
     hanging = Hanging(disk, STAGING, "read")
 
     async def scenario() -> None:
-        with pytest.raises(StagingHungError, match=r"has not answered for 0\.2 s"):
+        with pytest.raises(StagingHungError, match="has not answered for"):
             async with started(disk, VOLUMES):
                 pass
 
