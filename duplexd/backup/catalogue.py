@@ -67,7 +67,7 @@ def find(directory: str | Path) -> list[Listed]:
 
 
 def _age(listed: Listed) -> tuple[str, float, str]:
-    """Names begin with the second of the cut; two of one second are told apart by the manifest."""
+    """Names begin with the second of the cut; of two of one second the manifest decides."""
     name, manifest = listed.path.name, listed.manifest
     second, _, _ = name.partition("-")
     return second, manifest.cut_time if manifest is not None else 0.0, name

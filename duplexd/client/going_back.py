@@ -3,7 +3,7 @@
 One controller does it whole. Several take part in one rollback, of one id: all are asked whether
 anything is in the way, then all close their volumes and copy, and only when all are done the first
 of them opens. A controller that has opened is not asked again: its volumes are in use by then. So
-the same command goes on, whatever ended it, and whoever begins it again.
+the same command goes on, whatever ended it and from any client.
 """
 
 from __future__ import annotations

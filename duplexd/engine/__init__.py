@@ -55,7 +55,7 @@ Inside, one turn of the loop between two batches is one point of the sequence:
 `timeline` is the one way to write to the journal: batches of changes, and markers between two of
 them. `write_path` makes each `batch` and `apply` executes it; where a change fails on one leg,
 `repair` reads the other. `reads` serves what is not cached, `splices` what need not be copied,
-`allocation` says where images have holes, and `question_line` who is told next. `suspend` cuts
+`allocation` says where images have holes, and `question_line` whose turn it is. `suspend` cuts
 pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with
 other controllers;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and

@@ -158,7 +158,7 @@ class Clones:
         return bases
 
     async def _files_for(self, sizes: list[int]) -> list[File]:
-        """Whoever asks next waits for it, also if this caller has gone: it is one directory."""
+        """The next caller waits for it, also if this one has gone: it is one directory."""
         watch: Watch[Waited] = Watch()
         files: list[File] = []
 

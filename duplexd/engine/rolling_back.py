@@ -192,7 +192,7 @@ class Rollbacks:
         return job
 
     async def _run(self, job: RollbackJob, opens: bool) -> None:
-        """To its end, whoever waits for it."""
+        """To its end, also if no caller waits for it."""
         try:
             await job.run(self._timeline, self._own_writes, self._legs)
             if opens:

@@ -116,7 +116,7 @@ async def _check(
 async def _dirty(
     machine: Machine, pair: Pair, since: KnownCut, until: KnownCut
 ) -> list[tuple[int, int]] | None:
-    """What NBD clients are told, in pieces of any size; None if `until` cannot be read now."""
+    """The answer to NBD clients, in pieces of any size; None if `until` cannot be read now."""
     controller, rng = machine.controller, Random(since.sequence)
     point = controller.volume(f"{pair.name}@{until.id}")
     if not isinstance(point, Point) or since.id not in point.bitmaps():

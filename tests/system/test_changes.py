@@ -35,7 +35,7 @@ def command(files: DaemonFiles, *arguments: str, code: int = 0) -> str:
 
 
 def dirty(files: DaemonFiles, name: str, since: str) -> list[dict[str, int]]:
-    """What NBD clients are told of the point that the volume is at."""
+    """What NBD clients get as an answer about the point that the volume is at."""
     done = subprocess.run(
         ["nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{since}", files.uri(f"{name}@latest")],
         check=True, capture_output=True, timeout=60,

@@ -135,7 +135,7 @@ async def test_it_is_undone_by_another_one_to_a_cut_that_was_made_before(daemon:
 
 
 async def half_way(daemon: Daemon) -> str:
-    """All is copied, and nothing opened: what is left by whoever dies before the last step."""
+    """All is copied, and nothing opened: what is left if the client dies before the last step."""
     body = {"targets": ["db"], "to": "latest", "step": "copy", "id": "00000000000000ff"}
     code, answer = await asyncio.to_thread(daemon.request, "POST", "/v1/rollback", body)
     assert code == 200, answer
