@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 TESTS = Path(__file__).parent
-LONG_ROOMS = ("vm", "system"), ("interop", "sim")  # beginning with those that take longest
+LONG_ROOMS = (
+    ("vm", "system"),
+    ("interop", "sim", "model", "packaging"),
+)  # beginning with those that take longest
 
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
