@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,20 @@ if TYPE_CHECKING:
 
 
 TESTS = Path(__file__).parent
-LONG_ROOMS = ("vm", "system"), ("interop", "sim")  # beginning with those that take longest
+LONG_ROOMS = (
+    ("vm", "system"),
+    ("interop", "sim", "model", "packaging"),
+)  # beginning with those that take longest
 
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )  # it may be busy, or hang for a while
 settings.load_profile("any machine")
+
+# Compiled modules are kept, even where the environment says otherwise: a test that starts a daemon
+# would compile all of duplexd before, and thousands do.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(trylast=True)

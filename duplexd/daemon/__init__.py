@@ -1,6 +1,6 @@
 """The process: arguments, checks of the machine, the state lock, assembly, signals, systemd.
 
-    settings = load("/etc/duplexd/alpha.toml")      # program.py, after click
+    settings = load_in_time("/etc/duplexd/alpha.toml")  # loading.py; a disk under it may hang
     checking.check("/etc/duplexd/alpha.toml")       # `duplexd check`: does it fit this machine
     service.run(settings)                           # lock, recover, serve, until SIGTERM
 

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.config import load as config
 from duplexd.config.exposure import describe_exposure
 from duplexd.daemon import preflight
 from duplexd.daemon.beyond import beyond_the_file
 from duplexd.daemon.hazards import hazards
+from duplexd.daemon.loading import load_in_time
 from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.limits import DaemonLimits
 from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from duplexd.config.daemon_file import Config, VolumeConfig
     from duplexd.config.nbd_section import Place
     from duplexd.json_object import Json
@@ -53,30 +51,6 @@ class Findings(NamedTuple):
             "reload": self.reload,
             "summary": _summary(self.settings) if self.settings else None,
         }
-
-
-def load_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
-    """The configuration. Its images are looked at only if they answer: two links to one file, which
-    is a mistake, are not found on a disk that hangs. Raises ConfigurationError; WrongStateError if
-    the file itself hangs.
-    """
-    try:
-        return Patience(seconds).call(lambda: config.load(config_path))
-    except OSError:
-        pass
-    try:
-        return Patience(seconds).call(lambda: config.load(config_path, follow=False))
-    except OSError as error:
-        text = f"{config_path}: the configuration file {error.strerror}; see which disk it is on"
-        raise WrongStateError(text) from None
-
-
-def parse_in_time(text: str, path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
-    """The same of a text that lies, or would lie, at `path`."""
-    try:
-        return Patience(seconds).call(lambda: config.parse(text, path))
-    except OSError:
-        return config.parse(text, path, follow=False)
 
 
 def check(config_path: str) -> Findings:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from duplexd import __version__
+from duplexd.daemon.lean import lean
 from duplexd.errors import DuplexdError, ForbiddenError
 from duplexd.printable import printable
 from duplexd.runtime.descriptors import open_standard
@@ -107,10 +108,11 @@ def cli() -> None:
 )
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
-    from duplexd.daemon import checking, service
-    from duplexd.runtime import log
+    with lean():
+        from duplexd.daemon import loading, service
+        from duplexd.runtime import log
 
-    settings = checking.load_in_time(config_path)
+    settings = loading.load_in_time(config_path)
     log.configure(log_level)
     service.run(settings, adopt)
 
@@ -122,7 +124,8 @@ def check(config_path: str, as_json: bool) -> None:
     """Check whether `run`, and a reload if a daemon runs, would accept the configuration; change
     nothing.
     """
-    from duplexd.daemon import checking
+    with lean():
+        from duplexd.daemon import checking
 
     found = checking.check(config_path)
     if as_json:

@@ -22,7 +22,7 @@ from duplexd.api.server import Admission
 from duplexd.config.differences import differences
 from duplexd.config.exposure import describe_exposure
 from duplexd.daemon import preflight
-from duplexd.daemon.checking import load_in_time, parse_in_time
+from duplexd.daemon.loading import load_in_time, parse_in_time
 from duplexd.daemon.nbd_rules import Rules
 from duplexd.daemon.startup import in_file, refuse_fixed, refuse_problems
 from duplexd.errors import DuplexdError, WrongStateError

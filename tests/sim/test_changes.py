@@ -123,6 +123,8 @@ MISTAKES = [
     a_resync_forgets_what_it_copied,
     a_bitmap_leaves_out_where_a_question_begins,
 ]
+# Where the search begins for one that few seeds find; all others follow
+RARE: dict[Plant, int] = {a_restart_forgets_what_has_no_record: 36}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
@@ -134,9 +136,9 @@ def test_a_planted_mistake_is_found(mistake: Plant) -> None:
 
         mistake(patch)
         with pytest.raises(AssertionError, match="not in the extents"):
-            _run_all()
+            _run_all(RARE.get(mistake, 0))
 
 
-def _run_all() -> None:
-    for seed in range(SEEDS):
+def _run_all(first: int) -> None:
+    for seed in (*range(first, SEEDS), *range(first)):
         run(seed)

@@ -266,6 +266,20 @@ MUTANTS = [
     segments_are_dropped_while_somebody_needs_them,
 ]
 
+# Where the search begins for those that few seeds find; all others follow. A change of the code may
+# make another seed the first, which costs time and nothing else.
+RARE: dict[Callable[..., None], int] = {
+    secondaries_are_not_replayed: 25,
+    regions_are_not_made_durable: 6,
+    regions_are_not_marked: 8,
+    an_unclean_stop_is_not_noticed: 16,
+    what_is_staged_is_applied_before_its_commit: 10,
+    a_primary_that_failed_stays_in_use: 9,
+    changes_that_a_swap_gave_up_are_replayed: 8,
+    a_swap_leaves_the_numbers_with_the_roles: 8,
+    whatever_lies_there_is_the_image: 11,
+}
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_planted_mistake_is_detected(mutant: Callable[[Callable[..., None]], None]) -> None:
@@ -311,7 +325,8 @@ def _is_found(mutant: Callable[[Callable[..., None]], None], run: Callable[[int]
             )
 
         mutant(patch)
-        for seed in range(SEEDS):
+        first = RARE.get(mutant, 0)
+        for seed in (*range(first, SEEDS), *range(first)):
             try:
                 run(seed)
             except AssertionError as failure:

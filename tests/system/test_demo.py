@@ -1,20 +1,23 @@
 """`duplexd demo` does what the README says, and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
 from duplexd.canary.checker import Findings
 from duplexd.demo import main as demo
-from duplexd.demo.scene import Cut, Scene
+from duplexd.demo.scene import Cut
 from tests.support.daemon import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,26 +80,56 @@ async def test_an_interrupted_demo_stops_its_daemon_and_removes_its_files(
     assert not _processes_with(str(directory))
 
 
+class PlantedScene:
+    """A scene without a daemon, whose cuts have these faults."""
+
+    group_broken = 0
+    naive_broken = 0
+
+    def __init__(self, *_: object) -> None:
+        self.workload = SimpleNamespace(history=SimpleNamespace(acknowledged=0))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is left."""
+
+    async def write_for(self, _seconds: float) -> float:
+        return 0.0
+
+    async def changed_bytes(self) -> int:
+        return 0
+
+    async def resync(self) -> int:
+        return 0
+
+    async def cut_group(self, _tag: str = "") -> Cut:
+        return self._cut(self.group_broken)
+
+    async def cut_one_by_one(self, _tag: str = "") -> Cut:
+        return self._cut(self.naive_broken)
+
+    def _cut(self, broken: int) -> Cut:
+        hold = {"seconds_max": 0.0, "writes_held": 0}
+        answer = {"verdict": "consistent", "cut": "1", "hold": hold}
+        return Cut(Findings(counts=Counter(broken=broken)), [answer], 0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("group_broken", "naive_broken", "status"), [(0, 5, 0), (1, 5, 1), (0, 0, 1)]
 )
 def test_the_exit_code_says_whether_the_checker_proved_anything(
     monkeypatch: pytest.MonkeyPatch, group_broken: int, naive_broken: int, status: int
 ) -> None:
-    def planted(broken: int) -> object:
-        async def cut(_: Scene, tag: str = "") -> Cut:
-            hold = {"seconds_max": 0.0, "writes_held": 0}
-            return Cut(
-                Findings(counts=Counter(broken=broken)),
-                [{"verdict": "consistent", "cut": "1", "hold": hold}],
-                0.0,
-                0.0,
-            )
+    @contextlib.asynccontextmanager
+    async def no_daemon(*_: object) -> AsyncIterator[None]:
+        yield
 
-        return cut
-
-    monkeypatch.setattr(Scene, "cut_group", planted(group_broken))
-    monkeypatch.setattr(Scene, "cut_one_by_one", planted(naive_broken))
+    monkeypatch.setattr(demo, "_daemon", no_daemon)
+    monkeypatch.setattr(demo, "Scene", PlantedScene)
+    monkeypatch.setattr(PlantedScene, "group_broken", group_broken)
+    monkeypatch.setattr(PlantedScene, "naive_broken", naive_broken)
     assert demo.main(rounds=1, pairs=16) == status
 
 

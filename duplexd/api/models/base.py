@@ -23,7 +23,9 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """The daemon only documents these, so their validators are made when one is used first."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class Problem(Answer):

@@ -13,7 +13,7 @@ import pytest
 
 from duplexd.config import load
 from duplexd.config.load import parse
-from duplexd.daemon import checking, preflight
+from duplexd.daemon import loading, preflight
 from duplexd.errors import WrongStateError
 from tests.unit.daemon.files import config, config_text
 
@@ -115,13 +115,13 @@ def test_a_configuration_that_hangs_is_waited_for_no_longer_than_an_image(tmp_pa
     path = tmp_path / "duplexd.toml"
     os.mkfifo(path)
     with pytest.raises(WrongStateError, match="the configuration file does not answer"):
-        checking.load_in_time(path, 0.05)
+        loading.load_in_time(path, 0.05)
 
 
 @pytest.mark.usefixtures("hanging")
 def test_a_configuration_can_be_read_while_an_image_hangs(tmp_path: Path) -> None:
     (tmp_path / "f.toml").write_text(text(tmp_path))
-    assert checking.load_in_time(tmp_path / "f.toml", seconds=0.01).controller.name == "a"
+    assert loading.load_in_time(tmp_path / "f.toml", seconds=0.01).controller.name == "a"
 
 
 def text(directory: Path) -> str:

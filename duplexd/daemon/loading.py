@@ -1,0 +1,43 @@
+"""The configuration file, read in a bounded time. Apart from `checking.py`, which asks daemons and
+reads journals: a start needs none of that, and does not import it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.config import load as config
+from duplexd.errors import WrongStateError
+from duplexd.limits import DaemonLimits
+from duplexd.runtime.in_time import Patience
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from duplexd.config.daemon_file import Config
+
+_LIMITS = DaemonLimits()
+
+
+def load_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
+    """The configuration. Its images are looked at only if they answer: two links to one file, which
+    is a mistake, are not found on a disk that hangs. Raises ConfigurationError; WrongStateError if
+    the file itself hangs.
+    """
+    try:
+        return Patience(seconds).call(lambda: config.load(config_path))
+    except OSError:
+        pass
+    try:
+        return Patience(seconds).call(lambda: config.load(config_path, follow=False))
+    except OSError as error:
+        text = f"{config_path}: the configuration file {error.strerror}; see which disk it is on"
+        raise WrongStateError(text) from None
+
+
+def parse_in_time(text: str, path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
+    """The same of a text that lies, or would lie, at `path`."""
+    try:
+        return Patience(seconds).call(lambda: config.parse(text, path))
+    except OSError:
+        return config.parse(text, path, follow=False)
