@@ -107,12 +107,12 @@ def cli() -> None:
 )
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
-    from duplexd.daemon import checking, service
+    from duplexd.daemon import checking, process
     from duplexd.runtime import log
 
     settings = checking.load_in_time(config_path)
     log.configure(log_level)
-    service.run(settings, adopt)
+    process.run(settings, adopt)
 
 
 @cli.command(short_help="Check whether `run` and a reload would accept the configuration.")
@@ -134,6 +134,17 @@ def check(config_path: str, as_json: bool) -> None:
     if found.problems and not as_json:
         _fail("\n".join(found.problems), found.exit_code)
     sys.exit(found.exit_code)
+
+
+@cli.command(hidden=True)
+@_CONFIG_OPTION
+@click.argument("formats", nargs=-1, metavar="[NAME=NUMBER]...")
+def successor(config_path: str, formats: tuple[str, ...]) -> None:
+    """Say whether this program can take the place of a daemon that writes these formats."""
+    from duplexd.daemon import process as _loaded  # noqa: F401  one that cannot load itself is none
+    from duplexd.daemon import restarting
+
+    click.echo(restarting.succeed(config_path, formats))
 
 
 @cli.command()
