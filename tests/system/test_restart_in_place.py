@@ -21,7 +21,14 @@ import pytest
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import REQUEST, SIMPLE_REPLY
 from tests.support.certificates import Certificates
-from tests.support.daemon import PATIENCE_SECONDS, ROOT, Daemon, environment, free_port
+from tests.support.daemon import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Daemon,
+    environment,
+    free_port,
+    run_duplexctl,
+)
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -43,18 +50,9 @@ def files(make_files: Callable[..., DaemonFiles]) -> DaemonFiles:
     return make_files(volumes=volumes, groups={"all4": list(volumes)}, tcp_port=free_port())
 
 
-def duplexctl(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One command to its end."""
-    command = [sys.executable, "-m", "duplexd.duplexctl.cli", "--socket"]
-    return subprocess.run(
-        [*command, str(daemon.files.control_socket), *arguments],
-        capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment(), check=False,
-    )  # fmt: skip
-
-
 def restart(daemon: Daemon, *options: str) -> dict[str, Any]:
     """What `duplexctl restart` says of one that succeeded."""
-    done = duplexctl(daemon, "restart", "--json", *options)
+    done = run_duplexctl(daemon.files, "restart", "--json", *options)
     assert done.returncode == 0, f"{done.stderr}\n{daemon.log()[-4000:]}"
     answer = json.loads(done.stdout)
     assert isinstance(answer, dict)
@@ -117,7 +115,7 @@ def test_clients_under_load_see_a_pause_and_no_error(
             assert job["error"] == 0, output
             assert job["write"]["total_ios"] > 0
     assert kept[-1] == CLIENTS  # fio has one more for a moment, at its start
-    verified = duplexctl(daemon, "verify", "all4")
+    verified = run_duplexctl(daemon.files, "verify", "all4")
     assert verified.returncode == 0, verified.stdout
     assert daemon.stop() == 0
 
@@ -321,7 +319,7 @@ def test_what_the_next_program_refuses_changes_nothing(stand_in: StandIn) -> Non
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
         for name, (spoil, why) in REFUSALS.items():
             spoil(daemon)
-            refused = duplexctl(daemon, "restart")
+            refused = run_duplexctl(daemon.files, "restart")
             assert refused.returncode == 5, (name, refused.stderr)
             assert "nothing changed" in refused.stderr
             assert why in refused.stderr
@@ -347,7 +345,7 @@ def test_a_next_program_that_fails_loses_nothing(stand_in: StandIn, fault: str) 
     daemon.start()
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
         assert talk.read(0, 768) == b"before" * 128
-    verified = duplexctl(daemon, "verify", "all4")
+    verified = run_duplexctl(daemon.files, "verify", "all4")
     assert verified.returncode == 0, verified.stdout
     assert f"stand-in: {fault}" in daemon.log()
 
