@@ -17,6 +17,7 @@ import structlog
 from duplexd.api.event_hub import EventHub
 from duplexd.api.hooked import Hooked
 from duplexd.api.reloads import NOT_RELOADED
+from duplexd.api.restarts import NOT_RESTARTED
 from duplexd.core.leaving import Leaving
 from duplexd.core.rollback import Order
 from duplexd.errors import UsageError, WrongStateError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from duplexd.api.models.rollback_model import RollbackRequest
     from duplexd.api.protocols import Controller, Lease
     from duplexd.api.reloads import Reloads
+    from duplexd.api.restarts import Restarts
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
 
@@ -53,9 +55,14 @@ class Actions:
     """
 
     def __init__(
-        self, controller: Controller, limits: ApiLimits, reloads: Reloads = NOT_RELOADED
+        self,
+        controller: Controller,
+        limits: ApiLimits,
+        reloads: Reloads = NOT_RELOADED,
+        restarts: Restarts = NOT_RESTARTED,
     ) -> None:
         self.controller = controller
+        self._restarts = restarts
         self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
         self.hooked = Hooked(reloads, lambda: controller.name)
@@ -365,6 +372,19 @@ class Actions:
             return {"applied": False, "changes": await self._reloads.check(body.text, body.path)}
         self._command(peer, "reload")
         return {"applied": True, "changes": await self._reloads.reload()}
+
+    async def restart(self, peer: Peer, force: bool) -> Json:
+        """Let another program take the daemon's place in the process, with its clients. Returns
+        when that is certain to be tried; `last_restart` of the next program says that it is done.
+
+        Legal in any state.
+        """
+        self._command(peer, "restart", force=force)
+        return await self._restarts.restart(force)
+
+    def last_restart(self) -> Json:
+        """Which program this is, and the restart in place that it began with, if it did."""
+        return self._restarts.show()
 
     async def adopt(self, peer: Peer, targets: list[str]) -> Json:
         """Take the primary images of volumes as they are, whatever the journal knows of them.

@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from duplexd.api.models import base
-from duplexd.api.models import change_model as changes
-from duplexd.api.models import cut_model as cuts
-from duplexd.api.models import health_model as health
-from duplexd.api.models import line_model as lines
-from duplexd.api.models import request_model as requests
-from duplexd.api.models import roles_model as roles
-from duplexd.api.models import status_model as status
+from duplexd.api.models import (
+    base,
+    change_model,
+    clone_model,
+    cut_model,
+    health_model,
+    line_model,
+    reader_model,
+    reload_model,
+    repair_model,
+    request_model,
+    restart_model,
+    roles_model,
+    rollback_model,
+    status_model,
+)
 from duplexd.api.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -26,6 +34,22 @@ if TYPE_CHECKING:
 
     from duplexd.json_object import Json
 
+MODULES = (
+    request_model,
+    status_model,
+    health_model,
+    cut_model,
+    change_model,
+    reader_model,
+    clone_model,
+    rollback_model,
+    repair_model,
+    reload_model,
+    restart_model,
+    line_model,
+    roles_model,
+    base,
+)
 HEAD = """# JSON
 
 What the HTTP API of the daemon (HTTP/1.1 over a Unix socket, or over TLS) sends. This page is
@@ -108,7 +132,7 @@ def _link(model: type[BaseModel]) -> str:
 
 def _models() -> Iterator[type[BaseModel]]:
     """All of them, each where it is defined."""
-    for module in (requests, status, health, cuts, changes, lines, roles, base):
+    for module in MODULES:
         defined = (
             value
             for value in vars(module).values()

@@ -45,11 +45,13 @@ from duplexd.api.models.request_model import (
     ReloadRequest,
     RenewRequest,
     RepairRequest,
+    RestartRequest,
     ResyncRequest,
     SuspendRequest,
     SwapRequest,
     VerifyRequest,
 )
+from duplexd.api.models.restart_model import Restarted, Restarting
 from duplexd.api.models.roles_model import Roles
 from duplexd.api.models.rollback_model import RollbackProgress, RollbackRequest, RolledBack
 from duplexd.api.models.status_model import LeaseStatus, Status
@@ -146,6 +148,14 @@ async def post_adopt(context: Context, call: Call) -> Answer:
 
 async def post_reload(context: Context, call: Call) -> Answer:
     return answer(await context.actions.reload(call.peer, call.parse(ReloadRequest)))
+
+
+async def post_restart(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.restart(call.peer, call.parse(RestartRequest).force))
+
+
+async def get_restart(context: Context, _call: Call) -> Answer:
+    return answer(context.actions.last_restart())
 
 
 async def get_events(context: Context, call: Call) -> Lines:
@@ -399,6 +409,17 @@ ROUTES: tuple[RouteEntry, ...] = (
         "Read the configuration again",
         ReloadRequest,
         (Reloaded,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/restart",
+        post_restart,
+        "Let another program take over, with the clients",
+        RestartRequest,
+        (Restarting,),
+    ),
+    RouteEntry(
+        "GET", "/v1/restart", get_restart, "The restart this began with", None, (Restarted,)
     ),
     RouteEntry(
         "GET",

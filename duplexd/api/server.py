@@ -30,6 +30,7 @@ from duplexd.api.local import Local
 from duplexd.api.loop_lag import LoopLag
 from duplexd.api.reloads import NOT_RELOADED
 from duplexd.api.remote import Remote
+from duplexd.api.restarts import NOT_RESTARTED
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.protocols import Controller
     from duplexd.api.reloads import Reloads
+    from duplexd.api.restarts import Restarts
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
@@ -180,11 +182,13 @@ class ControlServer:
         sources: Sequence[Source] = (),
         outlook: Outlook = _NOTHING_BESIDE,
         reloads: Reloads = NOT_RELOADED,
+        restarts: Restarts = NOT_RESTARTED,
     ) -> None:
         """Answer for this controller from now on. `sources` give further metrics; `outlook` is what
-        health knows beside the controller; `reloads` reads the configuration again.
+        health knows beside the controller; `reloads` reads the configuration again, `restarts`
+        has another program go on.
         """
-        actions = Actions(controller, self._limits, reloads)
+        actions = Actions(controller, self._limits, reloads, restarts)
         health = HealthOf(controller.status, actions.differing, outlook)
         scrape = Scrape(controller, self._lag, health, sources)
         controller.listeners.append(scrape.figures.note)
@@ -211,6 +215,13 @@ class ControlServer:
             if removed:
                 listening.remote.break_off()
         listening.connections.admit(admission.access, verify_again=bool(removed))
+
+    def hand_over(self) -> listen.BoundSocket:
+        """The Unix socket, for another program: a stop of this server leaves it listening."""
+        bound = known(self._listening, "start comes first").bound
+        kept = listen.BoundSocket(bound.sock.dup(), bound.ours)
+        bound.ours = False
+        return kept
 
     async def stop(self) -> None:
         """End every hold (`stopping`) and stream, let running commands answer for a moment.

@@ -321,6 +321,16 @@ _CLONE = fields(
     {"name": text, "volume": text, "export": text, "cut": CUT_ID, "size": whole},
     {"limit_bytes": whole, "used_bytes": whole, "connections": whole, "since": number},
 )
+_LAST_RESTART = fields(
+    {
+        "id": text,
+        "time": number,
+        "pause_s": number,
+        "clients_kept": whole,
+        "clients_lost": whole,
+        "previous_version": text,
+    }
+)
 ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/healthz"): fields({}, {"controller": maybe(text)}),
     ("GET", "/readyz"): fields({}),
@@ -350,6 +360,10 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/repair"): REPAIRED,
     ("POST", "/v1/rollback"): ROLLED_BACK,
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
+    ("POST", "/v1/restart"): fields(
+        {"id": text, "version": text, "previous_version": text, "program": text}
+    ),
+    ("GET", "/v1/restart"): fields({"program": text, "last": maybe(_LAST_RESTART)}),
     ("GET", "/v1/health"): WELLNESS,
 }
 LINES: dict[tuple[str, str], dict[str, Check]] = {

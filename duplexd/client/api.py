@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
+    from duplexd.client.results import RestartedInPlace
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
@@ -417,6 +418,13 @@ class Client:
         body = {"check": check, "text": text, "path": path}
         answer = await link.call_patiently("POST", "/v1/reload", body)
         return Reloaded(answer["applied"], answer["changes"])
+
+    async def restart(self, *, force: bool = False) -> RestartedInPlace:
+        """Let another program take one daemon's place, with its NBD clients."""
+        from duplexd.client.restarting import restart  # noqa: PLC0415 - as above
+
+        (link,) = self.links_to(self.groups.controllers).values()
+        return await restart(link, force)
 
     # --------------------------------------------------------------------------------- inside
 

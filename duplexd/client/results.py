@@ -311,6 +311,19 @@ class Reloaded(Result):
 
 
 @dataclass(frozen=True)
+class RestartedInPlace(Result):
+    """A restart that is done. `pause_s`: how long NBD clients waited. `clients_lost`: connections
+    that were closed, because of TLS or of a request that took too long.
+    """
+
+    version: str
+    previous_version: str
+    pause_s: float
+    clients_kept: int
+    clients_lost: int
+
+
+@dataclass(frozen=True)
 class Released(Result):
     """Holds that were ended: `lease` is what was named, `released` whether any was held still."""
 

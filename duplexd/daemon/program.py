@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -109,12 +110,12 @@ def cli() -> None:
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
     with lean():
-        from duplexd.daemon import loading, service
+        from duplexd.daemon import loading, process
         from duplexd.runtime import log
 
     settings = loading.load_in_time(config_path)
     log.configure(log_level)
-    service.run(settings, adopt)
+    process.run(settings, adopt)
 
 
 @cli.command(short_help="Check whether `run` and a reload would accept the configuration.")
@@ -137,6 +138,18 @@ def check(config_path: str, as_json: bool) -> None:
     if found.problems and not as_json:
         _fail("\n".join(found.problems), found.exit_code)
     sys.exit(found.exit_code)
+
+
+@cli.command(hidden=True)
+@_CONFIG_OPTION
+@click.argument("formats", nargs=-1, metavar="[NAME=NUMBER]...")
+def successor(config_path: str, formats: tuple[str, ...]) -> None:
+    """Say whether this program can take the place of a daemon that writes these formats."""
+    with lean():
+        import_module("duplexd.daemon.process")  # one that cannot load itself is none
+        from duplexd.daemon import restarting
+
+    click.echo(restarting.succeed(config_path, formats))
 
 
 @cli.command()

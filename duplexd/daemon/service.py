@@ -25,7 +25,7 @@ import contextlib
 import gc
 import os
 import signal
-import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
@@ -41,40 +41,39 @@ from duplexd.daemon import preflight
 from duplexd.daemon.announce import Announcements
 from duplexd.daemon.ending import Deadline
 from duplexd.daemon.nbd_rules import Rules, images_of
-from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
+from duplexd.daemon.restarting import Restarts
 from duplexd.daemon.retry import Patience
 from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
+from duplexd.daemon.succession import NOTHING_LEFT, Estate
 from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
 from duplexd.engine.controller import Machine
 from duplexd.errors import ConfigurationError, DuplexdError
-from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
+from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
 from duplexd.nbd_server.listeners import Listeners
-from duplexd.net.activation import NOTHING_PASSED, Passed, passed_sockets
-from duplexd.runtime.allocator import keep_little
+from duplexd.net.activation import Passed
+from duplexd.net.address import UnixAddress
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
-from duplexd.runtime.relay import Relay
 from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.threads import ThreadWorkers
-from duplexd.runtime.turns import TurnLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from duplexd.config.daemon_file import Config
     from duplexd.engine.controller import Controller
+    from duplexd.limits import Limits
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
 
-UMASK = 0o027
+RESTART_SECONDS_MAX = 3.0  # for requests in flight; a client that takes longer is disconnected
 # Allocations between two runs of the cycle collector: cycles are rare, and not on the write path
 GC_ALLOCATIONS = 20_000
-_SIGNALS_MAX = 4096  # taken from the kernel at once
 
 
 class Running(NamedTuple):
@@ -84,12 +83,14 @@ class Running(NamedTuple):
     listeners: Listeners
     control: ControlServer
     reloads: Reloads
+    restarts: Restarts
     around: Surroundings
 
 
 class Service:
     """One running daemon. `run` returns when it has stopped. `adopt`: images that belong to another
-    state are taken as they are.
+    state are taken as they are. `leaves`: once it has stopped for a restart in place, what the next
+    program goes on with.
     """
 
     def __init__(
@@ -98,11 +99,15 @@ class Service:
         limits: Limits,
         relay: Workers,
         adopt: bool = False,
-        passed: Passed = NOTHING_PASSED,
+        estate: Estate = NOTHING_LEFT,
     ) -> None:
+        """`estate`: sockets that were passed, and what a program before this one left."""
         self.config = config
-        self._passed = passed
-        self._passed_addresses = [each.address for each in passed.nbd]
+        self.leaves: Estate | None = None
+        self._estate = estate
+        self._passed = estate.passed
+        self._passed_addresses = [each.address for each in estate.passed.nbd]
+        self._restart = ""  # the id of the one that this stop is for
         self.limits = limits
         self._relay = relay
         self._adopt = adopt
@@ -133,7 +138,7 @@ class Service:
             return  # a thread may hang in what was given up, and nothing waits for it
         workers.close()
         lock.close()
-        if self._controller is not None and self._controller.failed:
+        if self._controller is not None and self._controller.failed and self.leaves is None:
             raise DuplexdError(
                 f"stopped after the controller had failed: {self._controller.failed};"
                 " the next start recovers"
@@ -158,6 +163,17 @@ class Service:
         """Stop in order: `run` returns, or the deadline ends the process."""
         self._log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1\nSTATUS=stopping")
+        self._restart = ""
+        self._end()
+
+    def restart(self, number: str) -> None:
+        """Stop in order, and leave sockets and clients to the next program."""
+        now_us = time.monotonic_ns() // 1000
+        notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=restarting in place")
+        self._restart = number
+        self._end()
+
+    def _end(self) -> None:
         self._deadline.begin()
         if self._controller is not None and self._journal_watch is None:
             seconds_max = self.limits.daemon.stop_journal_seconds_max
@@ -204,7 +220,31 @@ class Service:
             self._ready(running)
             calm_collector()
             await self._until_stopped(running, workers)
+            if self._restart:
+                self.leaves = await self._left_to_the_next(running)
         return True
+
+    async def _left_to_the_next(self, running: Running) -> Estate:
+        """Holds end first, then no request is taken any more. What can be synced before that is."""
+        control = running.control.hand_over()
+        await running.control.stop()
+        with contextlib.suppress(OSError, DuplexdError):  # the stop says so
+            await running.controller.checkpointer.checkpoint()
+        began_ns = time.monotonic_ns()
+        listening, clients = await running.listeners.hand_over(RESTART_SECONDS_MAX)
+        lost = len(running.listeners.server.connections)
+        ours = [(address, bound) for address, bound in listening if bound.ours]
+        passed = [bound for _address, bound in listening if not bound.ours]
+        return Estate(
+            ours,
+            Passed(passed, None if control.ours else control),
+            control if control.ours else None,
+            clients,
+            began_ns,
+            lost,
+            __version__,
+            self._restart,
+        )
 
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
         """The result of `work`, which is cancelled if a signal comes first: None."""
@@ -227,7 +267,10 @@ class Service:
     ) -> Running:
         config, limits = self.config, self.limits
         patience = Patience(limits.daemon, self._waits)
-        control = ControlServer(self._starting, config.control, limits.api, self._passed.control)
+        inherited = self._estate.control_at(UnixAddress(str(config.control.socket)))
+        control = ControlServer(
+            self._starting, config.control, limits.api, self._passed.control or inherited
+        )
         await patience.until_possible(control.start)
         undo.push_async_callback(control.stop)
         images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
@@ -250,8 +293,9 @@ class Service:
         lock.serving()
         rules = Rules.of(config, self._passed_addresses)
         listeners = Listeners(
-            controller, rules.listeners, limits.nbd, rules.policy, self._passed.nbd
-        )
+            controller, rules.listeners, limits.nbd, rules.policy, self._passed.nbd,
+            self._estate.listening,
+        )  # fmt: skip
 
         async def listen() -> None:
             with in_file(config, "nbd.listen"):
@@ -259,6 +303,7 @@ class Service:
 
         await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
+        listeners.adopt(self._estate.clients)
         await patience.until_possible(control.listen_remote)
         around = Surroundings(
             str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
@@ -273,10 +318,18 @@ class Service:
             config, controller, listeners, control, workers.disk.of("reload"), rules,
             self._passed_addresses, self._announcements,
         )  # fmt: skip
-        control.serve(controller, [lambda: nbd_metrics(listeners.server)], outlook, reloads)
+        restarts = Restarts(
+            lambda: reloads.config,
+            controller,
+            workers.disk.of("reload"),
+            self.restart,
+            self._estate,
+        )
+        sources = [lambda: nbd_metrics(listeners.server)]
+        control.serve(controller, sources, outlook, reloads, restarts)
         exporter.start()
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
-        return Running(controller, listeners, control, reloads, around)
+        return Running(controller, listeners, control, reloads, restarts, around)
 
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
@@ -290,7 +343,8 @@ class Service:
         seconds = self.limits.daemon.start_extension_seconds
         while True:
             microseconds = int(seconds * 1e6)
-            notify(f"STATUS={self._starting.text}\nEXTEND_TIMEOUT_USEC={microseconds}")
+            alive = "" if not self._estate.id else "\nWATCHDOG=1"  # it has never stopped to count
+            notify(f"STATUS={self._starting.text}\nEXTEND_TIMEOUT_USEC={microseconds}{alive}")
             await asyncio.sleep(seconds / 4)
 
     def _ready(self, running: Running) -> None:
@@ -302,6 +356,8 @@ class Service:
             **self._remote(),
             serving=line,
         )
+        if (done := running.restarts.last) is not None:
+            self._log.info("restarted in place", **done)
         notify(f"READY=1\nSTATUS={line}")
 
     def _remote(self) -> dict[str, object]:
@@ -364,45 +420,6 @@ def reserve_of(config: Config) -> Reserve:
     return Reserve(str(config.controller.state_dir / "reserve"))
 
 
-@contextlib.contextmanager
-def receiving_signals(loop: asyncio.AbstractEventLoop, service: Service) -> Iterator[None]:
-    """Pass them on to the loop, whichever thread drives it. To be called in the main thread.
-
-    The kernel gives a signal to any thread, to another one than the main thread as a rule if that
-    still has one to handle. Python runs its handlers in the main thread only, which waits for
-    nothing but the end, and is not woken for it: a stop just after a reload would be lost. What
-    Python does at once, in whichever thread, is to write the number to the wake-up descriptor.
-    """
-    actions: dict[int, Callable[[], None]] = {
-        signal.SIGTERM: lambda: service.stop(signal.SIGTERM),
-        signal.SIGINT: lambda: service.stop(signal.SIGINT),
-        signal.SIGHUP: service.reload,
-    }
-    readable, writable = socket.socketpair()
-
-    def receive() -> None:
-        for number in readable.recv(_SIGNALS_MAX):
-            if number in actions:
-                actions[number]()
-
-    with readable, writable:
-        readable.setblocking(False)
-        writable.setblocking(False)
-        loop.add_reader(readable, receive)
-        signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
-        for number in actions:
-            signal.signal(number, _received)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(-1)
-            loop.remove_reader(readable)
-
-
-def _received(_number: int, _frame: object) -> None:
-    """The loop has its number already."""
-
-
 def calm_collector() -> None:
     """Collect rarely: objects that exist when the daemon is ready stay, and those of a request are
     freed by reference counting.
@@ -410,18 +427,3 @@ def calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
-
-
-def run(config: Config, adopt: bool = False) -> None:
-    """Serve `config` until a signal stops it. Raises DuplexdError or OSError if that is not
-    possible, or if the controller has failed meanwhile.
-    """
-    os.umask(UMASK)
-    keep_little()
-    limits = shared_out(Limits(), config, raise_limit())
-    loop = TurnLoop()
-    relay = Relay(loop)
-    with contextlib.closing(loop), in_file(config):
-        service = Service(config, limits, relay, adopt, passed_sockets())
-        with receiving_signals(loop, service):
-            relay.drive(service.run())

@@ -39,6 +39,14 @@ class ExtendedReceiver(Receiver):
 
     header, magic = EXTENDED_REQUEST, c.EXTENDED_REQUEST_MAGIC
 
+    def packed(self, request: Request) -> bytes | None:
+        """See `Receiver`."""
+        return None if request[0] & c.CMD_FLAG_PAYLOAD_LEN else super().packed(request)
+
+    def _packed(self, flags: int, cookie: int, offset: int, length: int) -> bytes:
+        """See `Receiver`; `_parse` has inverted the flag."""
+        return super()._packed(flags ^ c.CMD_FLAG_PAYLOAD_LEN, cookie, offset, length)
+
     def _parse(self, requests: list[Request]) -> None:
         buffer, position, end = self._buffer, self._start, self._end
         append = requests.append

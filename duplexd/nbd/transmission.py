@@ -173,6 +173,37 @@ class Receiver:
         return self.large > 0 or self._skip > 0 or self._start != self._end
 
     @property
+    def skips(self) -> bool:
+        """Whether a payload is being skipped."""
+        return self._skip > 0
+
+    def left(self) -> bytes:
+        """What was received and has not been returned, as it came. Of a WRITE that is returned in
+        pieces, a WRITE of what is not returned yet. Not while it `skips`.
+        """
+        rest = bytes(self._buffer[self._start : self._end])
+        if not self.large:
+            return rest
+        flags, cookie, offset, length = self._header
+        header = self._packed(flags, cookie, offset + length - self.large, self.large)
+        return header + bytes(self._payload[: len(self._payload) - len(self._rest)]) + rest
+
+    def packed(self, request: Request) -> bytes | None:
+        """A request that was returned, as it came; None if that is not known any more: a part of a
+        long one, or one whose payload was skipped.
+        """
+        flags, command, cookie, offset, length, payload = request
+        if command < 0 or (command == c.CMD_WRITE) != (payload is not None):
+            return None
+        if payload is not None:
+            return self._packed(flags, cookie, offset, length) + bytes(payload)
+        return self.header.pack(self.magic, flags, command, cookie, offset, length)
+
+    def _packed(self, flags: int, cookie: int, offset: int, length: int) -> bytes:
+        """The header of a WRITE."""
+        return self.header.pack(self.magic, flags, c.CMD_WRITE, cookie, offset, length)
+
+    @property
     def whole(self) -> memoryview:
         """The buffer that payloads are views of."""
         return self._buffer

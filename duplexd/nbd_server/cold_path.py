@@ -145,6 +145,12 @@ class Requests:
         """Whether anything that came is still to be done."""
         return not self.dropped and bool(self.backlog or self.in_flight)
 
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is being done, and what came of a WRITE in pieces is done."""
+        receiving = self._long is not None and self._long.waits
+        return self.in_flight == int(receiving)
+
     def stop(self) -> None:
         """Refuse what comes from now on."""
         self._stopping = True

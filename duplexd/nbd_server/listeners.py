@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from duplexd.known import known
+from duplexd.nbd_server.handing_over import adopt, leaving
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.reach import NO_POLICY, Listener, Policy
 from duplexd.nbd_server.shared import Server
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Backend
     from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.handed import Handed
     from duplexd.net.address import Address
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
@@ -57,13 +59,20 @@ class Listeners:
         limits: NbdLimits,
         policy: Policy = NO_POLICY,
         passed: Iterable[BoundSocket] = (),
+        inherited: Iterable[tuple[Address, BoundSocket]] = (),
     ) -> None:
+        """`passed`: sockets of a service manager. `inherited`: those that the program before this
+        one listened on, by the address that it had been configured with.
+        """
         self._backend = backend
         self._listen = list(listen)
         self._limits = limits
         self._policy = policy
         # listening already, and ours to serve, not to bind
         self._passed = {each.address: each for each in passed}
+        self._inherited: dict[Address, list[BoundSocket]] = {}
+        for address, each in inherited:
+            self._inherited.setdefault(address, []).append(each)
         self._endpoints: dict[Address, list[Endpoint]] = {}  # by the configured address
         self._server: Server | None = None
 
@@ -90,6 +99,10 @@ class Listeners:
         except BaseException:
             self._server.close()
             raise
+        for group in self._inherited.values():  # not configured any more
+            for each in group:
+                each.close()
+        self._inherited.clear()
 
     async def update(
         self, listen: Iterable[Address | Listener], policy: Policy | None = None
@@ -108,6 +121,11 @@ class Listeners:
                 if (passed := self._passed.get(address)) is not None:
                     bound[address] = [passed]
                     continue
+                if (inherited := self._inherited.pop(address, None)) is not None:
+                    bound[address] = inherited
+                    for each in inherited:
+                        each.protect(listener.group, listener.mode)
+                    continue
                 bound[address] = await _bind(listener)
                 for each in bound[address]:
                     undo.callback(each.close)
@@ -120,6 +138,32 @@ class Listeners:
             for endpoint in endpoints:
                 _change(endpoint, wanted[address])
         self.server.admit(policy or self.server.policy, wanted)
+
+    async def hand_over(
+        self, seconds: float
+    ) -> tuple[list[tuple[Address, BoundSocket]], list[Handed]]:
+        """Accept no client, and give away what another program is to go on with: the listening
+        sockets, by their configured addresses, and the clients whose requests are answered within
+        `seconds`. The others are left to `stop`.
+        """
+        sockets = []
+        for address, endpoints in self._endpoints.items():
+            for endpoint in endpoints:
+                known(endpoint.acceptor, "it is served").cease()
+                sockets.append((address, endpoint.bound))
+        self._endpoints.clear()
+        return sockets, await leaving(self.server, seconds)
+
+    def adopt(self, clients: Iterable[Handed]) -> None:
+        """Go on with clients of the program before this one. Those whose listener is gone, or whose
+        rules or volumes are not as before, are disconnected.
+        """
+        for handed in clients:
+            group = self._endpoints.get(handed.listener)
+            if group:
+                adopt(self.server, group[0].listener, handed)
+            else:
+                handed.sock.close()
 
     async def stop(self, seconds: float = STOP_SECONDS_DEFAULT) -> None:
         """Accept no client, answer what is in flight for up to `seconds`, close all connections.

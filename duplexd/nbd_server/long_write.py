@@ -69,6 +69,14 @@ class LongWrite:
             self._owner.finished([whole])
 
     @property
+    def waits(self) -> bool:
+        """Whether all that came of it is done, and more is to come: the rest is a WRITE by itself,
+        with the same reply.
+        """
+        fine = not (self.refused or self.abandoned or self._whole.error)
+        return fine and 0 < self.coming == self._left
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing of it is left to be done."""
         return not self._left

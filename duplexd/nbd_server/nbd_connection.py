@@ -18,39 +18,32 @@ from duplexd.known import known
 from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
+from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
+from duplexd.nbd_server.admitted import Admitted
+from duplexd.nbd_server.handed import Handed
 from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
-from duplexd.nbd_server.secured import identified
 from duplexd.nbd_server.sockets import tune
 from duplexd.nbd_server.stalls import Progress
 from duplexd.nbd_server.structured import begin
-from duplexd.nbd_server.tls_wire import TlsWire
-from duplexd.nbd_server.visible_exports import VisibleExports
-from duplexd.net.allow import Caller, caller_of
-from duplexd.net.certificate_names import valid_until
-from duplexd.net.expiry import Expiry
+from duplexd.net.allow import caller_of
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from duplexd.backend import Volume
-    from duplexd.nbd.exports import Export
     from duplexd.nbd.handshake import Handshake
-    from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
-    from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener
-    from duplexd.nbd_server.secured import Trust
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
-    from duplexd.net.address import Address
 
 
-class Connection:
+class Connection(Admitted):
     """A client, from accept to close.
 
     The socket is not read while a request waits in the backlog, a large payload has no room, or the
@@ -58,46 +51,34 @@ class Connection:
     """
 
     __slots__ = (
-        "_access",
         "_buffers",
+        "_chosen",
         "_dispatch",
-        "_expiry",
         "_fd",
         "_feeding",
+        "_leaving",
         "_left",
         "_lost",
         "_negotiation",
-        "_peer",
         "_progress",
         "_receiver",
-        "_server",
-        "_socket",
         "_stopping",
         "_timer",
-        "_wire",
-        "exports",
-        "volume",
     )
 
-    _wire: Carrier  # the socket, or TLS on it
-    _socket: Wire
-
     def __init__(self, server: Server, listener: Listener) -> None:
-        self.exports = VisibleExports(server, listener, Caller())
-        self.volume: Volume | None = None
-        self._access = Access.NO
-        self._expiry: Expiry | None = None
-        self._server = server
+        super().__init__(server, listener)
+        self._chosen = 0, Negotiated()  # flags of the export, and what was agreed on
         self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
         self._buffers = ReceiveBuffers(0, 0, server.waiting)
         self._dispatch: Dispatch | None = None
         self._fd = -1
         self._feeding = False
+        self._leaving = False  # the next program serves it
         # The client has gone, after a DISC that was not received: all it had sent before that
         self._left: memoryview | None = None
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
-        self._peer: Peer | None = None  # whose place it has
         self._progress = Progress(server.limits)
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -120,7 +101,12 @@ class Connection:
         server.connections.add(self)
         self._fd = wire.sock.fileno()
         tune(wire.sock, server.limits)
-        self._negotiation = Negotiation(server, self.exports, wire, self._negotiated, self._secure)
+        self._greet(wire)
+
+    def _greet(self, wire: Wire) -> None:
+        self._negotiation = Negotiation(
+            self._server, self.exports, wire, self._negotiated, self._secure
+        )
 
     def eof_received(self) -> None:
         """The client sends nothing more. Without DISC before, it has gone."""
@@ -185,26 +171,36 @@ class Connection:
             self._dispatch.stop()
             self._adjust()
 
-    def admit_again(self, listeners: Mapping[Address, Listener], trust: Trust) -> None:
-        """The rules have changed: end if they allow less than when the volume was chosen."""
-        exports, wire = self.exports, self._wire
-        exports.listener = listeners.get(exports.listener.address, exports.listener)
-        if isinstance(wire, TlsWire):
-            if why := trust.objection(wire):
-                self.end_reading(why)
-                return
-        elif exports.tls == "required":
-            self.end_reading("TLS is required now")
-            return
-        if self.volume is not None and exports.access(self.volume.of) < self._access:
-            self.end_reading("the rules allow it no longer")
+    @property
+    def may_leave(self) -> bool:
+        """Whether `leave` returns its client some time, if the client stays."""
+        dispatch, closing = self._dispatch, self._stopping or self._wire.is_closing()
+        if dispatch is None or dispatch.dropped or dispatch.ended or closing:
+            return False
+        return self._left is None and self._wire is self._socket
 
-    def end_reading(self, why: str) -> None:
-        """See `Reader`; also for other reasons."""
-        self._server.log.info(
-            "NBD client is disconnected", caller=str(self.exports.caller), reason=why
-        )
-        self.stop()
+    def leave(self) -> Handed | None:
+        """Take no request that has not begun to come. Returns the client, for the next program,
+        once nothing of it is unfinished; nobody serves it from then on. None: ask again.
+        """
+        self._leaving = True
+        self._adjust()
+        receiver, dispatch, volume = self._receiver, self._dispatch, self.volume
+        if not self.may_leave or receiver is None or dispatch is None or volume is None:
+            return None
+        waiting = [receiver.packed(request) for request in dispatch.backlog]
+        if receiver.broken or receiver.skips or None in waiting or not dispatch.rests:
+            return None
+        unread = b"".join([*filter(None, waiting), receiver.left(), self._socket.received_before()])
+        flags, negotiated = self._chosen
+        self._server.hangups.unwatch(self._fd)
+        handed = Handed(
+            self._socket.sock, self.exports.listener.address, volume.name, volume.size, flags,
+            negotiated, unread, self._socket.give_away(),
+        )  # fmt: skip
+        self._drop()
+        self._gone()
+        return handed
 
     def abort(self) -> None:
         """Close now."""
@@ -281,27 +277,7 @@ class Connection:
             self._negotiation = None
 
     def _secure(self, up: Callable[[], None]) -> Carrier:
-        """The client asked for TLS: put it onto the socket, in its turn."""
-        server = self._server
-        context = known(server.policy.context, "a listener with TLS has certificates")
-
-        def secured() -> None:
-            self._identify(secure)
-            up()
-
-        self._socket.pause_reading()
-        secure = TlsWire(server.loop, self._socket, context, self, secured)
-        self._wire = secure
-        server.tls_turns.ask(self, self._peer, self._socket.resume_reading)
-        return secure
-
-    def _identify(self, secure: TlsWire) -> None:
-        certificate = secure.certificate
-        self.exports.caller = identified(self.exports.caller, certificate)
-        if (until := valid_until(certificate)) is not None:
-            self._expiry = Expiry(
-                self._server.loop, until, lambda: self.end_reading("its certificate has expired")
-            )
+        return self._secured_by(self, up)
 
     def _negotiated(self, handshake: Handshake) -> None:
         """The client chose its volume, or there is nothing more to say to it."""
@@ -313,13 +289,6 @@ class Connection:
         else:
             self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
 
-    def _still(self, export: Export) -> bool:
-        """Whether it is as it was described, and served: much may come before the reply."""
-        now = self.exports.find(export.name)
-        if now is None or now.refused or now.size != export.size:
-            return False
-        return not now.flags & ~export.flags
-
     def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
         """The client's first requests may be in `rest`."""
         self._end_negotiation()
@@ -328,6 +297,7 @@ class Connection:
         volume.joined(self, str(self.exports.caller))
         server, limits = self._server, self._server.limits
         server.log.info("NBD client connected", volume=volume.name, connections=volume.connections)
+        self._chosen = flags, negotiated
         self._wire.high_bytes = limits.connection_unsent_bytes_max
         flags |= negotiated_flags(negotiated)
         receiver, self._dispatch = begin(
@@ -406,6 +376,9 @@ class Connection:
                 self._server.hangups.watch(self._fd, self._hung_up)
         elif self._left is not None:
             self._feed(receiver, self._left)
+        elif self._leaving and not receiver.skips:
+            dispatch.stalled = True
+            self._wire.pause_reading()
         else:
             dispatch.stalled = self._stopping
             self._server.hangups.unwatch(self._fd)

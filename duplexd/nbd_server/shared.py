@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Backend, Reader, Volume
     from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.handed import Handed
     from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener, Policy
     from duplexd.net.address import Address
@@ -45,6 +46,13 @@ class Served(Protocol):
 
     def abort(self) -> None:
         """Close now."""
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether `leave` returns its client some time, if the client stays."""
+
+    def leave(self) -> Handed | None:
+        """Take nothing more; the client for the next program, or None: ask again."""
 
     def look(self, now: float) -> None:
         """End the connection if its client does not go on (monotonic seconds)."""

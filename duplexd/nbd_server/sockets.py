@@ -330,10 +330,28 @@ class Wire:
         """Close now."""
         self._lose(None)
 
+    def received_before(self) -> bytes:
+        """What another program has received and is still to be received here: see `Resumed`."""
+        return b""
+
+    def give_away(self) -> bytes:
+        """Leave the socket, which stays open, to somebody else. Returns what the client has not
+        taken. The connection is not called any more.
+        """
+        unsent = b"".join(
+            part.read() if isinstance(part, Pipe) else bytes(part) for part in self._unsent
+        )
+        self._closing = True
+        self._leave()
+        return unsent
+
     def _lose(self, error: Exception | None) -> None:
         self._closing = True
-        if self._lost:
-            return
+        if not self._lost:
+            self._leave()
+            self._loop.call_soon(self._end, error)
+
+    def _leave(self) -> None:
         self._lost = True
         self.pause_reading()
         self._watch_no_longer()
@@ -342,7 +360,6 @@ class Wire:
             self._unsent.clear()
             self.budget.add(-self.unsent_bytes)
             self.unsent_bytes = 0
-        self._loop.call_soon(self._end, error)
 
     def _end(self, error: Exception | None) -> None:
         try:
@@ -375,11 +392,15 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept nobody, and close the listening socket."""
+        self.cease()
+        self._sock.close()
+
+    def cease(self) -> None:
+        """Accept nobody. Who comes waits in the listening socket, which stays open."""
         if self._again is not None:
             self._again.cancel()
         else:
             self._loop.remove_reader(self._sock)
-        self._sock.close()
 
     def _listen(self) -> None:
         self._again = None

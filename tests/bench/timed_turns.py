@@ -20,7 +20,7 @@ from threading import get_ident
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.daemon import program, service
+from duplexd.daemon import process, program
 from duplexd.runtime.turns import TurnLoop
 
 if TYPE_CHECKING:
@@ -95,5 +95,5 @@ class TimedLoop(TurnLoop):
 
 
 if __name__ == "__main__":
-    vars(service)["TurnLoop"] = TimedLoop
+    vars(process)["TurnLoop"] = TimedLoop
     sys.exit(program.main())

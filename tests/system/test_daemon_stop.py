@@ -26,7 +26,7 @@ PROGRAM = """
 import errno, os, pathlib, sys, threading
 from dataclasses import replace
 from duplexd import limits
-from duplexd.daemon import service
+from duplexd.daemon import process
 from duplexd.daemon.program import main
 
 sync, here = os.fdatasync, pathlib.Path(sys.argv[-1]).parent
@@ -42,7 +42,7 @@ os.fdatasync = fdatasync
 names = ("stop_seconds_max", "stop_journal_seconds_max")
 short = {name: 0.5 for name in names if (here / name).exists()}
 of_daemon = replace(limits.DaemonLimits(), **short)
-service.Limits = lambda: replace(limits.Limits(), daemon=of_daemon)
+process.Limits = lambda: replace(limits.Limits(), daemon=of_daemon)
 main()
 """
 

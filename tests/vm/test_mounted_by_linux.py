@@ -38,6 +38,7 @@ JOURNAL_MIB = 16
 QUIESCE_SECONDS = 8  # of the ten that a hold may last
 QUIESCES_MAX = 10
 NAIVE_TRIES = 4
+RESTARTS = 3
 GIB = 1 << 30
 BARE_BYTES = 5 * GIB
 FIXED = '[volumes.fixed]\nsize = "1MiB"\nprimary = "fixed.img"\nread_only = true\n'
@@ -132,6 +133,28 @@ def test_linux_waits_during_a_quiesce_and_still_reads(
         volumes.wait_for_files(2)
     else:
         raise AssertionError("no hold lasted as long as the guest needed")
+    volumes.wait_for_files(2)
+    written = volumes.stop_writer()
+    assert volumes.trouble() == []
+    volumes.unmount()
+    volumes.disconnect()
+    assert_legs_become_identical(daemon)
+    assert (
+        check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+    )
+
+
+def test_linux_goes_on_over_restarts_in_place(
+    connect: Connect, daemon: Daemon, tmp_path: Path
+) -> None:
+    """nbd-client of the distribution, which knows nothing of it, with two connections a volume."""
+    volumes, pid = connect(2), daemon.pid
+    for _ in range(RESTARTS):
+        volumes.wait_for_files(2)
+        done = run_duplexctl(daemon.files, "restart", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["clients_kept"] == 2 * len(VOLUMES)
+        assert daemon.pid == pid
     volumes.wait_for_files(2)
     written = volumes.stop_writer()
     assert volumes.trouble() == []

@@ -196,6 +196,12 @@ class GradeRequest(Request):
     )
 
 
+class RestartRequest(Request):
+    """Let another program take the daemon's place."""
+
+    force: bool = Field(False, description="also where clones exist, which end")
+
+
 class ReloadRequest(Request):
     """Read the configuration again."""
 

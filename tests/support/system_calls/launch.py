@@ -21,7 +21,7 @@ from tests.support.system_calls.limits import JOURNAL_BYTES, LIMITS
 limits.JOURNAL_SIZE_BYTES_MIN = JOURNAL_BYTES  # before those who read it are imported
 
 from duplexd.api import models  # noqa: E402
-from duplexd.daemon import checking, service  # noqa: E402
+from duplexd.daemon import checking, process  # noqa: E402
 from duplexd.daemon.program import main  # noqa: E402
 
 PRELOADED = (checking, models)
@@ -69,5 +69,5 @@ def become(config: Path, request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    vars(service)["Limits"] = lambda: LIMITS
+    vars(process)["Limits"] = lambda: LIMITS
     serve()

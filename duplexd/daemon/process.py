@@ -1,0 +1,109 @@
+"""The process around a service: its signals, its event loop, and the program that comes after it.
+
+A restart in place ends the service and not the process: `bequeath` has the next program take over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import structlog
+
+from duplexd.daemon.open_files import raise_limit, shared_out
+from duplexd.daemon.restarting import own_command
+from duplexd.daemon.service import Service
+from duplexd.daemon.startup import in_file
+from duplexd.daemon.succession import Estate, bequeath, inherited, take_signals
+from duplexd.limits import Limits
+from duplexd.net.activation import passed_sockets
+from duplexd.runtime.allocator import keep_little
+from duplexd.runtime.relay import Relay
+from duplexd.runtime.turns import TurnLoop
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from duplexd.config.daemon_file import Config
+
+UMASK = 0o027
+_SIGNALS_MAX = 4096  # taken from the kernel at once
+
+
+def run(config: Config, adopt: bool = False) -> None:
+    """Serve `config` until a signal stops it. Raises DuplexdError or OSError if that is not
+    possible, or if the controller has failed meanwhile.
+
+    After a restart in place the next program does it. If that cannot be started, after all, this
+    one goes on with the sockets and clients.
+    """
+    os.umask(UMASK)
+    keep_little()
+    limits = shared_out(Limits(), config, raise_limit())
+    with in_file(config):
+        estate = inherited() or Estate(passed=passed_sockets())
+    while True:
+        left = _serve(config, limits, adopt, estate)
+        if left is None:
+            return
+        try:
+            bequeath(left, own_command())
+        except OSError as error:
+            why = error.strerror or str(error)
+            structlog.get_logger("duplexd").error("the next program cannot be started", reason=why)
+            estate = left
+
+
+def _serve(config: Config, limits: Limits, adopt: bool, estate: Estate) -> Estate | None:
+    """Until a stop: None; or until a restart: what is left to the next program."""
+    loop = TurnLoop()
+    relay = Relay(loop)
+    with contextlib.closing(loop), in_file(config):
+        service = Service(config, limits, relay, adopt, estate)
+        with receiving_signals(loop, service):
+            take_signals()
+            relay.drive(service.run())
+    return service.leaves
+
+
+@contextlib.contextmanager
+def receiving_signals(loop: asyncio.AbstractEventLoop, service: Service) -> Iterator[None]:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread.
+
+    The kernel gives a signal to any thread, to another one than the main thread as a rule if that
+    still has one to handle. Python runs its handlers in the main thread only, which waits for
+    nothing but the end, and is not woken for it: a stop just after a reload would be lost. What
+    Python does at once, in whichever thread, is to write the number to the wake-up descriptor.
+    """
+    actions: dict[int, Callable[[], None]] = {
+        signal.SIGTERM: lambda: service.stop(signal.SIGTERM),
+        signal.SIGINT: lambda: service.stop(signal.SIGINT),
+        signal.SIGHUP: service.reload,
+    }
+    readable, writable = socket.socketpair()
+
+    def receive() -> None:
+        for number in readable.recv(_SIGNALS_MAX):
+            if number in actions:
+                actions[number]()
+
+    with readable, writable:
+        readable.setblocking(False)
+        writable.setblocking(False)
+        loop.add_reader(readable, receive)
+        signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
+        for number in actions:
+            signal.signal(number, _received)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(readable)
+
+
+def _received(_number: int, _frame: object) -> None:
+    """The loop has its number already."""

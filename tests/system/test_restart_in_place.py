@@ -1,0 +1,394 @@
+"""Restarts in place: another program takes the daemon's place, and its clients see a pause.
+
+The program that takes over is this one, or a stand-in for another version that fails in a given
+way. Clients are real ones under load, whose every block is checked, and a socket for what no client
+library does: half a request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.nbd import constants as c
+from duplexd.nbd.messages import REQUEST, SIMPLE_REPLY
+from tests.support.certificates import Certificates
+from tests.support.daemon import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Daemon,
+    environment,
+    free_port,
+    run_duplexctl,
+)
+from tests.support.sockets import Talk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonFiles
+
+MIB = 1 << 20
+DEBIAN_PYTHON = "/usr/bin/python3"  # which has libnbd's module
+VOLUMES = 4
+CLIENTS = 12
+RESTARTS = 3
+
+
+@pytest.fixture
+def files(make_files: Callable[..., DaemonFiles]) -> DaemonFiles:
+    volumes = {f"v{number}": "32MiB" for number in range(VOLUMES)}
+    return make_files(volumes=volumes, groups={"all4": list(volumes)}, tcp_port=free_port())
+
+
+def restart(daemon: Daemon, *options: str) -> dict[str, Any]:
+    """What `duplexctl restart` says of one that succeeded."""
+    done = run_duplexctl(daemon.files, "restart", "--json", *options)
+    assert done.returncode == 0, f"{done.stderr}\n{daemon.log()[-4000:]}"
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def wait_duplex(daemon: Daemon) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        volumes = daemon.request("GET", "/v1/status")[1]["volumes"]
+        if all(volume["state"] == "DUPLEX" for volume in volumes):
+            return
+        time.sleep(0.02)
+    raise AssertionError("not DUPLEX")
+
+
+# -------------------------------------------------------------------------------------- under load
+
+
+def fio(files: DaemonFiles, number: int) -> subprocess.Popen[str]:
+    """Random writes that are read again and compared, by one connection of its own range."""
+    uri = files.uri(f"v{number % VOLUMES}", tcp=number % 2 == 1)
+    part = number // VOLUMES
+    return subprocess.Popen(
+        [
+            "fio", f"--name=c{number}", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite",
+            "--bsrange=4k-128k", "--iodepth=8", f"--offset={part * 8 * MIB}", "--size=8m",
+            "--time_based", "--runtime=3600", "--verify=crc32c", "--verify_fatal=1",
+            "--verify_backlog=64", "--serialize_overlap=1", "--output-format=json",
+            f"--output={files.directory}/c{number}.json",
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=files.directory,
+    )  # fmt: skip
+
+
+def test_clients_under_load_see_a_pause_and_no_error(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    pid, kept = daemon.pid, []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(fio(files, number)) for number in range(CLIENTS)]
+        for _ in range(RESTARTS):
+            wait_load(daemon)
+            done = restart(daemon)
+            assert daemon.pid == pid
+            assert done["clients_lost"] == 0
+            kept.append(done["clients_kept"])
+        wait_load(daemon)
+        for client in clients:
+            assert client.poll() is None, client.communicate()[0]  # no check has failed
+            client.send_signal(signal.SIGINT)
+        for number, client in enumerate(clients):
+            output, _ = client.communicate(timeout=PATIENCE_SECONDS)
+            report = (files.directory / f"c{number}.json").read_text()
+            (job,) = json.loads(report[report.index("{") :])[
+                "jobs"
+            ]  # behind what it says of SIGINT
+            assert job["error"] == 0, output
+            assert job["write"]["total_ios"] > 0
+    assert kept[-1] == CLIENTS  # fio has one more for a moment, at its start
+    verified = run_duplexctl(daemon.files, "verify", "all4")
+    assert verified.returncode == 0, verified.stdout
+    assert daemon.stop() == 0
+
+
+def wait_load(daemon: Daemon) -> None:
+    """Until all clients are there, and changes come."""
+    deadline, began = time.monotonic() + PATIENCE_SECONDS, 0
+    while time.monotonic() < deadline:
+        status = daemon.request("GET", "/v1/status")[1]
+        sequence, volumes = status["controller"]["sequence"], status["volumes"]
+        began = began or sequence
+        if sum(v["connections"] for v in volumes) >= CLIENTS and sequence > began + 100:
+            return
+        time.sleep(0.02)
+    raise AssertionError("no load")
+
+
+# ----------------------------------------------------------------------------------- half requests
+
+
+def reply_to(talk: Talk) -> tuple[int, int, int]:
+    sock, data = talk._socket, b""
+    while len(data) < SIMPLE_REPLY.size:
+        piece = sock.recv(SIMPLE_REPLY.size - len(data))
+        assert piece, "the server hung up"
+        data += piece
+    magic, error, cookie = SIMPLE_REPLY.unpack(data)
+    return magic, error, cookie
+
+
+LENGTHS = (4096, MIB, 24 * MIB)  # in the receive buffer; in memory of its own; taken in pieces
+SENT = (11, REQUEST.size, REQUEST.size + 1000, -1000)
+
+
+def test_half_requests_are_completed_after_it(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    files.volumes = {**files.volumes, "v0": "512MiB"}
+    daemon = start_daemon(files.write())
+    cases = [(length, sent) for length in LENGTHS for sent in SENT]
+    with ExitStack() as stack:
+        halves = []
+        for number, (length, sent) in enumerate(cases):
+            talk, offset = Talk(files.nbd_socket, "v0"), number * 32 * MIB + 4096
+            stack.callback(talk.close)
+            payload = os.urandom(length)
+            request = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 7, offset, length) + payload
+            talk._socket.sendall(request[:sent])
+            halves.append((talk, offset, payload, request[sent:]))
+        done = restart(daemon)
+        assert (done["clients_kept"], done["clients_lost"]) == (len(cases), 0)
+        for talk, offset, payload, rest in halves:
+            talk._socket.sendall(rest)
+            assert reply_to(talk) == (c.SIMPLE_REPLY_MAGIC, 0, 7)
+            pieces = range(0, len(payload), MIB)
+            read = [talk.read(offset + at, min(MIB, len(payload) - at)) for at in pieces]
+            assert b"".join(read) == payload
+
+
+def test_an_idle_client_goes_on_again_and_again(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    with (
+        closing(Talk(files.nbd_socket, "v0")) as unix,
+        closing(Talk(files.tcp_port or 0, "v1")) as tcp,
+    ):
+        for turn in range(3):
+            block = bytes([turn]) * 512
+            unix.write(0, block)
+            tcp.write(0, block)
+            done = restart(daemon)
+            assert (done["clients_kept"], done["clients_lost"]) == (2, 0)
+            assert unix.read(0, 512) == tcp.read(0, 512) == block
+        connections = [v["connections"] for v in daemon.request("GET", "/v1/status")[1]["volumes"]]
+        assert connections == [1, 1, 0, 0]
+
+
+READS, READ_BYTES = 1024, 16 << 10  # more than sockets and the daemon take at once
+
+
+def test_replies_that_a_client_has_not_taken_arrive(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    content = os.urandom(READS * READ_BYTES)
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        for at in range(0, len(content), MIB):
+            talk.write(at, content[at : at + MIB])
+        sock = talk._socket
+        places = [(number, number * READ_BYTES, READ_BYTES) for number in range(READS)]
+        asked = [REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_READ, *place) for place in places]
+        sock.sendall(b"".join(asked))
+        assert restart(daemon)["clients_kept"] == 1
+        found = {}
+        for _ in range(READS):
+            magic, error, cookie = reply_to(talk)
+            assert (magic, error) == (c.SIMPLE_REPLY_MAGIC, 0)
+            data = b""
+            while len(data) < READ_BYTES:
+                data += sock.recv(READ_BYTES - len(data))
+            found[cookie] = data
+        assert b"".join(found[number] for number in range(READS)) == content
+
+
+def test_held_writes_are_done_and_answered(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    request = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 3, 0, 512) + b"h" * 512
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        status, lease = daemon.request("POST", "/v1/quiesce", {"targets": ["v0"], "hold_s": 10})
+        assert status == 200, lease
+        talk._socket.sendall(request)
+        done = restart(daemon)
+        assert (done["clients_kept"], done["clients_lost"]) == (1, 0)
+        assert reply_to(talk) == (c.SIMPLE_REPLY_MAGIC, 0, 3)
+        assert talk.read(0, 512) == b"h" * 512
+
+
+# ------------------------------------------------------------------------------ who cannot be kept
+
+
+def test_a_client_with_tls_is_disconnected_and_said_to_be(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    port, server = free_port(), tmp_path / "server"
+    server.mkdir()
+    own = Certificates(server)
+    files.extra = (
+        f'[[nbd.listeners]]\naddress = "tcp:localhost:{port}"\ntls = "required"\n'
+        f'[nbd.tls]\ncertificate = "{own.certificate}"\nkey = "{own.key}"\n'
+    )
+    daemon = start_daemon(files.write())
+    (server / "ca-cert.pem").write_bytes(own.client_ca.read_bytes())
+    uri = f"nbds://localhost:{port}/v0?tls-certificates={server}"
+    connects = f"h = nbd.NBD(); h.set_uri_allow_local_file(True); h.connect_uri('{uri}')"
+    reads = "h.pread(512, 0); print('read', flush=True); input(); h.pread(512, 0)"
+    with subprocess.Popen(
+        [DEBIAN_PYTHON, "-c", f"import nbd; {connects}; {reads}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as client, closing(Talk(files.nbd_socket, "v0")) as plain:  # fmt: skip
+        assert client.stdout is not None
+        assert client.stdout.readline() == "read\n", client.communicate("\n")[1]
+        done = restart(daemon)
+        assert (done["clients_kept"], done["clients_lost"]) == (1, 1)
+        plain.read(0, 512)
+        assert "nbd.Error" in client.communicate("\n", timeout=PATIENCE_SECONDS)[1]
+
+
+# --------------------------------------------------------------------------- the program that fails
+
+
+class StandIn(Daemon):
+    """A daemon whose next program fails as `fault` says; see `tests/support/next_program.py`."""
+
+    fault = ""
+
+    def command(self) -> list[str]:
+        program = str(ROOT / "tests" / "support" / "next_program.py")
+        config = str(self.files.config)
+        return [sys.executable, program, str(self.plan), "run", "--config", config]
+
+    @property
+    def plan(self) -> Path:
+        return self.files.directory / "plan"
+
+    def fails(self, fault: str) -> None:
+        self.plan.write_text(fault)
+
+
+@pytest.fixture
+def stand_in(files: DaemonFiles) -> Iterator[StandIn]:
+    daemon = StandIn(files)
+    daemon.fails("")
+    daemon.start()
+    yield daemon
+    daemon.kill()
+    assert "Traceback (most recent call last)" not in daemon.log(), daemon.log()[-8000:]
+
+
+def no_file(daemon: StandIn) -> None:
+    daemon.files.config.unlink()
+
+
+def nonsense(daemon: StandIn) -> None:
+    daemon.files.config.write_text("nonsense")
+
+
+REFUSALS = {
+    "no configuration": (no_file, "duplexd.toml"),
+    "a wrong configuration": (nonsense, "duplexd.toml"),
+    "it is gone": (lambda daemon: daemon.fails("gone"), "gone"),
+    "it reads no such journal": (lambda daemon: daemon.fails("older"), "writes journal="),
+    "it says nothing": (lambda daemon: daemon.fails("silent"), "does not say that it can"),
+}
+
+
+def test_what_the_next_program_refuses_changes_nothing(stand_in: StandIn) -> None:
+    daemon = stand_in
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        for name, (spoil, why) in REFUSALS.items():
+            spoil(daemon)
+            refused = run_duplexctl(daemon.files, "restart")
+            assert refused.returncode == 5, (name, refused.stderr)
+            assert "nothing changed" in refused.stderr
+            assert why in refused.stderr
+            talk.write(0, name.encode().ljust(512))
+            daemon.files.write()
+            daemon.fails("")
+        assert restart(daemon)["clients_kept"] == 1
+        assert talk.read(0, 512) == name.encode().ljust(512)
+
+
+@pytest.mark.parametrize("fault", ["inherit", "lock", "control", "recovery", "listen", "adopt"])
+def test_a_next_program_that_fails_loses_nothing(stand_in: StandIn, fault: str) -> None:
+    daemon = stand_in
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"before" * 128)
+        daemon.fails(fault)
+        status, answer = daemon.request("POST", "/v1/restart", {})
+        assert status == 200, answer
+        assert daemon.wait() != 0
+        with pytest.raises(OSError):
+            talk.read(0, 512)
+    daemon.fails("")
+    daemon.start()
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        assert talk.read(0, 768) == b"before" * 128
+    verified = run_duplexctl(daemon.files, "verify", "all4")
+    assert verified.returncode == 0, verified.stdout
+    assert f"stand-in: {fault}" in daemon.log()
+
+
+def test_a_daemon_that_was_started_anew_is_a_failure(stand_in: StandIn) -> None:
+    """As a service manager does; the command must not call that a restart in place."""
+    daemon = stand_in
+    daemon.fails("recovery")
+    command = [sys.executable, "-m", "duplexd.duplexctl.cli", "--socket"]
+    asking = subprocess.Popen(
+        [*command, str(daemon.files.control_socket), "restart"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    with asking:
+        assert daemon.wait() != 0
+        daemon.fails("")
+        daemon.start()
+        _, said = asking.communicate(timeout=PATIENCE_SECONDS)
+    assert asking.returncode == 1, said
+    assert "started anew" in said
+
+
+def test_without_a_program_to_become_it_goes_on_by_itself(stand_in: StandIn) -> None:
+    """The file went away between the question and the exec."""
+    daemon = stand_in
+    daemon.fails("exec")
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        done = restart(daemon)
+        assert done["clients_kept"] == 1
+        assert talk.read(0, 512) == b"x" * 512
+    daemon.wait_log("the next program cannot be started")
+
+
+def test_a_signal_in_the_middle_stops_the_next_program_in_order(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        assert daemon.request("POST", "/v1/restart", {})[0] == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    daemon.start()
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        assert talk.read(0, 512) == b"x" * 512
