@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from duplexd.daemon.open_files import raise_limit, shared_out
-from duplexd.daemon.restarting import own_command
 from duplexd.daemon.service import Service
 from duplexd.daemon.startup import in_file
 from duplexd.daemon.succession import Estate, bequeath, inherited, take_signals
+from duplexd.daemon.successor import own_command
 from duplexd.limits import Limits
 from duplexd.net.activation import passed_sockets
 from duplexd.runtime.allocator import keep_little

@@ -147,9 +147,9 @@ def successor(config_path: str, formats: tuple[str, ...]) -> None:
     """Say whether this program can take the place of a daemon that writes these formats."""
     with lean():
         import_module("duplexd.daemon.process")  # one that cannot load itself is none
-        from duplexd.daemon import restarting
+        from duplexd.daemon.successor import succeed
 
-    click.echo(restarting.succeed(config_path, formats))
+    click.echo(succeed(config_path, formats))
 
 
 @cli.command()

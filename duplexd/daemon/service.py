@@ -43,11 +43,11 @@ from duplexd.daemon.ending import Deadline
 from duplexd.daemon.nbd_rules import Rules, images_of
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
-from duplexd.daemon.restarting import Restarts
 from duplexd.daemon.retry import Patience
 from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
 from duplexd.daemon.succession import NOTHING_LEFT, Estate
+from duplexd.daemon.successor import Restarts
 from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
 from duplexd.engine.controller import Machine
 from duplexd.errors import ConfigurationError, DuplexdError

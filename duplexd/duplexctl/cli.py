@@ -67,7 +67,7 @@ _MODULES = {
     "release-reader": "reading_cuts",
     "repair": "legs",
     "reload": "configuration",
-    "restart": "restarting",
+    "restart": "in_place",
     "resync": "resync",
     "rollback": "back_to_cut",
     "settle": "resync",

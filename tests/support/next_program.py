@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from duplexd.api.server import ControlServer
-from duplexd.daemon import process, program, restarting, service, succession
+from duplexd.daemon import process, program, service, succession, successor
 from duplexd.daemon.recovery import Recovery
 from duplexd.nbd_server.listeners import Listeners
 
@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(0)
 
     if sys.argv[1] == "successor" and FAULT == "older":
-        restarting._READS["journal"] = (1,)
+        successor._READS["journal"] = (1,)
     places: dict[str, tuple[Any, str]] = {
         "inherit": (process, "inherited"),
         "lock": (service, "StateLock"),
