@@ -196,7 +196,8 @@ def _cut_of(found: Points, point: str) -> str:
     if found.cut is None:
         why = [f"{row['name']}: {row['why']}" for row in found.volumes if row["why"]]
         raise WrongStateError(
-            f"{'; '.join(why) or 'the volumes are at different cuts'}; no clone was made"
+            f"{'; '.join(why) or 'the volumes are at different cuts'}; no clone was made. Suspend"
+            " them first: `duplexctl suspend`, or --suspend of a drill"
         )
     if point == found.cut:
         return found.cut
