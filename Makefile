@@ -22,12 +22,13 @@ ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
 # a file system for it; Prometheus and a browser; what makes, checks and shows man pages, shells that
-# complete, and a backup program. gcc and the next two compile a client that Python's
+# complete, and what the recipes of docs/recipes are about. gcc and the next two compile a client that Python's
 # index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
-	chromium man-db mandoc pandoc zsh fish borgbackup postgresql
+	chromium man-db mandoc pandoc zsh fish borgbackup restic cron postgresql mariadb-server \
+	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d

@@ -18,6 +18,7 @@ from duplexd.api.event_hub import EventHub
 from duplexd.api.hooked import Hooked
 from duplexd.api.reloads import NOT_RELOADED
 from duplexd.api.restarts import NOT_RESTARTED
+from duplexd.core.drill_record import Report
 from duplexd.core.leaving import Leaving
 from duplexd.core.rollback import Order
 from duplexd.errors import UsageError, WrongStateError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.models.clone_model import CloneDrop, CloneRequest
+    from duplexd.api.models.drill_model import DrillRequest
     from duplexd.api.models.reader_model import ReaderEnds, ReaderRequest
     from duplexd.api.models.request_model import (
         CutRequest,
@@ -276,6 +278,15 @@ class Actions:
         names = self._resolve(body.targets)
         self._command(peer, "drop-clone", targets=body.targets, name=body.name)
         return await self.controller.clones.drop(names, body.name)
+
+    async def record_drill(self, peer: Peer, body: DrillRequest) -> Json:
+        """Keep what an application found on clones. Legal while they are there, of a consistent
+        cut.
+        """
+        names = self._resolve(body.targets)
+        self._command(peer, "drill", targets=body.targets, cut=body.cut, exit_code=body.exit_code)
+        report = Report(body.id, body.cut, body.clone, body.exit_code, body.took_ms)
+        return await self.controller.drills.record(names, report)
 
     async def resync_wait(self, targets: list[str]) -> Json:
         """Wait for a resync that was started. A cancellation only ends the waiting."""

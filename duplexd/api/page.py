@@ -14,6 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.plots import last, peak, plot
+from duplexd.core.drill_record import FAILED
 from duplexd.core.findings import ERROR, WARNING
 from duplexd.printable import printable
 from duplexd.units import format_duration, format_size
@@ -134,6 +135,15 @@ def _facts(volume: Json, now: float) -> Iterator[str]:
     if volume["secondary"]:
         time = volume["consistent_cut_time"]
         yield f"last consistent cut: {_ago(time, now) if time else 'none known'}"
+        yield _drill(volume["last_drill"], now)
+
+
+def _drill(last: Json | None, now: float) -> str:
+    if last is None:
+        return "last drill: none"
+    ended = f"{last['outcome']} {_ago(last['time'], now)}"
+    failed = last["outcome"] == FAILED
+    return f'last drill: <span class="warning">{ended}</span>' if failed else f"last drill: {ended}"
 
 
 def _groups(groups: Sequence[Json]) -> Iterator[str]:

@@ -86,6 +86,16 @@ _GAUGES = (
         "when the volume was last cut consistently; 0 if that is not known",
         _field("consistent_cut_time"),
     ),
+    Gauge(
+        "duplexd_last_drill_passed_timestamp_seconds",
+        "when the last drill that passed had ended; 0 if none has",
+        lambda volume: float((volume.get("last_drill") or {}).get("passed_time") or 0),
+    ),
+    Gauge(
+        "duplexd_last_drill_failed",
+        "1 if the last drill failed; 0 if it passed, or there was none",
+        lambda volume: float((volume.get("last_drill") or {}).get("outcome") == "failed"),
+    ),
 )
 
 

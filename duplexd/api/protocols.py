@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from duplexd.core.drill_record import Report
     from duplexd.core.leaving import Leaving
     from duplexd.core.rollback import Order
     from duplexd.engine.counters import Counters
@@ -76,6 +77,12 @@ class Clones(Protocol):
     def show(self, names: Sequence[str] | None = None) -> Json: ...
 
 
+class Drills(Protocol):
+    """What applications found on clones."""
+
+    async def record(self, names: Sequence[str], report: Report) -> Json: ...
+
+
 class Controller(Protocol):
     """What the control plane needs of the controller. All of it is called in the event loop."""
 
@@ -100,6 +107,9 @@ class Controller(Protocol):
 
     @property
     def clones(self) -> Clones: ...
+
+    @property
+    def drills(self) -> Drills: ...
 
     def status(self) -> Json: ...
     async def look_again(self) -> None: ...

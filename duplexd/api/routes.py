@@ -14,6 +14,7 @@ from duplexd.api import change_routes as changes
 from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
 from duplexd.api.clone_routes import CLONE_ROUTES
+from duplexd.api.drill_routes import DRILL_ROUTES
 from duplexd.api.health import degraded, unready
 from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
@@ -372,6 +373,7 @@ ROUTES: tuple[RouteEntry, ...] = (
         (ReaderEnded,),
     ),
     *CLONE_ROUTES,
+    *DRILL_ROUTES,
     RouteEntry(
         "POST",
         "/v1/verify",

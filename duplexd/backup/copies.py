@@ -35,6 +35,10 @@ CREDENTIALS = ".tls"
 _DIFFER = 1  # how `qemu-img compare` ends then
 
 
+class DiffersError(DuplexdError):
+    """A copy is not what its volume is at the cut."""
+
+
 class Copies:
     """Of all volumes of a cut, into one directory. `together` run at a time. Those that have one of
     `changed`, by their names, are copied as that.
@@ -63,7 +67,7 @@ class Copies:
         await self._each(self._copy)
 
     async def compare(self) -> None:
-        """Raises DuplexdError if one is not what its volume is at the cut."""
+        """Raises DiffersError if one is not what its volume is at the cut."""
         await self._each(self._compare)
 
     async def seal(self) -> tuple[SavedVolume, ...]:
@@ -137,7 +141,7 @@ class Copies:
         except programs.ProgramError as error:
             if error.status != _DIFFER:
                 raise
-            raise DuplexdError(
+            raise DiffersError(
                 f"{source.name}: the copy differs from the cut, and is no backup: {error}; check"
                 " the disk that it was written to, and the network"
             ) from None

@@ -130,5 +130,11 @@ class Increment:
         self.base = base
         return found
 
+    def give_up(self, why: str) -> None:
+        """What was copied on the base is not the cut: it is to be a full backup."""
+        base, self.base = self.base, None
+        if base is not None:
+            self._warn(f"what changed, on {base.id}, is not the cut: {why}")
+
     def _warn(self, why: str) -> None:
         self._watch.warn(printable(f"this is a full backup: {why}"))

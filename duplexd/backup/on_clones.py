@@ -8,12 +8,15 @@ it finds. It has in its environment:
     DUPLEXD_URIS   a line for each volume: its name, a blank, the NBD URI of its clone
 
 The clones belong to the connections of this process. So they end with it, also if it is killed.
+When CMD has ended, the daemons record its outcome, as long as the clones are there: a drill that is
+killed, or whose cut is left meanwhile, is none.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backup import sources
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.client import Client
+    from duplexd.client.clone_commands import Held
 
 TAG = "drill"
 
@@ -52,12 +56,12 @@ async def run(
             f"cannot run {command[0]!r}: no such program, or it is not executable; nothing was done"
         )
     if not plan.suspend:
-        return await _at(plan.point, plan, command, client)
+        return await _at(plan.point, plan, command, client, warn)
     made = await client.suspend(plan.target, tag=TAG)
     try:
         if made.verdict != CONSISTENT:
             raise LeaseLostError(f"cut {made.cut} is void: {made.why}; {command[0]} was not run")
-        return await _at(made.cut, plan, command, client)
+        return await _at(made.cut, plan, command, client, warn)
     finally:
         await despite_an_interrupt(_leave(plan, made.cut, client, warn))
 
@@ -69,11 +73,14 @@ async def _leave(plan: Plan, cut: str, client: Client, warn: Callable[[str], Non
         warn(f"no resync began: {error}")
 
 
-async def _at(point: str, plan: Plan, command: Sequence[str], client: Client) -> int:
+async def _at(
+    point: str, plan: Plan, command: Sequence[str], client: Client, warn: Callable[[str], None]
+) -> int:
     name = f"drill-{secrets.token_hex(4)}"
     held = client.clones.held(plan.target, point=point, name=name, limit_bytes=plan.limit_bytes)
     async with held:
         found = sources.find(held.points, client.groups.controllers)
+        began = time.monotonic()
         code = await child(
             command,
             {
@@ -87,4 +94,20 @@ async def _at(point: str, plan: Plan, command: Sequence[str], client: Client) ->
                 f"the clones of cut {held.cut} ended before {command[0]} had ({why}): what it found"
                 f" is of no cut; it ended with {code}"
             )
+        await _record(held, code, int((time.monotonic() - began) * 1000), warn)
     return code
+
+
+async def _record(held: Held, code: int, took_ms: int, warn: Callable[[str], None]) -> None:
+    """A drill that passed and is not recorded everywhere has failed: health will ask for it."""
+    if held.points.verdict != CONSISTENT:
+        verdict = held.points.verdict or "in doubt"
+        warn(f"cut {held.cut} is {verdict}: a drill of it says nothing of backups, so it is not"
+             " recorded")  # fmt: skip
+        return
+    try:
+        await held.record_drill(code, took_ms)
+    except DuplexdError as error:
+        warn(f"CMD ended with {code}, but not all controllers have recorded it: {error}")
+        if not code:
+            raise

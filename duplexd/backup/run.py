@@ -28,9 +28,11 @@ from duplexd.client import certificate as certificates
 from duplexd.errors import DuplexdError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from duplexd.backup.destination import Destination
+    from duplexd.backup.overlays import Overlay
     from duplexd.backup.retention import Part
     from duplexd.backup.saved import Manifest
     from duplexd.backup.steps import Watch
@@ -144,12 +146,16 @@ class _Run:
         found = sources.find(points, self._client.groups.controllers)
         name = _name(cut)
         directory = self._place.begin(name)
-        self._watch.step(Step.COPY)
         changed = await self._cut.while_it_lasts(self._increment.overlays(found, cut.cut))
-        each = copies.Copies(found, directory, self._limits.copies, self._watch.progress, changed)
-        await self._cut.while_it_lasts(self._copy(found, each, directory))
-        self._watch.step(Step.COMPARE)
-        await self._cut.while_it_lasts(each.compare())
+        try:
+            each = await self._copied(found, directory, changed)
+        except copies.DiffersError as error:
+            if not changed:
+                raise
+            self._increment.give_up(str(error))
+            self._place.discard_partial()
+            directory = self._place.begin(name)
+            each = await self._copied(found, directory, {})
         shutil.rmtree(directory / copies.CREDENTIALS, ignore_errors=True)
         self._watch.step(Step.PROVE)
         certificate = certificates.make(cut)
@@ -164,6 +170,17 @@ class _Run:
             (directory / saved.FILE).write_text(made.text())
         await in_background(partial(self._place.sync, name))
         return made, self._place.publish(name)
+
+    async def _copied(
+        self, found: list[sources.Source], directory: Path, changed: Mapping[str, Overlay]
+    ) -> copies.Copies:
+        """Copies that are what the cut is. Raises DiffersError."""
+        self._watch.step(Step.COPY)
+        each = copies.Copies(found, directory, self._limits.copies, self._watch.progress, changed)
+        await self._cut.while_it_lasts(self._copy(found, each, directory))
+        self._watch.step(Step.COMPARE)
+        await self._cut.while_it_lasts(each.compare())
+        return each
 
     async def _copy(
         self, found: list[sources.Source], each: copies.Copies, directory: Path

@@ -64,8 +64,15 @@ HOLD = fields(
         "buckets": each(_bucket),
     },
 )
+DRILL = fields(
+    {"id": CUT_ID, "cut": CUT_ID, "outcome": one_of("passed", "failed"), "time": number},
+    {"exit_code": whole, "took_s": number, "passed_time": maybe(number)},
+)
 IMAGES = each(
-    fields({"name": text}, {"id": whole, "size": whole, "primary": text, "secondary": text})
+    fields(
+        {"name": text},
+        {"id": whole, "size": whole, "primary": text, "secondary": text, "drill": maybe(DRILL)},
+    )
 )
 JOURNAL = fields(
     {}, {"directory": text, "identity": text, "crc": maybe(whole), "chain": maybe(whole)}
@@ -177,6 +184,7 @@ VOLUME = fields(
         "rebuild": maybe(fields({"possible": flag})),
         "differs": maybe(fields({"text": text})),
         "rollback": maybe(fields({"id": text, "cut": text, "state": text})),
+        "last_drill": maybe(DRILL),
         "readers": each(fields({"name": text}, {"kind": text, "since": maybe(number)})),
     },
 )
@@ -353,6 +361,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/readers/release"): fields({"reader": text, "volumes": _TEXTS}),
     ("GET", "/v1/clones"): fields({"clones": each(_CLONE)}),
     ("POST", "/v1/clones"): fields({"name": text, "cut": CUT_ID, "volumes": each(_CLONE)}),
+    ("POST", "/v1/drills"): fields({"id": CUT_ID, "cut": CUT_ID, "volumes": _TEXTS}),
     ("POST", "/v1/clones/drop"): fields({"name": text, "volumes": _TEXTS}),
     ("POST", "/v1/verify"): VERIFIED,
     ("POST", "/v1/swap"): ROLES,

@@ -64,7 +64,7 @@ def make(result: Suspended) -> Json:
 
 
 _JOURNAL_KEYS = ("directory", "identity", "crc", "chain")
-_VOLUME_KEYS = ("id", "name", "size", "primary", "secondary")
+_VOLUME_KEYS = ("id", "name", "size", "primary", "secondary", "drill")
 
 
 def _member(member: Json) -> Json:

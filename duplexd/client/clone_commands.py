@@ -7,6 +7,7 @@ one consistent cut; each controller is then asked for that cut by its id.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
@@ -139,6 +140,15 @@ class Held:
             self.lost = "the cut was left"
         return self.lost
 
+    async def record_drill(self, exit_code: int, took_ms: int) -> None:
+        """What was found on them, on all controllers under one id. Raises if one has not recorded
+        it: it does so while its clones are there.
+        """
+        found = {"exit_code": exit_code, "took_ms": took_ms}
+        body = {"id": secrets.token_hex(8), "cut": self.cut, "clone": self._name, **found}
+        _, errors = await _ask(self._group, self._links, "/v1/drills", body)
+        survey.raise_all(errors)
+
     async def _hold(self, member: str, made: asyncio.Future[Json]) -> None:
         """One controller's clones, until they end or this is cancelled."""
         body = {
@@ -186,7 +196,8 @@ def _cut_of(found: Points, point: str) -> str:
     if found.cut is None:
         why = [f"{row['name']}: {row['why']}" for row in found.volumes if row["why"]]
         raise WrongStateError(
-            f"{'; '.join(why) or 'the volumes are at different cuts'}; no clone was made"
+            f"{'; '.join(why) or 'the volumes are at different cuts'}; no clone was made. Suspend"
+            " them first: `duplexctl suspend`, or --suspend of a drill"
         )
     if point == found.cut:
         return found.cut

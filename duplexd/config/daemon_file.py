@@ -104,6 +104,9 @@ class HealthConfig(Section):
     cut_age_max: Annotated[float, BeforeValidator(check_duration)] | None = Field(
         default=None, examples=['"26h"']
     )
+    drill_age_max: Annotated[float, BeforeValidator(check_duration)] | None = Field(
+        default=None, examples=['"8d"']
+    )
 
 
 class ScrubConfig(Section):

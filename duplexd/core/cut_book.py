@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core import cut_states, markers, snapshot
+from duplexd.core import cut_states, drill_record, markers, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import VOID
 from duplexd.core.pair_states import SUSPENDED
@@ -84,8 +84,13 @@ class CutBook:
             if pair.usable:
                 pair.secondary_is_at(max(pair.applied, cut.sequence))
 
-    def grade(self, marker: markers.Grade) -> None:
-        """What a canary found."""
+    def tried(self, marker: markers.Grade | markers.Drilled, time_us: int) -> None:
+        """What a canary found on a cut, or a drill, which its pairs keep."""
+        if isinstance(marker, markers.Drilled):
+            for number in marker.volumes:
+                pair = self._pairs[number]
+                pair.drill = drill_record.after(pair.drill, marker, time_us)
+            return
         cut = self.find(marker.cut)
         if cut is not None:
             grade = marker._asdict()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.drill_record import PASSED
 from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.units import format_duration, format_size
 
@@ -44,6 +45,8 @@ KINDS = {
     "suspended-too-long": WARNING,
     "cut-too-old": WARNING,
     "cut-in-doubt": WARNING,
+    "drill-failed": WARNING,
+    "drill-overdue": WARNING,
     "scrub-error": WARNING,
     "scrub-overdue": WARNING,
     "one-file-system": WARNING,
@@ -80,6 +83,7 @@ class Expected(NamedTuple):
     suspended_s_max: float | None = None
     cut_age_s_max: float | None = None
     scrub_every_s: float | None = None
+    drill_age_s_max: float | None = None
 
 
 class ImageRoom(NamedTuple):
@@ -157,6 +161,7 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
         yield Finding("legs-differ", name, text, differs["time"])
     yield from _suspended(volume, now, expected.suspended_s_max)
     yield from _uncut(volume, now, expected.cut_age_s_max)
+    yield from _undrilled(volume, now, expected.drill_age_s_max)
     yield from _unscrubbed(volume, now, expected.scrub_every_s)
 
 
@@ -199,6 +204,25 @@ def _uncut(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
         text = f"the last consistent cut is {format_duration(age_s)} old, more than cut_age_max"
         text = f"{text} ({format_duration(most_s)})"
         yield Finding("cut-too-old", volume["name"], text, last + most_s)
+
+
+def _undrilled(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
+    name, last = volume["name"], volume.get("last_drill")
+    if volume.get("secondary") is None:
+        return
+    if last is not None and last["outcome"] != PASSED:
+        text = f"the last drill failed: exit code {last['exit_code']}, at cut {last['cut']}"
+        yield Finding("drill-failed", name, text, last["time"])
+    if most_s is None:
+        return
+    passed = last and last["passed_time"]
+    if not passed:
+        text = f"no drill has passed; expected one every {format_duration(most_s)}"
+        yield Finding("drill-overdue", name, text)
+    elif (age_s := now - passed) > most_s:
+        text = f"the last drill that passed is {format_duration(age_s)} old, more than"
+        text = f"{text} drill_age_max ({format_duration(most_s)})"
+        yield Finding("drill-overdue", name, text, passed + most_s)
 
 
 def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Finding]:

@@ -244,8 +244,8 @@ class Ledger(Unmarked):
         self._book.void(marker, place.sequence, place.time_us)
 
     @_fold.register
-    def _(self, marker: markers.Grade, _place: Place) -> None:
-        self._book.grade(marker)
+    def _(self, marker: markers.Grade | markers.Drilled, place: Place) -> None:
+        self._book.tried(marker, place.time_us)
 
     @_fold.register
     def _(self, marker: markers.Reader | markers.Unread, place: Place) -> None:

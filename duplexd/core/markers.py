@@ -41,6 +41,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     unread    names, volumes                         these have ended: `core/readers.py`
     rollback  id, cut, volumes                       closed: they go back to the cut
     rolledback  id, volumes, whole                   open again: `core/rollback.py`
+    drilled   id, cut, exit, took, volumes           a drill of it ended: `core/drill_record.py`
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -53,6 +54,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
+from duplexd.core.drill_record import Drilled
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.reader_markers import Reader, Unread
 from duplexd.core.rollback_markers import Rollback, RolledBack
@@ -66,9 +68,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
-    "Detach", "Differ", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed", "NewVolume",
-    "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack", "Same",
-    "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "Detach", "Differ", "Drilled", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed",
+    "NewVolume", "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack",
+    "Same", "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -375,6 +377,7 @@ Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
     | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack
+    | Drilled
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -385,6 +388,7 @@ KINDS: dict[str, type[Marker]] = {
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
     "rollback": Rollback, "rolledback": RolledBack,
+    "drilled": Drilled,
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from duplexd.backend import Reader
     from duplexd.core.change_history import ChangeHistory
     from duplexd.core.cut import Cut
+    from duplexd.core.drill_record import Drill
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
     from duplexd.core.rollback_state import Rollback
@@ -65,14 +66,14 @@ class PairRecord:
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
     that are remembered; None if there is none. `readers`: who reads the secondary at its
-    cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`: the last one,
-    see `core/rollback_state.py`.
+    cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`, `drill`: the
+    last one of each, see `core/rollback_state.py` and `core/drill_record.py`.
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
-        "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
-        "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
+        "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "good_cut_us",
+        "history", "id", "last_cut", "limits", "name", "primary_at", "primary_image", "readers",
+        "reason", "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
         "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
         "usable",
     )  # fmt: skip
@@ -101,6 +102,7 @@ class PairRecord:
         self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
         self.rollback: Rollback | None = None
+        self.drill: Drill | None = None
         self.differs: Differences | None = None
         self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet

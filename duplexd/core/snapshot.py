@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import change_history, leg_differences, scrub_state
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
+from duplexd.core.drill_record import Drill
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
@@ -89,6 +90,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
+        **({"drill": list(pair.drill)} if pair.drill is not None else {}),
         **_cuts_of(pair),
     }
 
@@ -148,11 +150,12 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next four
+    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next five
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))
+    pair.drill = Drill(*saved["drill"]) if "drill" in saved else None
     # left out where nothing is known of them
     pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))
     if saved["changed"] is not None:

@@ -25,6 +25,7 @@ EVENT_LEVELS = {
     "controller-failed": "error",
     "checkpoint-failed": "warning",
     "copied": "debug",
+    "drill-failed": "warning",
     "image-changed": "warning",
     "journal-full": "error",
     "legs-differ": "error",

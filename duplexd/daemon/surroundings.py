@@ -123,7 +123,7 @@ def outlook_on(controller: Controller, around: Surroundings, workers: Workers) -
     def expected() -> Expected:
         health = controller.config.health
         scrub_s = controller.config.scrub.every
-        return Expected(health.suspended_max, health.cut_age_max, scrub_s)
+        return Expected(health.suspended_max, health.cut_age_max, scrub_s, health.drill_age_max)
 
     async def threads() -> None:
         """A thread that nothing else may hold up: one of each pool would hang with its disk."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 from duplexd.core.findings import waits_for_room
-from duplexd.duplexctl.texts import age_text, listed, moment_text
+from duplexd.duplexctl.texts import age_text, drill_text, listed, moment_text
 from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.printable import printable
 from duplexd.units import format_size
@@ -84,6 +85,7 @@ def details(volume: Json) -> Iterator[str]:
         last = volume.get("consistent_cut_time")
         age = f"{age_text(last)} ago, {moment_text(last)}" if last else "not known"
         yield f"{name}: last consistent cut: {age}"
+        yield f"{name}: last drill: {drill_text(volume.get('last_drill'), time.time())}"
 
 
 def errno_of(why: str) -> str:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from duplexd.core.drill_record import PASSED
 from duplexd.printable import joined, printable
 from duplexd.units import format_duration, format_size
 
@@ -78,6 +79,18 @@ def cut_text(cut: Json | None) -> str:
 def age_text(moment: float) -> str:
     """`3 h`: how long ago that was, by the clock of this machine."""
     return format_duration(time.time() - moment)
+
+
+def drill_text(last: Json | None, now: float) -> str:
+    """How the last drill of a volume ended; of one that failed, when one has passed."""
+    if not last:
+        return "none"
+    ago = f"{format_duration(now - last['time'])} ago"
+    if last["outcome"] == PASSED:
+        return f"passed {ago}"
+    passed = last.get("passed_time")
+    before = f"one passed {format_duration(now - passed)} ago" if passed else "none has passed"
+    return f"FAILED {ago}, with exit code {last.get('exit_code')}; {before}"
 
 
 def moment_text(moment: float) -> str:

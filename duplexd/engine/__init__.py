@@ -61,7 +61,8 @@ other controllers;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
 grades it; `points` are cuts as exports that clients read, and `cut_readers` who does;
 `dirty_bitmaps` say what changed up to a point. `clones` are cuts that can be written to, by
-`clone_requests` to an `overlay`. `client_reads` and `cut_exports` put together what reads.
+`clone_requests` to an `overlay`; `drills` records what an application found on them.
+`client_reads` and `cut_exports` put together what reads.
 `failures` is what a failing leg does to states; `failed_legs` are those that fail outside of
 batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
 `image_places` finds out which of them are not at their paths any more.

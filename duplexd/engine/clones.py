@@ -269,11 +269,16 @@ class Clones:
         found = self._points.volume(name)
         if found is not None or (wanted := parse(name)) is None:
             return found
-        clone = self._clones.get((wanted.of.volume, wanted.clone))
-        if clone is None or clone.why_not:
+        clone = self.find(wanted.of.volume, wanted.clone)
+        if clone is None:
             return None
         consistent = self._archive.verdict(clone.cut) == "consistent"
         return clone if wanted.of.means(clone.cut, consistent) else None
+
+    def find(self, volume: str, name: str) -> Clone | None:
+        """The clone of that name, if it can be read."""
+        clone = self._clones.get((volume, name))
+        return None if clone is None or clone.why_not else clone
 
     def point_names(self) -> Iterator[str]:
         """See `Backend`: points, then clones."""

@@ -192,6 +192,7 @@ class Controller:
             self.events, clock, limits,
         )  # fmt: skip
         self.points, self.readers, self.clones = exports.points, exports.readers, exports.clones
+        self.drills = exports.drills
 
     def _copies(self) -> None:
         """What brings secondaries along the journal."""

@@ -1,7 +1,8 @@
-"""Cuts as NBD exports, and who keeps secondaries there: points, clones, readers.
+"""Cuts as NBD exports, and who keeps secondaries there: points, clones, readers, drills.
 
-They know each other: a clone begins with a point and is a reader, and a reader that ends takes its
-point or clone with it. So they are put together here and not in the controller.
+They know each other: a clone begins with a point and is a reader, a reader that ends takes its
+point or clone with it, and a drill is recorded while its clones are there. So they are put together
+here and not in the controller.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from duplexd.engine.allocation import Extents
 from duplexd.engine.clones import Clones
 from duplexd.engine.cut_readers import CutReaders
+from duplexd.engine.drills import Drills
 from duplexd.engine.overlay import OverlayFiles
 from duplexd.engine.points import Points
 from duplexd.engine.question_line import QuestionLine
@@ -64,3 +66,4 @@ class CutExports:
             volumes, self.points, volumes_take, archive, readers, overlays, legs, on_leg_failed,
             line, events, clock, limits,
         )  # fmt: skip
+        self.drills = Drills(timeline, volumes, self.clones, archive, events)

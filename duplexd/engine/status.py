@@ -136,6 +136,7 @@ class Status:
             "rebuild": self._rebuild(pair),
             "rollback": self._rollback(pair),
             "scrub": self._scrub(pair),
+            "last_drill": pair.record.drill.show() if pair.record.drill is not None else None,
             "readers": self._timeline.ledger.readers.show(pair.id),
             "differs": pair.record.differs.show() if pair.record.differs is not None else None,
         }

@@ -282,6 +282,13 @@ def images(pairs: Sequence[Pair]) -> list[Json]:
             "size": pair.size,
             "primary": pair.primary.path,
             "secondary": pair.record.secondary_path,
+            "drill": _drill_of(pair),
         }
         for pair in pairs
     ]
+
+
+def _drill_of(pair: Pair) -> Json | None:
+    """The last drill of a pair, if it was of the cut that the pair is at."""
+    drill = pair.record.drill
+    return drill.show() if drill is not None and pair.cut and pair.cut.id == drill.cut else None

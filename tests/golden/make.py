@@ -50,9 +50,9 @@ class Author:
 
     def __init__(self, disk: SimDisk) -> None:
         self._disk = disk
-        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 4)
+        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 5)
         self.ring.live.append(self.ring.grow())
-        self.ring.spares += [self.ring.grow() for _ in range(3)]
+        self.ring.spares += [self.ring.grow() for _ in range(4)]
         self.writer = Writer(self.ring, 0, 0)
         self.ledger = Ledger(LIMITS)
         self._time_us = TIME_US
@@ -98,7 +98,7 @@ def some_map(*offsets: int) -> str:
 
 
 def write() -> SimDisk:
-    """A disk with a state directory in `STATE`: every kind of record, every marker, three segments
+    """A disk with a state directory in `STATE`: every kind of record, every marker, some segments
     and a staging log.
     """
     disk = SimDisk()
@@ -166,6 +166,9 @@ def write() -> SimDisk:
     mark("differ", id=3, runs=[[0, 4096]])
     mark("same", volumes=[3])
     mark("scrubbed", id=5, at=65536, began=TIME_US, done=TIME_US - 1)
+    mark(
+        "drilled", id="feed000000000001", cut="cafe000000000004", exit=1, took=1500, volumes=[5]
+    )  # fmt: skip
     author.writer.sync_now()
     mark("synced")
     mark("close")

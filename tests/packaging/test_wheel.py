@@ -85,10 +85,12 @@ def test_the_wheel_carries_units_users_and_directories(carried: set[str]) -> Non
 
 
 def test_the_wheel_carries_documents_and_examples(carried: set[str]) -> None:
-    documents = {f"doc/duplexd/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    documents = {
+        f"doc/duplexd/{path.relative_to(ROOT / 'docs')}" for path in (ROOT / "docs").rglob("*.md")
+    }
     examples = {
         f"doc/duplexd/examples/{path.name}"
-        for path in (ROOT / "configs").iterdir()
+        for path in [*(ROOT / "configs").iterdir(), *(ROOT / "configs" / "drills").iterdir()]
         if path.is_file()
     }
     assert documents | examples <= carried

@@ -279,7 +279,7 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "sockets of NBD": _nbd('group = "root"\nmode = "0600"'),
     "nbd.tls": _nbd_tls,
     "another listener": _listener,
-    "health": _section('[health]\nsuspended_max = "1h"\ncut_age_max = "26h"'),
+    "health": _section('[health]\nsuspended_max = "1h"\ncut_age_max = "26h"\ndrill_age_max = "8d"'),
     "scrub": _section('[scrub]\nevery = "7d"\nrate = "1MiB"'),
     "metrics": lambda _files, text: f'{text}\n[metrics]\nlisten = "tcp:127.0.0.1:{free_port()}"\n',
     "another address": _free_port,

@@ -76,6 +76,7 @@ from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 from duplexd.runtime.histogram import Histogram
 from tests.support.fake_changes import FakeChanges
 from tests.support.fake_clones import FakeClones
+from tests.support.fake_drills import FakeDrills
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -326,6 +327,7 @@ class FakeController:
         self.cuts = FakeCuts(self)
         self.changes = FakeChanges()
         self.clones = FakeClones()
+        self.drills = FakeDrills()
         self.drain_s = 0.0
         self.draining = 0  # holds that were begun
         self.resync_s = 0.0

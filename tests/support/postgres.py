@@ -72,19 +72,22 @@ def as_postgres(name: str, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def new_file_systems(uris: Mapping[str, str], above: Path) -> Iterator[None]:
-    """On volumes, mounted below `above` by the names of `uris`."""
+def new_file_systems(uris: Mapping[str, str], above: Path, make: bool = True) -> Iterator[None]:
+    """On volumes, mounted below `above` by the names of `uris`. Without `make`, those that they
+    have.
+    """
     with ExitStack() as stack:
         for name, uri in uris.items():
             fuse = above / f"fuse-{name}"
-            fuse.mkdir()
+            fuse.mkdir(exist_ok=True)
             nbdfuse = ["nbdfuse", str(fuse / "nbd"), uri]
             server = stack.enter_context(subprocess.Popen(nbdfuse, stdin=subprocess.DEVNULL))
             # it would wait for a loop device, and that for any mount name space that has a copy
             stack.callback(server.kill)
             stack.callback(unmount, str(fuse))
             wait_for(f"nbdfuse of {name}", (fuse / "nbd").exists)
-            run(*_MKFS, str(fuse / "nbd"))
+            if make:
+                run(*_MKFS, str(fuse / "nbd"))
             stack.enter_context(mounted(fuse / "nbd", above / name))
         yield
 

@@ -15,7 +15,6 @@ import pytest
 
 from duplexd.backup.run import Plan, run
 from duplexd.client import Client
-from duplexd.errors import DuplexdError
 from duplexd.limits import BackupLimits
 from duplexd.units import KIB, MIB
 from tests.support.backups import backup, ctl, is_duplex_again, made, names, restored, write
@@ -228,12 +227,18 @@ def test_another_volume_of_the_same_name_is_not_built_on(
 
 
 class _Watch:
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
     def step(self, step: Step) -> None: ...
     def progress(self, name: str, done: int, total: int) -> None: ...
-    def warn(self, text: str) -> None: ...
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
 
 
-async def test_changes_that_are_too_few_are_no_backup(daemon: Daemon, destination: Path) -> None:
+async def test_changes_that_are_too_few_make_a_full_backup(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
     """What the controllers say is not trusted: each chain is compared with the cut."""
     full(daemon, destination)
     write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
@@ -248,9 +253,14 @@ async def test_changes_that_are_too_few_are_no_backup(daemon: Daemon, destinatio
 
     async with Forgetful.local(daemon.files.control_socket) as client:
         plan = Plan(("db",), str(destination), verify_cut=False, full_every=7)
-        with pytest.raises(DuplexdError, match="the copy differs from the cut"):
-            await run(plan, client, _Watch(), BackupLimits())
-    assert len(names(destination)) == 1
+        found = await run(plan, client, watch := _Watch(), BackupLimits())
+    (warned,) = watch.warned
+    assert warned.startswith("this is a full backup: what changed, on ")
+    assert "data: the copy differs from the cut" in warned
+    answer = found.json()
+    assert answer["base"] is None
+    assert restored(answer, tmp_path) == secondaries(daemon)
+    assert len(names(destination)) == 2
     assert is_duplex_again(daemon)
 
 

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,6 +42,18 @@ def script(text: str, *arguments: str) -> list[str]:
     return ["--", "sh", "-c", text, "recovery", *arguments]
 
 
+def last_drill(ctl: Operator) -> Any:
+    """What status has of the volume."""
+    (row,) = json.loads(ctl.run("status", "--json").stdout)["volumes"]
+    return row["last_drill"]
+
+
+def unwell(ctl: Operator) -> set[str]:
+    """The kinds of findings about drills."""
+    findings = json.loads(ctl.run("health", "--json").stdout)["findings"]
+    return {each["kind"] for each in findings if each["kind"].startswith("drill")}
+
+
 def nothing_is_left(ctl: Operator) -> bool:
     return not json.loads(ctl.run("clones", "--json").stdout)["clones"]
 
@@ -50,11 +62,22 @@ async def test_cmd_recovers_on_clones_and_its_exit_code_is_the_drills(ctl: Opera
     await ctl.cut()
     good = ctl.run("drill", "db", *script(RECOVERY, "1", "0"))
     assert (good.returncode, "nightly" in good.stderr) == (0, True), good.stderr
+    assert ((passed := last_drill(ctl))["outcome"], unwell(ctl)) == ("passed", set())
+    assert passed["time"] == passed["passed_time"] > time.time() - PATIENCE_SECONDS
     again = ctl.run("drill", "db@nightly", *script(RECOVERY, "1", "3"))
     assert again.returncode == 3  # it found what was there at the cut, not what the first one wrote
+    failed = last_drill(ctl)
+    assert (failed["outcome"], failed["exit_code"], failed["cut"]) == ("failed", 3, passed["cut"])
+    assert (failed["passed_time"], failed["id"] != passed["id"]) == (passed["time"], True)
+    assert unwell(ctl) == {"drill-failed"}
+    certificate = json.loads(ctl.run("points", "db", "--json").stdout)["certificate"]
+    (controller,) = certificate["certificate"]["controllers"]
+    assert [volume["drill"] for volume in controller["volumes"]] == [failed]
     assert nothing_is_left(ctl)
     assert ctl.daemon.files.secondary_of("data").read_bytes()[: len(BEFORE)] == BEFORE
     assert ctl("drill", "db", "--", "/nonesuch") == 1
+    assert last_drill(ctl) == failed
+    assert "data: last drill: FAILED" in ctl.run("status", "--details").stdout
     assert ctl("drill", "db") == 2
     assert ctl("resync", "db", "--wait") == 0
 
@@ -76,6 +99,7 @@ async def test_a_cut_that_is_left_meanwhile_is_no_good_drill(ctl: Operator) -> N
     )
     lost = ctl.run("drill", "db", *script(forced))
     assert (lost.returncode, "is of no cut; it ended with 0" in lost.stderr) == (9, True)
+    assert last_drill(ctl) is None
 
 
 async def test_a_drill_that_is_killed_leaves_no_clone(ctl: Operator, tmp_path: Path) -> None:
@@ -90,6 +114,7 @@ async def test_a_drill_that_is_killed_leaves_no_clone(ctl: Operator, tmp_path: P
         drill.kill()
     until(lambda: nothing_is_left(ctl))
     os.kill(int(began.read_text()), signal.SIGKILL)
+    assert last_drill(ctl) is None
     assert ctl("resync", "db", "--wait") == 0
 
 
@@ -121,4 +146,29 @@ def test_of_several_controllers_cmd_gets_all_volumes(tmp_path: Path) -> None:
         for_all = 'echo "$DUPLEXD_URIS" | while read -r name uri; do nbdinfo --size "$uri"; done'
         assert ctl("drill", "db", *script(for_all)) == "1048576\n1048576\n"
         assert ctl.json("clones", "db") == {"clones": []}
+        drills = [row["last_drill"] for row in ctl.json("status")["volumes"]]
+        assert [drill["outcome"] for drill in drills] == ["passed", "passed"]
+        assert len({drill["id"] for drill in drills}) == 1
         ctl("resync", "db", "--wait")
+
+
+def test_with_one_controller_away_it_is_not_recorded_there_and_does_not_pass(
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path, {"alpha": ["a0"], "beta": ["b0"]}) as cluster:
+        ctl = Ctl(cluster)
+        ctl("suspend", "db")
+        kill = f"kill -9 {cluster.daemons['beta'].pid}"
+        ctl("drill", "db", *script(kill), code=7)
+        (row,) = cluster.daemons["alpha"].request("GET", "/v1/status")[1]["volumes"]
+        assert row["last_drill"] is None
+
+
+def test_a_drill_of_a_void_cut_is_not_recorded_and_says_so(ctl: Operator) -> None:
+    suspended = ctl.daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[1]
+    cut = suspended["cut"]
+    broken = {"consistent": False, "records": 1, "detail": "by hand"}
+    assert ctl.daemon.request("POST", f"/v1/cuts/{cut}/grade", broken)[0] == 200
+    done = ctl.run("drill", f"db@{cut}", *script("true"))
+    assert (done.returncode, "is not recorded" in done.stderr) == (0, True)
+    assert last_drill(ctl) is None

@@ -21,6 +21,7 @@ import pytest
 from duplexd.canary.nbd import NbdConnection
 from tests.support.alerts import RULES, firing
 from tests.support.daemon import ROOT, Daemon, DaemonFiles, free_port
+from tests.support.drills import ended_drill
 from tests.support.fuse import FaultyDisk
 from tests.support.prometheus import Prometheus
 
@@ -145,7 +146,7 @@ async def test_each_alert_fires_for_its_fault_and_the_dashboard_has_data(rig: Ri
     for name in (WELL, DISK, GONE):
         fired[name].discard("DuplexdJournalSilent")  # of a machine whose disk is too busy
     assert fired == {
-        WELL: {"DuplexdDown"},
+        WELL: _named("DrillFailed", "NotWell", "Down"),
         DISK: _named("Void", "CutBroken", "LegErrors", "LegFailed", "NotWell"),
         JOURNAL: _named(
             *("StateDirFilling", "JournalSilent", "Refusing", "RequestsFail", "Failed"),
@@ -173,7 +174,9 @@ async def use(rig: Rig, name: str) -> str:
 
 
 async def well(rig: Rig) -> None:
-    """Used all the time: nothing fires, and the dashboard has data. Then it is killed."""
+    """Used all the time: nothing fires, and the dashboard has data. Then a drill of it fails, the
+    next one passes, and it is killed.
+    """
     async with await rig.client(WELL) as client:  # what was written fills the journal
         for _ in range(0, 3 * JOURNAL_BYTES // 2, MIB):
             await client.write(0, b"x" * MIB)
@@ -186,8 +189,18 @@ async def well(rig: Rig) -> None:
             values = [value for _, value in samples if not math.isnan(value)]
             assert values, f"{panel['title']}: no data: {query}"
     await rig.until_firing(WELL)
+    await drill(rig, WELL, 1)
+    await rig.until_firing(WELL, "DrillFailed", "NotWell")
+    await drill(rig, WELL, 0)
+    await rig.until_firing(WELL)
     await asyncio.to_thread(rig.daemons[WELL].kill)
     await rig.until_firing(WELL, "Down")
+
+
+async def drill(rig: Rig, name: str, exit_code: int) -> None:
+    """A drill of a new cut, with the outcome of its check."""
+    await asyncio.to_thread(ended_drill, rig.daemons[name], ["data"], exit_code)
+    await asyncio.to_thread(rig.ask, name, "/v1/resync", targets=["data"], wait=True)
 
 
 async def bad_secondary(rig: Rig, cut: str) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, CutState, Verdict
+from duplexd.api.models.drill_model import LastDrill
 
 
 class Grade(Answer):
@@ -103,6 +104,7 @@ class CutVolume(Answer):
     size: Bytes
     primary: str
     secondary: str
+    drill: LastDrill | None = Field(None, description="the last one, if it was of this cut")
 
 
 class CutMade(Answer):

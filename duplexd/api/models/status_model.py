@@ -10,6 +10,7 @@ from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, PairState
 from duplexd.api.models.cut_model import Cut, CutStatus
+from duplexd.api.models.drill_model import LastDrill
 from duplexd.api.models.reader_model import ReaderStatus
 from duplexd.api.models.rollback_model import RollbackStatus
 
@@ -166,6 +167,9 @@ class VolumeStatus(Answer):
     scrub: Scrub | None = Field(None, description="null for SIMPLEX")
     differs: Differs | None = Field(
         None, description="null unless a comparison found that the legs differ"
+    )
+    last_drill: LastDrill | None = Field(
+        None, description="the last drill that ended; null for none"
     )
     readers: list[ReaderStatus] = Field(
         default_factory=list, description="who reads its secondary at the cut, and keeps it there"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.drill_record import FAILED
 from duplexd.duplexctl import faults
 from duplexd.duplexctl.texts import cut_text
 from duplexd.duplexctl.top import listing, words
@@ -80,6 +81,8 @@ def _secondary(row: VolumeRow, secondary: Json) -> Iterator[Line]:
         yield line(f"  {format_size(row.changed_bytes)} to copy in a resync by change map")
     age = "not known" if row.cut_age_s is None else f"{format_duration(row.cut_age_s)} ago"
     yield line(f"  last consistent cut: {age}")
+    failed = (row.details.get("last_drill") or {}).get("outcome") == FAILED
+    yield line(f"  last drill: {row.drill}", "warning" if failed else "")
 
 
 def _work(row: VolumeRow, width: int) -> Iterator[Line]:

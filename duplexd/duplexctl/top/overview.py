@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.duplexctl import faults
+from duplexd.duplexctl.texts import drill_text
 from duplexd.duplexctl.top.figures import Figures
 from duplexd.duplexctl.top.rates import NO_RATES, rates
 
@@ -70,6 +71,7 @@ class VolumeRow(NamedTuple):
     changed_bytes: int
     cut: Cut | None  # that its secondary is at
     cut_age_s: float | None  # of the last consistent one
+    drill: str  # how the last one ended, in words
     copy: Copy | None
     operations: Mapping[str, Rate]
     other: Rate  # of operations that are not in that
@@ -224,6 +226,7 @@ def _volume(row: Json, worst: Mapping[str, str], known: _Known, time: float) -> 
         changed_bytes=row.get("changed_bytes") or 0,
         cut=_cut(cut, time) if cut else None,
         cut_age_s=None if cut_time is None else time - cut_time,
+        drill=drill_text(row.get("last_drill"), time),
         copy=_copy(row.get("copy")),
         operations=done.of.get(name, {}),
         other=done.other,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import Daemon
+from tests.support.drills import ended_drill
 from tests.support.fuse import FaultyDisk
 from tests.support.reliability.health_row import (
     HealthRow,
@@ -28,6 +29,7 @@ OTHER = "other"
 _SECONDS_MAX = 30.0  # for a finding to be there, however busy the machine is
 _LAZY = '[health]\nsuspended_max = "1s"\n'
 _STRICT = '[health]\ncut_age_max = "1s"\n'
+_DRILLED = '[health]\ndrill_age_max = "1s"\n'
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ def suspend(rig: Rig) -> None:
 
 def cut_once(rig: Rig) -> None:
     suspend(rig)
+    body = {"targets": ["data"], "wait": True}
+    assert rig.daemon.request("POST", "/v1/resync", body)[0] == 200
+
+
+def drill(rig: Rig, exit_code: int) -> None:
+    """One that ended with this, on clones of a new cut."""
+    ended_drill(rig.daemon, ["data"], exit_code)
     body = {"targets": ["data"], "wait": True}
     assert rig.daemon.request("POST", "/v1/resync", body)[0] == 200
 
@@ -79,6 +88,13 @@ def one_disk(files: OneVolume) -> None:
 WAYS = (
     Way("suspended for longer than `suspended_max`", "suspended-too-long", suspend, extra=_LAZY),
     Way("no cut for longer than `cut_age_max`", "cut-too-old", cut_once, extra=_STRICT),
+    Way("a drill failed", "drill-failed", lambda rig: drill(rig, 1)),
+    Way(
+        "no drill for longer than `drill_age_max`",
+        "drill-overdue",
+        lambda rig: drill(rig, 0),
+        extra=_DRILLED,
+    ),
     Way("both images on one file system", "one-file-system", prepares=one_disk),
     Way("sparse images, and less room", "no-room", size="4TiB"),
     Way("a first copy that runs", "secondary-unusable", prepares=fill_primary, copy_rate="64KiB"),

@@ -88,6 +88,16 @@ async def test_a_state_is_green_only_if_nothing_is_wrong_with_the_volume() -> No
     assert states == ["error", "warning", "good"]
 
 
+async def test_a_volume_has_its_last_drill() -> None:
+    assert "last drill: none" in (await seen(["data"])).text
+    drill = {"time": 1_000.0, "exit_code": 3}
+    failed = (await seen(["data"], last_drill=drill | {"outcome": "failed"})).text
+    assert "last drill: failed 2 h ago" in failed
+    passed = await seen(["data"], last_drill=drill | {"outcome": "passed"})
+    assert "last drill: passed 2 h ago" in passed.text
+    assert ("span", {"class": "warning"}) not in passed.elements
+
+
 async def test_a_cut_has_its_verdict_and_age() -> None:
     cuts = [
         {**CUT, "volumes": ["data"], "tag": "first"},

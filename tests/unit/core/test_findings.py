@@ -29,13 +29,31 @@ WELL: Json = {
             "secondary": {"path": "/b/data.img", "error": "", "usable": True, "cut": None},
             "copy": None,
             "consistent_cut_time": NOW - 3600,
+            "last_drill": {
+                "outcome": "passed",
+                "exit_code": 0,
+                "cut": "c6",
+                "time": NOW - 3600,
+                "passed_time": NOW - 3600,
+            },
         }
     ],
     "cuts": [],
 }
 ROOMY = {"/a/data.img": ImageRoom(1, GIB, 2 * GIB), "/b/data.img": ImageRoom(2, GIB, 2 * GIB)}
 AROUND = Around(ROOMY)
-EXPECTED = Expected(suspended_s_max=8 * 3600, cut_age_s_max=26 * 3600, scrub_every_s=100)
+EXPECTED = Expected(
+    suspended_s_max=8 * 3600, cut_age_s_max=26 * 3600, scrub_every_s=100, drill_age_s_max=3600
+)
+
+
+FAILED_DRILL = {
+    "outcome": "failed",
+    "exit_code": 3,
+    "cut": "c7",
+    "time": NOW - 5,
+    "passed_time": NOW - 3600,
+}
 
 
 def data(status: Json) -> Json:
@@ -78,6 +96,8 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "primary-repaired": lambda it: data(it)["primary"].update(repaired_bytes=4096),
     "secondary-unusable": lambda it: copying(it, usable=False),
     "suspended-too-long": lambda it: suspended(it, 8 * 3600 + 1),
+    "drill-failed": lambda it: data(it).update(last_drill=FAILED_DRILL),
+    "drill-overdue": lambda it: data(it)["last_drill"].update(passed_time=NOW - 3601),
     "cut-too-old": lambda it: data(it).update(consistent_cut_time=NOW - 26 * 3600 - 1),
     "cut-in-doubt": lambda it: in_doubt(it, 61),
 }
@@ -123,6 +143,7 @@ def test_every_kind_is_tested_here() -> None:
         lambda it: in_doubt(it, 60),
         lambda it: it["controller"]["journal"].update(waiting_s=2.9),
         lambda it: data(it).update(state="SIMPLEX", secondary=None, consistent_cut_time=None),
+        lambda it: data(it).update(state="SIMPLEX", secondary=None, last_drill=FAILED_DRILL),
         lambda it: data(it).update(scrub={"done_time": NOW - 200}),
         lambda it: data(it).update(scrub={"done_time": None, "began_time": None}),
         lambda it: data(it).update(scrub={"done_time": NOW - 9999, "wanted_time": NOW - 200}),
@@ -135,6 +156,7 @@ def test_every_kind_is_tested_here() -> None:
         "voting",
         "slow journal",
         "simplex",
+        "simplex since a drill failed",
         "scrub in time",
         "never scrubbed",
         "scrubs were just turned on",
@@ -146,6 +168,22 @@ def test_what_passes_or_is_wanted_is_no_finding(change: Callable[[Json], Any]) -
     status = copy.deepcopy(WELL)
     change(status)
     assert kinds(status) == []
+
+
+@pytest.mark.parametrize("last", [None, FAILED_DRILL | {"passed_time": None}])
+def test_a_pair_of_which_no_drill_has_passed_is_overdue(last: Json | None) -> None:
+    status = copy.deepcopy(WELL)
+    data(status)["last_drill"] = last
+    assert "drill-overdue" in kinds(status)
+    assert "drill-overdue" not in kinds(status, expected=Expected())
+
+
+def test_a_drill_that_failed_is_said_although_no_age_is_expected() -> None:
+    status = copy.deepcopy(WELL)
+    data(status)["last_drill"] = FAILED_DRILL
+    (finding,) = find(status, AROUND, Expected(), NOW)
+    assert finding.kind == "drill-failed"
+    assert finding.text == "the last drill failed: exit code 3, at cut c7"
 
 
 def test_a_pair_that_was_never_scrubbed_becomes_overdue() -> None:

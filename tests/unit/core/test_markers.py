@@ -23,6 +23,7 @@ from duplexd.core.markers import (
     Copy,
     Detach,
     Differ,
+    Drilled,
     Equal,
     Fail,
     Grade,
@@ -160,6 +161,10 @@ WRITTEN: list[tuple[Marker, Json]] = [
         RolledBack("r1", [1, 2], False),
         {"m": "rolledback", "id": "r1", "volumes": [1, 2], "whole": False},
     ),
+    (
+        Drilled("d1", "c1", 3, 1500, [1, 2]),
+        {"m": "drilled", "id": "d1", "cut": "c1", "exit": 3, "took": 1500, "volumes": [1, 2]},
+    ),
 ]
 
 # What older versions left out: the marker that it is
@@ -284,6 +289,7 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(Differ, numbers, runs),
     st.builds(Same, lists),
     st.builds(Scrubbed, numbers, places, places, places),
+    st.builds(Drilled, texts, texts, st.integers(0, 255), places, lists),
     st.builds(Missed, maps_by_volume, lists.map(tuple)),
     st.builds(
         Regions,

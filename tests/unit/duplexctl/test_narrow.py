@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from duplexd.duplexctl import views
+from duplexd.duplexctl.texts import drill_text
 from tests.support.fake_controller import FakeController
 
 CUT = {"id": "0123456789abcdef", "sequence": 7, "tag": "nightly of all databases", "canary": None}
@@ -70,3 +71,20 @@ def test_details_have_paths_mode_ages_and_the_number_of_an_error() -> None:
     assert "data: secondary /b/data.img, sync" in lines
     assert "data:   Input/output error (EIO), since 1970-01-01T00:00:01Z" in lines
     assert any(line.startswith("data: last consistent cut: 2 h ago, ") for line in lines)
+    assert "data: last drill: none" in lines
+
+
+@pytest.mark.parametrize(
+    ("passed", "expected"),
+    [
+        (0, "passed 2 h ago"),
+        (None, "FAILED 2 h ago, with exit code 3; none has passed"),
+        (86400, "FAILED 2 h ago, with exit code 3; one passed 3 days ago"),
+    ],
+)
+def test_a_drill_in_words(passed: float | None, expected: str) -> None:
+    now = 4.0 * 86400
+    last = {"outcome": "failed", "exit_code": 3, "time": now - 7200, "passed_time": passed}
+    if passed == 0:
+        last |= {"outcome": "passed", "exit_code": 0, "passed_time": now - 7200}
+    assert drill_text(last, now) == expected

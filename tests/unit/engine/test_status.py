@@ -29,7 +29,7 @@ VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
     "rollback",
-    "consistent_cut_time", "differs", "scrub", "readers",
+    "consistent_cut_time", "differs", "scrub", "readers", "last_drill",
 }  # fmt: skip
 SECONDARY = {
     "usable",
