@@ -176,7 +176,9 @@ VOLUME = fields(
         "primary": maybe(fields({}, {"path": text, "error": maybe(text), "repaired_bytes": whole})),
         "rebuild": maybe(fields({"possible": flag})),
         "differs": maybe(fields({"text": text})),
-        "rollback": maybe(fields({"id": text, "cut": text, "state": text})),
+        "rollback": maybe(
+            fields({"id": text, "cut": text, "state": text}, {"backup": maybe(text)})
+        ),
         "readers": each(fields({"name": text}, {"kind": text, "since": maybe(number)})),
     },
 )
@@ -349,6 +351,9 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/adopt"): ROLES,
     ("POST", "/v1/repair"): REPAIRED,
     ("POST", "/v1/rollback"): ROLLED_BACK,
+    ("POST", "/v1/restore"): fields(
+        {"id": text, "backup": text, "volumes": each(fields({"name": text, "undo": text}))}
+    ),
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
     ("GET", "/v1/health"): WELLNESS,
 }

@@ -18,7 +18,7 @@ JSON.
     points   client.points    points_text          release-reader  client.release_reader
     clone    clones.make      cloned_text          drop-clone      clones.drop
     clones   clones.show      clones_text          drill           drill.run, in backup
-    rollback  client.rollback  rolled_back_text
+    rollback  client.rollback  rolled_back_text        restore     restore.run, in backup
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -67,6 +67,7 @@ _MODULES = {
     "release-reader": "reading_cuts",
     "repair": "legs",
     "reload": "configuration",
+    "restore": "restore",
     "resync": "resync",
     "rollback": "back_to_cut",
     "settle": "resync",

@@ -157,6 +157,10 @@ WRITTEN: list[tuple[Marker, Json]] = [
         {"m": "rollback", "id": "r1", "cut": "c1", "volumes": [1, 2]},
     ),
     (
+        Rollback("r1", "c1", [1, 2], "20261129"),
+        {"m": "rollback", "id": "r1", "cut": "c1", "volumes": [1, 2], "backup": "20261129"},
+    ),
+    (
         RolledBack("r1", [1, 2], False),
         {"m": "rolledback", "id": "r1", "volumes": [1, 2], "whole": False},
     ),
