@@ -14,21 +14,27 @@ import subprocess
 import sys
 import time
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.backup import restore as restores
+from duplexd.backup import run as backups
 from duplexd.backup.restore import Step
 from duplexd.canary.nbd import NbdConnection
-from tests.support.backups import backup, made, restored
+from duplexd.client import Client
+from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.limits import BackupLimits
+from tests.support.backups import restored
 from tests.support.cluster import Cluster
 from tests.support.commands import same_bytes
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
+    from duplexd.json_object import Json
     from tests.support.daemon import Daemon, DaemonFiles
 
 MIB = 1 << 20
@@ -72,22 +78,73 @@ def ctl(daemon: Daemon, *arguments: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
-def restore(daemon: Daemon, source: object, *more: str, target: str = "db") -> dict[str, Any]:
-    """The answer of one that succeeds."""
-    answer: dict[str, Any] = json.loads(
-        ctl(daemon, "restore", target, "--from", str(source), "--json", *more)
-    )
-    return answer
+class Quiet:
+    """Implements both `Watch`; `warned` is what it was told."""
+
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def step(self, step: object) -> None:
+        """Not shown."""
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Not shown."""
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
 
 
-def save(daemon: Daemon, destination: Path, *options: str) -> dict[str, Any]:
-    answer = made(backup(daemon, destination, "--no-verify-cut", *options))
-    ctl(daemon, "resync", "db", "--wait")
-    return answer
+def client_of(daemon: Daemon) -> Client:
+    return Client.local(daemon.files.control_socket)
 
 
-def status(daemon: Daemon, name: str = "data") -> dict[str, Any]:
-    volume: dict[str, Any] = json.loads(ctl(daemon, "status", name, "--json"))["volumes"][0]
+async def restore(daemon: Daemon, source: object, target: str = "db", **how: bool) -> Json:
+    """The answer of one that succeeds, as `duplexctl restore` gets it."""
+    async with client_of(daemon) as client:
+        plan = restores.Plan((target,), str(source), **how)
+        return (await restores.run(plan, client, Quiet(), BackupLimits())).json()
+
+
+async def refused(
+    daemon: Daemon, source: object, target: str = "db", code: int = 5, **how: bool
+) -> str:
+    """Why one is refused."""
+    with pytest.raises(DuplexdError) as error:
+        await restore(daemon, source, target, **how)
+    assert error.value.exit_code == code
+    return str(error.value)
+
+
+async def save(daemon: Daemon, destination: Path, tag: str = "", incremental: bool = False) -> Json:
+    """The answer of a backup; the pairs are DUPLEX again."""
+    async with client_of(daemon) as client:
+        plan = backups.Plan(
+            ("db",), str(destination), tag, verify_cut=False, full_every=7 if incremental else 1
+        )
+        made = (await backups.run(plan, client, Quiet(), BackupLimits())).json()
+        await client.resync("db", wait=True)
+    return made
+
+
+async def rollback(daemon: Daemon, to: str) -> None:
+    async with client_of(daemon) as client:
+        await client.rollback("db", to=to)
+
+
+async def keep(daemon: Daemon) -> None:
+    """The secondaries get what was restored, and are what the primaries are."""
+    async with client_of(daemon) as client:
+        assert (await client.resync("db", wait=True)).ok
+        assert all(row["equal"] for row in (await client.verify("db")).volumes)
+
+
+async def suspend(daemon: Daemon, *targets: str) -> None:
+    async with client_of(daemon) as client:
+        await client.suspend(*targets)
+
+
+def status(daemon: Daemon, name: str = "data") -> Json:
+    volume: Json = daemon.request("GET", f"/v1/status?target={name}")[1]["volumes"][0]
     return volume
 
 
@@ -95,7 +152,7 @@ def primaries(daemon: Daemon) -> dict[str, bytes]:
     return {name: daemon.files.primary(name).read_bytes() for name in NAMES}
 
 
-def content(answer: Mapping[str, Any], tmp_path: Path) -> dict[str, bytes]:
+def content(answer: Json, tmp_path: Path) -> dict[str, bytes]:
     """What a backup holds."""
     return restored(dict(answer), tmp_path)
 
@@ -109,7 +166,7 @@ def differing(one: bytes, other: bytes) -> int:
     )
 
 
-def figures(answer: Mapping[str, Any], what: str = "written_bytes") -> dict[str, int]:
+def figures(answer: Json, what: str = "written_bytes") -> dict[str, int]:
     return {row["name"]: row[what] for row in answer["volumes"]}
 
 
@@ -120,75 +177,76 @@ async def test_a_chain_is_restored_at_each_link_written_is_what_differs_and_a_ro
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
     await fill_all(daemon, 10)
-    first = save(daemon, destination, "--tag", "monday")
+    first = await save(daemon, destination, "monday")
     await fill_all(daemon, 20)
-    second = save(daemon, destination, "--incremental")
+    second = await save(daemon, destination, incremental=True)
     await fill_all(daemon, 30)
     assert second["base"]["id"] == first["id"]
     for source, saved, tag in (
         (destination, second, ""),
         (f"{destination}@monday", first, "monday"),
-        (f"{destination}@{second['id']}", second, ""),
     ):
         wanted, before = content(saved, tmp_path), primaries(daemon)
-        measured = restore(daemon, source, "--dry-run")
+        measured = await restore(daemon, source, dry_run=True)
         assert (measured["outcome"], primaries(daemon)) == ("measured", before)
-        answer = restore(daemon, source)
+        answer = await restore(daemon, source)
         assert (answer["outcome"], answer["backup"], answer["tag"]) == (
             "restored", saved["id"], tag
         )  # fmt: skip
         assert primaries(daemon) == wanted
         written = {name: differing(before[name], wanted[name]) for name in NAMES}
         assert figures(answer) == figures(measured, "differing_bytes") == written
-        assert figures(restore(daemon, source)) == dict.fromkeys(NAMES, 0)
         # undone, without a trace; and done again, to be kept
-        ctl(daemon, "rollback", "db", "--to", answer["undo"])
+        await rollback(daemon, answer["undo"])
         assert primaries(daemon) == before
-        restore(daemon, source)
-        ctl(daemon, "resync", "db", "--wait")
-        assert status(daemon)["state"] == "DUPLEX"
-        ctl(daemon, "verify", "db")
+        await restore(daemon, source)
+        assert figures(await restore(daemon, source)) == dict.fromkeys(NAMES, 0)
+        await keep(daemon)
         assert primaries(daemon) == wanted
+    # what was restored counts as changed for the next one; and those it lies on are as they were
+    third = await save(daemon, destination, incremental=True)
+    assert third["base"]["id"] == second["id"]
+    assert content(third, tmp_path) == content(first, tmp_path)
     ctl(daemon, "backups", str(destination), "--check")
 
 
-async def test_one_volume_of_a_backup_says_that_it_is_at_no_point_with_the_others(
+async def test_the_command_says_what_it_did_and_how_to_undo_it(
+    daemon: Daemon, destination: Path
+) -> None:
+    await fill_all(daemon, 10)
+    saved = await save(daemon, destination)
+    await fill_all(daemon, 20)
+    command = ("restore", "db", "--from", str(destination))
+    assert "would change" in ctl(daemon, *command, "--dry-run")
+    answer = json.loads(ctl(daemon, *command, "--json"))
+    assert (answer["outcome"], answer["left_out"], answer["failed"]) == ("restored", [], {})
+    said = ctl(daemon, "restore", "data", "--from", f"{destination}@{saved['id']}")
+    assert f"undo: duplexctl rollback TARGET --to {answer['undo']}" in said
+    assert "NOT AT ONE POINT with wal" in said
+    assert "--from DEST[@BACKUP]" in ctl(daemon, "restore", "db", code=2)
+    assert "leave --from" in ctl(daemon, *command, "--abandon", code=2)
+    problem = run_duplexctl(daemon.files, "restore", "db", "--from", f"{destination}@x", "--json")
+    assert json.loads(problem.stdout)["exit_code"] == problem.returncode == 3
+
+
+async def test_one_volume_of_a_backup_leaves_the_others_and_says_so(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
     await fill_all(daemon, 10)
-    saved = save(daemon, destination)
+    saved = await save(daemon, destination)
     await fill_all(daemon, 20)
     before = primaries(daemon)
-    answer = restore(daemon, destination, target="data")
+    answer = await restore(daemon, destination, "data")
     assert answer["left_out"] == ["wal"]
     assert primaries(daemon) == before | {"data": content(saved, tmp_path)["data"]}
-    assert "NOT AT ONE POINT with wal" in ctl(daemon, "restore", "data", "--from", str(destination))
-
-
-async def test_what_is_restored_counts_as_changed_for_the_next_incremental_backup(
-    daemon: Daemon, destination: Path, tmp_path: Path
-) -> None:
-    await fill_all(daemon, 10)
-    first = save(daemon, destination)
-    await fill_all(daemon, 20)
-    save(daemon, destination, "--incremental")
-    restore(daemon, f"{destination}@{first['id']}")
-    ctl(daemon, "resync", "db", "--wait")
-    third = save(daemon, destination, "--incremental")
-    assert third["base"]["id"] != first["id"]
-    assert content(third, tmp_path) == content(first, tmp_path)
 
 
 async def test_a_volume_without_a_secondary_is_restored_if_nobody_needs_a_way_back(
-    make_files: Callable[..., DaemonFiles],
-    start_daemon: Callable[..., Daemon],
-    daemon: Daemon,
-    destination: Path,
-    tmp_path: Path,
+    daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
     """As after the loss of a machine: new images, an empty journal."""
     await fill_all(daemon, 10)
-    saved = save(daemon, destination)
+    saved = await save(daemon, destination)
     daemon.stop()
     files = daemon.files
     for path in (*files.directory.glob("a/*"), *files.directory.glob("b/*")):
@@ -197,11 +255,10 @@ async def test_a_volume_without_a_secondary_is_restored_if_nobody_needs_a_way_ba
     files.secondary = False
     files.write()
     daemon.start()
-    error = ctl(daemon, "restore", "db", "--from", str(destination), code=5)
-    assert "there would be no way back" in error
-    answer = restore(daemon, destination, "--no-undo")
+    assert "there would be no way back" in await refused(daemon, destination)
+    answer = await restore(daemon, destination, undo=False)
     assert (answer["undo"], primaries(daemon)) == ("", content(saved, tmp_path))
-    ctl(daemon, "health")
+    assert status(daemon)["served"]
 
 
 # ------------------------------------------------------------------------------------- refused
@@ -211,14 +268,13 @@ async def test_a_connected_client_is_named_and_with_force_it_is_disconnected(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
     await fill_all(daemon, 10)
-    saved = save(daemon, destination)
+    saved = await save(daemon, destination)
     async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
         await nbd.write(0, b"\x77" * BLOCK)
-        error = ctl(daemon, "restore", "db", "--from", str(destination), code=5)
-        assert "clients use data by user" in error
+        assert "clients use data by user" in await refused(daemon, destination)
         assert status(daemon)["state"] == "DUPLEX"  # nothing was done
         await nbd.write(0, b"\x77" * BLOCK)  # it is not disturbed
-        restore(daemon, destination, "--force")
+        await restore(daemon, destination, force=True)
         with pytest.raises((OSError, EOFError)):
             await nbd.read(0, BLOCK)
     assert primaries(daemon) == content(saved, tmp_path)
@@ -228,189 +284,53 @@ async def test_a_damaged_image_anywhere_below_is_found_before_anything_is_done(
     daemon: Daemon, destination: Path
 ) -> None:
     await fill_all(daemon, 10)
-    first = save(daemon, destination)
+    first = await save(daemon, destination)
     await fill_all(daemon, 20)
-    save(daemon, destination, "--incremental")
+    await save(daemon, destination, incremental=True)
     await fill_all(daemon, 30)
     before = primaries(daemon)
     image = destination / first["id"] / "wal.qcow2"
     spoiled = bytearray(image.read_bytes())
     spoiled[-1] ^= 1
     image.write_bytes(spoiled)
-    error = ctl(daemon, "restore", "db", "--from", str(destination), code=1)
+    error = await refused(daemon, destination, code=1)
     assert "cannot be restored" in error
     assert f"{first['id']}: wal.qcow2: its SHA-256" in error
     assert (primaries(daemon), status(daemon)["state"]) == (before, "DUPLEX")
     assert status(daemon)["served"]
 
 
-async def test_wrong_requests_say_what_to_do(daemon: Daemon, destination: Path) -> None:
+async def test_what_does_not_fit_is_refused_and_says_what_to_do(
+    daemon: Daemon, destination: Path
+) -> None:
     await fill_all(daemon, 10)
-    saved = save(daemon, destination)
-    source = ("--from", str(destination))
-    assert "--from DEST[@BACKUP]" in ctl(daemon, "restore", "db", code=2)
-    assert "leave --from" in ctl(daemon, "restore", "db", "--abandon", *source, code=2)
-    assert "after the @" in ctl(daemon, "restore", "db", "--from", f"{destination}@", code=2)
-    unknown = ctl(daemon, "restore", "db", "--from", f"{destination}@tuesday", code=3)
-    assert "no backup has the id or tag 'tuesday'" in unknown
-    missing = ctl(daemon, "restore", "db", "--from", f"{destination}-not", code=1)
-    assert "No such file" in missing
-    assert "no such volume" in ctl(daemon, "restore", "other", *source, code=3)
-    problem = run_duplexctl(daemon.files, "restore", "db", "--from", f"{destination}@x", "--json")
-    assert json.loads(problem.stdout)["exit_code"] == 3
+    saved = await save(daemon, destination)
+    assert "id or tag 'x'" in await refused(daemon, f"{destination}@x", code=3)
+    assert "No such file" in await refused(daemon, f"{destination}-not", code=1)
+    assert "no such volume" in await refused(daemon, destination, "other", code=3)
+    # pairs at several cuts are no way back
+    await suspend(daemon, "data")
+    error = await refused(daemon, destination)
+    assert "not all at one consistent cut: data (SUSPENDED" in error
+    assert status(daemon, "wal")["state"] == "DUPLEX"
+    assert (await restore(daemon, destination, undo=False))["undo"] == ""
     # another group, another size
     files = daemon.files
     files.groups = {"db": ["data"]}
     files.volumes = {"data": SIZE, "more": SIZE}
     files.write()
     ctl(daemon, "reload")
-    group = ctl(daemon, "restore", "db", *source, code=5)
-    assert f"backup {saved['id']} is of wal as well: the group is another one" in group
-    other = ctl(daemon, "restore", "more", "--from", f"{destination}@{saved['id']}", code=3)
-    assert f"backup {saved['id']} has no more: it has data, wal" in other
-    assert "no backup is of all of these" in ctl(daemon, "restore", "more", *source, code=3)
+    error = await refused(daemon, destination)
+    assert f"backup {saved['id']} is of wal as well: the group is another one" in error
+    error = await refused(daemon, f"{destination}@{saved['id']}", "more", code=3)
+    assert f"backup {saved['id']} has no more: it has data, wal" in error
     for name in ("a", "b"):
         (files.directory / name / "wal.img").unlink()
     files.volumes = {"data": SIZE, "wal": SIZE + MIB}
     files.write()
     ctl(daemon, "reload")
-    size = ctl(daemon, "restore", "wal", *source, code=5)
-    assert f"wal has {SIZE + MIB} bytes, and had {SIZE}" in size
-
-
-async def test_pairs_at_several_cuts_are_no_way_back(daemon: Daemon, destination: Path) -> None:
-    await fill_all(daemon, 10)
-    save(daemon, destination)
-    ctl(daemon, "suspend", "data")
-    await fill_all(daemon, 20)
-    error = ctl(daemon, "restore", "db", "--from", str(destination), code=5)
-    assert "not all at one consistent cut: data (SUSPENDED" in error
-    assert status(daemon, "wal")["state"] == "DUPLEX"
-    answer = restore(daemon, destination, "--no-undo")
-    assert answer["undo"] == ""
-
-
-# ----------------------------------------------------------------------------------- interrupted
-
-
-def killed(daemon: Daemon, when: str, source: object, *who: int) -> int:
-    """The exit code of a restore that is killed then, or whose daemon is."""
-    socket = str(daemon.files.control_socket)
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.killed_restore",
-        when,
-        socket,
-        "db",
-        str(source),
-    ]
-    done = subprocess.run(
-        [*command, *map(str, who)], cwd=ROOT, env=environment(), timeout=PATIENCE_SECONDS,
-        check=False, capture_output=True,
-    )  # fmt: skip
-    return done.returncode
-
-
-async def changed_since(daemon: Daemon, destination: Path) -> dict[str, Any]:
-    """A backup, and changes after it in more pieces than are written at a time."""
-    await fill_all(daemon, 10, 300)
-    saved = save(daemon, destination)
-    await fill_all(daemon, 20, 300)
-    return saved
-
-
-def wait_gone(daemon: Daemon) -> None:
-    """Until the daemon has seen that the client is dead."""
-    while any(status(daemon, name)["connections"] for name in NAMES):
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize("when", [*(step.name for step in Step), "1", "7"])
-async def test_a_client_that_is_killed_leaves_a_state_that_the_same_command_brings_to_its_end(
-    daemon: Daemon, destination: Path, tmp_path: Path, when: str
-) -> None:
-    saved = await changed_since(daemon, destination)
-    before = primaries(daemon)
-    assert killed(daemon, when, destination) == -9
-    closed = when in {"WRITE", "OPEN", "1", "7"}
-    for name in NAMES:
-        volume = status(daemon, name)
-        assert volume["served"] is not closed
-        assert volume["state"] == ("DUPLEX" if when in {"VERIFY", "UNDO"} else "SUSPENDED")
-        assert volume["size"] == SIZE
-    assert (primaries(daemon) == before) is (when not in {"OPEN", "1", "7"})
-    wait_gone(daemon)
-    answer = restore(daemon, destination)
-    assert primaries(daemon) == content(saved, tmp_path)
-    if closed and when != "WRITE":
-        assert sum(figures(answer).values()) < sum(
-            differing(before[name], primaries(daemon)[name]) for name in NAMES
-        )
-    ctl(daemon, "rollback", "db", "--to", answer["undo"])
-    assert primaries(daemon) == before
-
-
-@pytest.mark.parametrize("when", ["WRITE", "3", "OPEN"])
-async def test_a_daemon_that_is_killed_serves_nothing_half_way_until_the_same_command_has_ended(
-    daemon: Daemon, destination: Path, tmp_path: Path, when: str
-) -> None:
-    saved = await changed_since(daemon, destination)
-    before = primaries(daemon)
-    assert killed(daemon, when, destination, daemon.pid) == 1
-    daemon.kill()
-    daemon.start()
-    why = f"its restore from backup {saved['id']} is not finished"
-    volume = status(daemon)
-    assert (volume["served"], why in volume["error"]) == (False, True)
-    assert (volume["rollback"]["backup"], volume["rollback"]["state"]) == (saved["id"], "stopped")
-    with pytest.raises(ConnectionError, match="is not served"):
-        await NbdConnection.open(daemon.files.uri("data"))
-    health = run_duplexctl(daemon.files, "health")
-    assert (health.returncode, why in health.stdout) == (1, True)
-    assert "NOT SERVED" in ctl(daemon, "status")
-    for command in (
-        ("resync", "db", "--force"),
-        ("swap", "data", "--lose-changes"),
-        ("suspend", "db"),
-    ):
-        assert why in ctl(daemon, *command, code=5)
-    answer = restore(daemon, destination)
-    assert primaries(daemon) == content(saved, tmp_path)
-    ctl(daemon, "rollback", "db", "--to", answer["undo"])
-    assert primaries(daemon) == before
-    ctl(daemon, "resync", "db", "--wait")
-    ctl(daemon, "verify", "db")
-
-
-async def test_half_way_a_rollback_to_the_cut_takes_its_place_and_no_other_restore_does(
-    daemon: Daemon, destination: Path
-) -> None:
-    saved = await changed_since(daemon, destination)
-    newer = save(daemon, destination)
-    await fill_all(daemon, 30)
-    before = primaries(daemon)
-    assert killed(daemon, "3", f"{destination}@{saved['id']}") == -9
-    wait_gone(daemon)
-    error = ctl(daemon, "restore", "db", "--from", f"{destination}@{newer['id']}", code=5)
-    assert f"another restore of these volumes is not finished (from backup {saved['id']})" in error
-    one = ctl(daemon, "restore", "data", "--from", f"{destination}@{saved['id']}", code=5)
-    assert "name exactly these" in one
-    assert not status(daemon)["served"]
-    ctl(daemon, "rollback", "db", "--to", "before-restore")
-    assert primaries(daemon) == before
-    assert status(daemon)["served"]
-
-
-async def test_given_up_the_volumes_are_served_as_they_are(
-    daemon: Daemon, destination: Path
-) -> None:
-    await changed_since(daemon, destination)
-    killed(daemon, "3", destination)
-    assert "left a mixture" in ctl(daemon, "restore", "db", "--abandon")
-    assert status(daemon)["rollback"]["state"] == "abandoned"
-    ctl(daemon, "resync", "db", "--wait")
-    ctl(daemon, "verify", "db")
+    error = await refused(daemon, destination, "wal")
+    assert f"wal has {SIZE + MIB} bytes, and had {SIZE}" in error
 
 
 def kept_away(daemon: Daemon, destination: Path, lock: Path) -> str:
@@ -427,11 +347,11 @@ def kept_away(daemon: Daemon, destination: Path, lock: Path) -> str:
 async def test_a_backup_that_is_being_written_there_keeps_a_restore_away(
     daemon: Daemon, destination: Path
 ) -> None:
-    await changed_since(daemon, destination)
+    await save(daemon, destination)
     lock = destination / ".duplexd-backup.lock"
     assert "another backup is being written there" in kept_away(daemon, destination, lock)
     lock.unlink()  # as on a copy of the directory
-    restore(daemon, destination)
+    await restore(daemon, destination)
 
 
 def answered_no(daemon: Daemon, destination: Path) -> bytes:
@@ -456,10 +376,130 @@ def answered_no(daemon: Daemon, destination: Path) -> bytes:
 async def test_on_a_terminal_it_asks_first_and_no_means_no(
     daemon: Daemon, destination: Path
 ) -> None:
-    await changed_since(daemon, destination)
+    await save(daemon, destination)
+    await fill_all(daemon, 20)
     before = primaries(daemon)
     assert b"is written over where the backup differs" in answered_no(daemon, destination)
     assert (primaries(daemon), status(daemon)["state"]) == (before, "DUPLEX")
+
+
+# ----------------------------------------------------------------------------------- interrupted
+
+
+def killed(daemon: Daemon, when: str, source: object, *who: int) -> int:
+    """The exit code of a restore that is killed then, or whose daemon is."""
+    socket = str(daemon.files.control_socket)
+    command = [
+        sys.executable, "-m", "tests.support.killed_restore", when, socket, "db", str(source)
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*command, *map(str, who)], cwd=ROOT, env=environment(), timeout=PATIENCE_SECONDS,
+        check=False, capture_output=True,
+    )  # fmt: skip
+    return done.returncode
+
+
+def wait_gone(daemon: Daemon) -> None:
+    """Until the daemon has seen that the client is dead."""
+    while any(status(daemon, name)["connections"] for name in NAMES):
+        time.sleep(0.02)
+
+
+def wait_settled(daemon: Daemon) -> None:
+    """The same, and until what a kill makes it compare is compared."""
+    wait_gone(daemon)
+    while any(status(daemon, name)["state"] == "PENDING" for name in NAMES):
+        time.sleep(0.02)
+
+
+async def changed_since(daemon: Daemon, destination: Path) -> Json:
+    """A backup, and changes after it in more pieces than are written at a time."""
+    await fill_all(daemon, 10, 200)
+    saved = await save(daemon, destination)
+    await fill_all(daemon, 20, 200)
+    return saved
+
+
+async def test_a_client_that_is_killed_leaves_a_state_that_the_same_command_brings_to_its_end(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    saved = await changed_since(daemon, destination)
+    before, wanted = primaries(daemon), content(saved, tmp_path)
+    whole = sum(differing(before[name], wanted[name]) for name in NAMES)
+    for when in (*(step.name for step in Step), "2"):
+        assert killed(daemon, when, destination) == -9
+        closed = when in {"WRITE", "OPEN", "2"}
+        for name in NAMES:
+            volume = status(daemon, name)
+            assert volume["served"] is not closed
+            assert volume["state"] == ("DUPLEX" if when in {"VERIFY", "UNDO"} else "SUSPENDED")
+        assert (primaries(daemon) == before) is (when not in {"OPEN", "2"})
+        wait_gone(daemon)
+        answer = await restore(daemon, destination)
+        assert primaries(daemon) == wanted
+        written = sum(figures(answer).values())
+        assert written < whole if when in {"OPEN", "2"} else written == whole
+        await rollback(daemon, answer["undo"])
+        assert primaries(daemon) == before
+        await keep(daemon)
+
+
+async def test_a_daemon_that_is_killed_serves_nothing_half_way_until_the_same_command_has_ended(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    saved = await changed_since(daemon, destination)
+    before, wanted = primaries(daemon), content(saved, tmp_path)
+    why = f"its restore from backup {saved['id']} is not finished"
+    for when in ("WRITE", "3", "OPEN"):
+        assert killed(daemon, when, destination, daemon.pid) == 1
+        daemon.kill()
+        daemon.start()
+        volume = status(daemon)
+        assert (volume["served"], why in volume["error"]) == (False, True)
+        assert volume["rollback"]["backup"] == saved["id"]
+        assert volume["rollback"]["state"] == "stopped"
+        with pytest.raises(ConnectionError, match="is not served"):
+            await NbdConnection.open(daemon.files.uri("data"))
+        async with client_of(daemon) as client:
+            for work in (
+                client.resync("db", force=True),
+                client.swap("data", lose_changes=True),
+                client.suspend("db"),
+            ):
+                with pytest.raises(WrongStateError, match=why):
+                    await work
+        answer = await restore(daemon, destination)
+        assert primaries(daemon) == wanted
+        await rollback(daemon, answer["undo"])
+        assert primaries(daemon) == before
+        await keep(daemon)
+
+
+async def test_half_way_everything_says_so_and_a_rollback_or_giving_up_ends_it(
+    daemon: Daemon, destination: Path
+) -> None:
+    saved = await changed_since(daemon, destination)
+    newer = await save(daemon, destination)
+    await fill_all(daemon, 30)
+    before = primaries(daemon)
+    source = f"{destination}@{saved['id']}"
+    assert killed(daemon, "3", source) == -9
+    wait_gone(daemon)
+    health = run_duplexctl(daemon.files, "health")
+    why = f"its restore from backup {saved['id']} is not finished"
+    assert (health.returncode, why in health.stdout) == (1, True)
+    assert "NOT SERVED" in ctl(daemon, "status")
+    error = await refused(daemon, f"{destination}@{newer['id']}")
+    assert f"another restore of these volumes is not finished (from backup {saved['id']})" in error
+    assert "name exactly these" in await refused(daemon, source, "data")
+    assert not status(daemon)["served"]
+    await rollback(daemon, "before-restore")
+    assert (primaries(daemon), status(daemon)["served"]) == (before, True)
+    # the same again, given up
+    killed(daemon, "3", source)
+    assert "left a mixture" in ctl(daemon, "restore", "db", "--abandon")
+    assert status(daemon)["rollback"]["state"] == "abandoned"
+    await keep(daemon)
 
 
 # ------------------------------------------------------------------------- several controllers
@@ -531,7 +571,9 @@ async def test_of_two_controllers_none_opens_before_both_are_restored(tmp_path: 
 # ------------------------------------------------------------------------------ random histories
 
 
-async def history(daemon: Daemon, destination: Path, tmp_path: Path, seed: int) -> None:
+async def history(
+    daemon: Daemon, destination: Path, tmp_path: Path, seed: int, rounds: int
+) -> None:
     """Backups, writes, kills and restores as they come: what is restored is what was saved, and
     what was undone is what was there.
     """
@@ -541,19 +583,19 @@ async def history(daemon: Daemon, destination: Path, tmp_path: Path, seed: int) 
     async def write() -> None:
         await fill_all(daemon, random.randrange(1 << 30), random.choice((5, 60, 200)))
 
-    async def keep() -> None:
-        options = ["--incremental"] if random.random() < 0.6 else []
-        answer = save(daemon, destination, *options)
+    async def add() -> None:
+        answer = await save(daemon, destination, incremental=random.random() < 0.6)
         saved.append((answer["id"], content(answer, tmp_path)))
 
     async def kill() -> None:
         daemon.kill()
         daemon.start()
+        wait_settled(daemon)
 
     await write()
-    await keep()
-    for _ in range(6):
-        await random.choice((write, write, keep, kill))()
+    await add()
+    for _ in range(rounds):
+        await random.choice((write, write, add, kill))()
         name, wanted = random.choice(saved)
         source, before = f"{destination}@{name}", primaries(daemon)
         if random.random() < 0.5:
@@ -563,20 +605,19 @@ async def history(daemon: Daemon, destination: Path, tmp_path: Path, seed: int) 
             if who:
                 daemon.kill()
                 daemon.start()
-            wait_gone(daemon)
+            wait_settled(daemon)
         left = primaries(daemon)
-        answer = restore(daemon, source)
+        answer = await restore(daemon, source)
         assert primaries(daemon) == wanted, seed
         assert figures(answer) == {name: differing(left[name], wanted[name]) for name in NAMES}
         if random.random() < 0.5:
-            ctl(daemon, "rollback", "db", "--to", answer["undo"])
+            await rollback(daemon, answer["undo"])
             assert primaries(daemon) == before, seed
-        ctl(daemon, "resync", "db", "--wait")
-        ctl(daemon, "verify", "db")
+        await keep(daemon)
 
 
 async def test_a_random_history(daemon: Daemon, destination: Path, tmp_path: Path) -> None:
-    await history(daemon, destination, tmp_path, 1)
+    await history(daemon, destination, tmp_path, 1, 3)
 
 
 @pytest.mark.long
@@ -584,4 +625,4 @@ async def test_a_random_history(daemon: Daemon, destination: Path, tmp_path: Pat
 async def test_many_random_histories(
     daemon: Daemon, destination: Path, tmp_path: Path, seed: int
 ) -> None:
-    await history(daemon, destination, tmp_path, seed)
+    await history(daemon, destination, tmp_path, seed, 8)
