@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Range = tuple[int, int]
 
 PIECE_BYTES = MIB
+GAP_BYTES = PIECE_BYTES // 4
 _AT_A_TIME = 4  # pieces of a volume
 _MAP_BYTES_MAX = 64 << 20  # half a million extents; of more all is read
 
@@ -200,12 +201,14 @@ def _data(text: bytes, size: int) -> list[Range]:
 
 
 def united(ranges: Iterable[Range], size: int) -> list[Range]:
-    """What they cover, in whole blocks, in order, and each byte once."""
+    """What they cover, in whole blocks, in order, and each byte once; with the small gaps between
+    them, because a request costs as much as reading these.
+    """
     found: list[Range] = []
     for offset, length in sorted(ranges):
         start = offset // BLOCK_BYTES * BLOCK_BYTES
         end = min(size, -(-(offset + length) // BLOCK_BYTES) * BLOCK_BYTES)
-        if found and start <= (before := sum(found[-1])):
+        if found and start <= (before := sum(found[-1])) + GAP_BYTES:
             start, end = found.pop()[0], max(end, before)
         if start < end:
             found.append((start, end - start))
