@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.backup import catalogue, chosen, copies, destination, programs, sources, write_back
-from duplexd.client.restoring import Restores, Wanted
+from duplexd.client.restores import Restores, Wanted
 from duplexd.client.results import Result
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.pair_states import DUPLEX, PENDING
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from duplexd.backup.catalogue import Listed
     from duplexd.backup.saved import Manifest, SavedVolume
     from duplexd.client import Client
-    from duplexd.client.restoring import Restoring
+    from duplexd.client.restores import Restoring
     from duplexd.json_object import Json
     from duplexd.limits import BackupLimits
 

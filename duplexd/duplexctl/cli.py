@@ -67,7 +67,7 @@ _MODULES = {
     "release-reader": "reading_cuts",
     "repair": "legs",
     "reload": "configuration",
-    "restore": "restore",
+    "restore": "back_to_backup",
     "resync": "resync",
     "rollback": "back_to_cut",
     "settle": "resync",
