@@ -373,6 +373,7 @@ def answered_no(daemon: Daemon, destination: Path) -> bytes:
     return b" ".join(shown.split())
 
 
+@LONG
 async def test_on_a_terminal_it_asks_first_and_no_means_no(
     daemon: Daemon, destination: Path
 ) -> None:
@@ -423,7 +424,7 @@ async def changed_since(daemon: Daemon, destination: Path) -> Json:
 EVERY_STEP = [*(step.name for step in Step), "2", "7"]
 
 
-@pytest.mark.parametrize("moments", [["CLOSE", "2"], pytest.param(EVERY_STEP, marks=LONG)])
+@pytest.mark.parametrize("moments", [["2"], pytest.param(EVERY_STEP, marks=LONG)])
 async def test_a_client_that_is_killed_leaves_a_state_that_the_same_command_brings_to_its_end(
     daemon: Daemon, destination: Path, tmp_path: Path, moments: list[str]
 ) -> None:
@@ -666,7 +667,7 @@ async def history(
 
 
 async def test_a_random_history(daemon: Daemon, destination: Path, tmp_path: Path) -> None:
-    await history(daemon, destination, tmp_path, 1, 2)
+    await history(daemon, destination, tmp_path, 1, 1)
 
 
 @pytest.mark.long
