@@ -119,10 +119,6 @@ class Volume(Protocol):
     failed: str  # why it is not served; "" for one that is
 
     @property
-    def closed(self) -> str:
-        """Why no client may use it for now, although its images are good; "" if that is not so."""
-
-    @property
     def of(self) -> str:
         """The volume whose rules count: its own name, but for a point or a clone."""
 
@@ -137,6 +133,11 @@ class Volume(Protocol):
     @property
     def can_zero_fast(self) -> bool:
         """Whether a ZERO that need not allocate is faster than writing zeroes, on both legs."""
+
+    def closed_to(self, name: str) -> str:
+        """Why no client that knows it by this name may use it for now, although its images are
+        good; "" if that is not so.
+        """
 
     def bitmaps(self) -> Mapping[str, str]:
         """What its dirty bitmaps begin at, the newest first: each name, and the one by which that
@@ -186,7 +187,8 @@ class Backend(Protocol):
     """The engine as the NBD server sees it. All methods are called from the event loop."""
 
     def volume(self, name: str) -> Volume | None:
-        """The volume, the point or the clone of that name. "" is the only volume, and none where
+        """The volume, the point or the clone of that name; one that is being restored also
+        by the name of who does it (`core/rollback_state.py`). "" is the only volume, and none where
         there are several: which of them was meant could change with the configuration.
         """
 

@@ -20,7 +20,7 @@ from duplexd.api.reloads import NOT_RELOADED
 from duplexd.api.restarts import NOT_RESTARTED
 from duplexd.core.drill_record import Report
 from duplexd.core.leaving import Leaving
-from duplexd.core.rollback import Order
+from duplexd.core.rollback import Order, RestoreOrder
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         SuspendRequest,
         SwapRequest,
     )
+    from duplexd.api.models.restore_model import RestoreRequest
     from duplexd.api.models.rollback_model import RollbackRequest
     from duplexd.api.protocols import Controller, Lease
     from duplexd.api.reloads import Reloads
@@ -372,6 +373,18 @@ class Actions:
             self._command(peer, "rollback", targets=body.targets, **how)
         order = Order(body.to, body.id or "", body.force, body.step)
         return await self.controller.rollback(names, order)
+
+    async def restore(self, peer: Peer, body: RestoreRequest) -> Json:
+        """Let a client write a backup to volumes that are closed to all others, or open them.
+
+        Legal while no client is connected, or with `force`, and no pair mirrors.
+        """
+        names = self._resolve(body.targets)
+        if body.step != "check":
+            how = {"backup": body.backup, "step": body.step, "force": body.force}
+            self._command(peer, "restore", targets=body.targets, **how)
+        order = RestoreOrder(body.backup, body.cut, body.id or "", body.force, body.step)
+        return await self.controller.restore(names, order)
 
     async def reload(self, peer: Peer, body: ReloadRequest) -> Json:
         """Read the configuration again, and apply it; all of it, or nothing. With `check` say what

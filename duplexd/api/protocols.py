@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.drill_record import Report
     from duplexd.core.leaving import Leaving
-    from duplexd.core.rollback import Order
+    from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
 
@@ -151,6 +151,7 @@ class Controller(Protocol):
     ) -> Json: ...
     async def adopt(self, names: list[str]) -> Json: ...
     async def rollback(self, names: list[str], order: Order) -> Json: ...
+    async def restore(self, names: list[str], order: RestoreOrder) -> Json: ...
     async def repair(
         self, names: list[str], source: str, dry_run: bool, some: bool = False
     ) -> Json: ...

@@ -53,6 +53,7 @@ from duplexd.api.models.request_model import (
     VerifyRequest,
 )
 from duplexd.api.models.restart_model import Restarted, Restarting
+from duplexd.api.models.restore_model import RestoreRequest, Restoring
 from duplexd.api.models.roles_model import Roles
 from duplexd.api.models.rollback_model import RollbackProgress, RollbackRequest, RolledBack
 from duplexd.api.models.status_model import LeaseStatus, Status
@@ -141,6 +142,10 @@ async def post_rollback(context: Context, call: Call) -> Answer | Lines:
         return answer(await context.actions.rollback(call.peer, body))
     seconds = context.limits.progress_seconds
     return Lines(rollback_lines(context.actions, call.peer, body, seconds))
+
+
+async def post_restore(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.restore(call.peer, call.parse(RestoreRequest)))
 
 
 async def post_adopt(context: Context, call: Call) -> Answer:
@@ -399,6 +404,14 @@ ROUTES: tuple[RouteEntry, ...] = (
         RollbackRequest,
         (RolledBack,),
         _ROLLBACK_LINES,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/restore",
+        post_restore,
+        "Let a backup be written to volumes",
+        RestoreRequest,
+        (Restoring,),
     ),
     RouteEntry("POST", "/v1/swap", post_swap, "Let images change roles", SwapRequest, (Roles,)),
     RouteEntry(

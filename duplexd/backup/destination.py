@@ -172,12 +172,40 @@ def opened(path: str) -> Iterator[Destination]:
         os.close(lock)
 
 
-def _lock(descriptor: int, path: str) -> None:
+@contextmanager
+def read_only(path: str) -> Iterator[None]:
+    """Within, no run adds or removes backups; several may read them. Nothing is written there, and
+    it may be a disk that cannot be: where there is no lock, no run works on it.
+
+    Raises WrongStateError if one does; as root, DuplexdError if somebody else could exchange what
+    is read.
+    """
+    full = os.path.abspath(path)
+    with in_words(path):
+        owned.check_place(full)
+        try:
+            lock = owned.open_file(os.path.join(full, LOCK), os.O_RDONLY)
+        except FileNotFoundError:
+            lock = -1
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock >= 0:
+            with in_words(path):
+                _lock(lock, path, fcntl.LOCK_SH)
+        yield
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _lock(descriptor: int, path: str, how: int = fcntl.LOCK_EX) -> None:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
+        also = ", or one is being restored from there" if how == fcntl.LOCK_EX else ""
         raise WrongStateError(
-            printable(f"{path}: another backup is being written there; wait until it has ended")
+            printable(
+                f"{path}: another backup is being written there{also}; wait until it has ended"
+            )
         ) from None
 
 

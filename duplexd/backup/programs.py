@@ -12,7 +12,8 @@ import asyncio
 import os
 import re
 import shutil
-from contextlib import suppress
+import socket
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from duplexd.errors import DuplexdError
@@ -20,11 +21,12 @@ from duplexd.known import known
 from duplexd.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
 PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
+    "qemu-nbd": "qemu-utils",
     "setpriv": "util-linux",
     "nice": "coreutils",
 }
@@ -33,6 +35,7 @@ _PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
 _PROMPT = b"qemu-io> "  # before each command of a script
 _CHUNK_BYTES = 4096
 _OUTPUT_BYTES_MAX = 1 << 20
+_LOOK_SECONDS = 0.02  # whether a server listens
 _LINES_MAX = 3  # of what a program says of its failure
 
 
@@ -56,9 +59,10 @@ async def run(
     command: Sequence[str],
     progress: Callable[[float], None] | None = None,
     script: Sequence[str] = (),
+    output_bytes_max: int = _OUTPUT_BYTES_MAX,
 ) -> bytes:
-    """What it writes to stdout. `progress` gets percents, if the program shows them; `script` are
-    lines for qemu-io, which shows a prompt for each.
+    """What it writes to stdout, or the beginning of it. `progress` gets percents, if the program
+    shows them; `script` are lines for qemu-io, which shows a prompt for each.
 
     Raises ProgramError with what it said. A cancellation kills it first.
     """
@@ -75,7 +79,10 @@ async def run(
     show = _shown(progress, len(script)) if progress is not None else None
     try:
         output, complaint, _, _ = await asyncio.gather(
-            _read(stdout, show), _read(stderr, None), _write(process.stdin, script), process.wait()
+            _read(stdout, show, output_bytes_max),
+            _read(stderr, None),
+            _write(process.stdin, script),
+            process.wait(),
         )
     except BaseException:
         with suppress(ProcessLookupError):
@@ -88,11 +95,50 @@ async def run(
     return output
 
 
-async def _read(stream: asyncio.StreamReader, show: Callable[[bytes], None] | None) -> bytes:
+@asynccontextmanager
+async def serving(command: Sequence[str], socket_path: str) -> AsyncGenerator[None]:
+    """Within, a program listens at that path. Raises ProgramError if it ends before it does."""
+    process = await asyncio.create_subprocess_exec(
+        *_TIED,
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    said = asyncio.ensure_future(_read(known(process.stderr, "a pipe"), None))
+    try:
+        while not _listens(socket_path):
+            if said.done():
+                raise _failed(command, await process.wait() or 1, said.result())
+            await asyncio.wait((said,), timeout=_LOOK_SECONDS)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await said
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+async def _read(
+    stream: asyncio.StreamReader,
+    show: Callable[[bytes], None] | None,
+    bytes_max: int = _OUTPUT_BYTES_MAX,
+) -> bytes:
     """All of it, or its beginning."""
     found = bytearray()
     while chunk := await stream.read(_CHUNK_BYTES):
-        found += chunk[: _OUTPUT_BYTES_MAX - len(found)]
+        found += chunk[: bytes_max - len(found)]
         if show is not None:
             show(chunk)
     return bytes(found)

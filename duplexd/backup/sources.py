@@ -1,4 +1,4 @@
-"""Where the points of a cut are read, and as QEMU names them.
+"""Where the points of a cut are read, or volumes restored, and as QEMU names them.
 
 A controller on this machine is read through its Unix socket, one that commands reach over https
 over TLS, with the same certificate: copies never cross a network in the clear. `nbd` of the groups
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from duplexd.canary.members import address
 from duplexd.config.groups import LOCAL
@@ -18,10 +18,9 @@ from duplexd.errors import ConfigurationError
 from duplexd.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from duplexd.client import Points
     from duplexd.config.groups import Place
     from duplexd.json_object import Json
 
@@ -81,12 +80,24 @@ class Source(NamedTuple):
         return url.where.host if url is not None else self.uri.host
 
 
-def find(points: Points, places: Mapping[str, Place]) -> list[Source]:
+class Found(Protocol):
+    """What says which volumes there are, and where their controllers listen: points of a cut
+    (`client.Points`), or volumes to restore. Rows have `name`, `controller`, `volume`, `size` and
+    `export`.
+    """
+
+    @property
+    def controllers(self) -> Mapping[str, Json]: ...
+    @property
+    def volumes(self) -> Sequence[Json]: ...
+
+
+def find(points: Found, places: Mapping[str, Place]) -> list[Source]:
     """Of each volume. Raises ConfigurationError if one cannot be reached from here."""
     return [_source(row, points, places) for row in points.volumes]
 
 
-def _source(row: Json, points: Points, places: Mapping[str, Place]) -> Source:
+def _source(row: Json, points: Found, places: Mapping[str, Place]) -> Source:
     known_as = str(row["name"]).partition(":")[0] if ":" in row["name"] else LOCAL
     place = places[known_as]
     host = place.url.where.host if place.url is not None else None

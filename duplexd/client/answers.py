@@ -183,7 +183,9 @@ VOLUME = fields(
         "primary": maybe(fields({}, {"path": text, "error": maybe(text), "repaired_bytes": whole})),
         "rebuild": maybe(fields({"possible": flag})),
         "differs": maybe(fields({"text": text})),
-        "rollback": maybe(fields({"id": text, "cut": text, "state": text})),
+        "rollback": maybe(
+            fields({"id": text, "cut": text, "state": text}, {"backup": maybe(text)})
+        ),
         "last_drill": maybe(DRILL),
         "readers": each(fields({"name": text}, {"kind": text, "since": maybe(number)})),
     },
@@ -368,6 +370,9 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/adopt"): ROLES,
     ("POST", "/v1/repair"): REPAIRED,
     ("POST", "/v1/rollback"): ROLLED_BACK,
+    ("POST", "/v1/restore"): fields(
+        {"id": text, "backup": text, "volumes": each(fields({"name": text, "undo": text}))}
+    ),
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
     ("POST", "/v1/restart"): fields(
         {"id": text, "version": text, "previous_version": text, "program": text}

@@ -35,8 +35,9 @@ how far a comparison in the background has come. `change_map` and `regions` are 
 `change_history` has those between cuts. `unmarked` is what the ledger notes without a marker.
 `readers` says who keeps a secondary at its cut, `leaving` how a command gets past them, and `point`
 is that cut as an NBD export; `clone` one that can be written to, `overlay_map` which of its blocks
-were. `rollback` is what is not done while volumes go back to it, `rollback_state` what is recorded;
-`drill_record` is whether an application was recovered from it.
+were. `rollback` is what is not done while volumes go back to it, `rollback_state` what is recorded,
+`differing` which blocks are to be written for it; `drill_record` is whether an application was
+recovered from it.
 `image_record` is what is recorded of an image, `since` what the journal says of it since, and
 `identity` judges with both what a start finds. `participant` is a controller's part in a group cut;
 `cuttable` and `freeze` decide what a suspend and a failure do to a group:

@@ -52,7 +52,7 @@ class Clone:
     """
 
     __slots__ = (
-        "__weakref__", "_connected", "base", "can_zero_fast", "clone", "closed", "connections",
+        "__weakref__", "_connected", "base", "can_zero_fast", "clone", "connections",
         "counted_as", "cut", "ended", "failed", "failing", "limit_bytes", "name", "of", "on_ended",
         "pair", "read_only", "since", "size", "takes",
     )  # fmt: skip
@@ -81,7 +81,7 @@ class Clone:
         self.can_zero_fast = can_zero_fast
         self.connections = 0
         self.failing: dict[str, int] = {}
-        self.failed = self.closed = ""
+        self.failed = ""
         self.limit_bytes = limit_bytes
         self.since = since
         self.ended = ""
@@ -97,6 +97,10 @@ class Clone:
     def reader(self) -> str:
         """What it is called as a reader of the cut."""
         return f"clone {self.clone}"
+
+    def closed_to(self, _name: str) -> str:
+        """See `Volume`: nothing closes it but its end."""
+        return ""
 
     def bitmaps(self) -> Mapping[str, str]:
         """None: it no longer is what it was at the cut."""

@@ -258,7 +258,7 @@ class Ledger(Unmarked):
     @_fold.register
     def _(self, marker: markers.RolledBack, place: Place) -> None:
         for pair in rollback.end(self._of(marker.volumes), marker, place.time_us):
-            pair.changed, pair.tracked_bytes = None, ONLY_THE_MAP
+            pair.tracked_bytes = ONLY_THE_MAP
 
     # ----------------------------------------------------------------------------- comparisons
 

@@ -39,7 +39,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     scrubbed  id, at, began, done, error, earlier    how far a scrub is: `core/scrub_state.py`
     reader    name, volumes                          somebody reads their secondaries at the cut
     unread    names, volumes                         these have ended: `core/readers.py`
-    rollback  id, cut, volumes                       closed: they go back to the cut
+    rollback  id, cut, volumes[, backup]             closed: they go back to the cut
     rolledback  id, volumes, whole                   open again: `core/rollback.py`
     drilled   id, cut, exit, took, volumes           a drill of it ended: `core/drill_record.py`
 

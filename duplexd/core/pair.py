@@ -237,9 +237,14 @@ class Pair:
 
     @property
     def closed(self) -> str:
-        """See `Volume`: a rollback is not finished."""
+        """Why no client may use it for now: a rollback or restore is not finished; "" if none."""
         begun = self.record.rollback
         return begun.closed if begun is not None else ""
+
+    def closed_to(self, name: str) -> str:
+        """See `Volume`: but to the client that restores it."""
+        begun = self.record.rollback
+        return "" if begun is None or begun.admits(self.name, name) else begun.closed
 
     def joined(self, reader: Reader, peer: str) -> None:
         """A client of a volume keeps no secondary where it is, but others from a rollback."""

@@ -66,7 +66,7 @@ class Point:
     """
 
     __slots__ = (
-        "__weakref__", "_earlier", "_ends", "_readers", "closed", "connections", "counted_as",
+        "__weakref__", "_earlier", "_ends", "_readers", "connections", "counted_as",
         "cut", "ended", "failed", "failing", "has_lost_writes", "leg", "name", "of", "pair",
         "read_cached", "read_only", "size",
     )  # fmt: skip
@@ -82,7 +82,7 @@ class Point:
         self.read_only = True
         self.connections = 0
         self.failing: dict[str, int] = {}
-        self.failed = self.closed = ""
+        self.failed = ""
         self.pair = pair
         self.cut = cut
         self.leg: Leg | None = leg
@@ -102,6 +102,10 @@ class Point:
     def stands(self) -> bool:
         """Whether the secondary is at the cut still, and is that image."""
         return self.pair.secondary is self.leg and is_at_cut(self.pair, self.cut)
+
+    def closed_to(self, _name: str) -> str:
+        """See `Volume`: nothing closes it but its end."""
+        return ""
 
     def bitmaps(self) -> dict[str, str]:
         """See `Volume`: ids are listed. Made once, because every client may ask for it as

@@ -1,18 +1,22 @@
-"""A rollback: volumes go back to the cut that their secondaries are at. What is not done meanwhile.
-Pure.
+"""A rollback: volumes go back to the cut that their secondaries are at. A restore: they go back to
+a backup, which a client writes to them. What is not done meanwhile. Pure.
 
 Half-way a volume holds neither what it held nor what the cut holds. So it is closed from the marker
 that begins the rollback to the one that ends it, over any number of restarts: no client reads it or
 writes to it, and no command takes the secondary from its cut, because that is where the rest comes
 from. A secondary that fails meanwhile leaves the cut, and a start may find no secondary configured:
 then the rollback can only be abandoned.
+
+Of a restore the secondary is the way back. It must not get what is written half-way: a failure
+would suspend it there, at a cut that looks like any other. So a restore is of pairs that do not
+mirror. A rollback may take its place: then the volumes are whole again without having been open.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.pair_states import COPY, RESYNC, SUSPENDED, SWAP
+from duplexd.core.pair_states import COPY, RESYNC, SIMPLEX, SUSPENDED, SWAP
 from duplexd.core.rollback_state import ABANDONED, DONE, Rollback
 from duplexd.errors import WrongStateError
 
@@ -23,9 +27,10 @@ if TYPE_CHECKING:
     from duplexd.core.markers import RolledBack
     from duplexd.core.pair import PairRecord
 
-CHECK, MEASURE, COPY_ONLY, OPEN, WHOLE, ABANDON = (
-    "check", "measure", "copy", "open", "whole", "abandon"
+CHECK, MEASURE, COPY_ONLY, OPEN, WHOLE, ABANDON, CLOSE = (
+    "check", "measure", "copy", "open", "whole", "abandon", "close"
 )  # fmt: skip
+_APART = frozenset({SUSPENDED, SIMPLEX})
 _KEPT_FOR_IT = frozenset({COPY, RESYNC, SWAP})  # would take the secondary from its cut
 
 
@@ -45,6 +50,21 @@ class Order(NamedTuple):
     id: str = ""
     force: bool = False
     step: str = WHOLE
+
+
+class RestoreOrder(NamedTuple):
+    """The same of a restore from the backup of that name, which was made of `cut`.
+
+    CHECK   is anything in the way?
+    CLOSE   disconnect clients, and let only the restore write
+    OPEN    serve the volumes again: all is written
+    """
+
+    backup: str
+    cut: str
+    id: str = ""
+    force: bool = False
+    step: str = CHECK
 
 
 def closed(pair: PairRecord) -> str:
@@ -68,13 +88,26 @@ def check_event(event: str, pairs: Iterable[PairRecord]) -> None:
 
 
 def check_begin(marker: Begins, pairs: Sequence[PairRecord]) -> None:
-    """Before the marker that closes the volumes. Raises WrongStateError if one of them is not at
-    that cut, or half-way already.
+    """Before the marker that closes the volumes. Raises WrongStateError if one of them is half-way
+    already, is not at that cut, or would mirror what is restored.
     """
-    refuse(pairs)
     for pair in pairs:
-        if not _is_at(pair, marker.cut):
+        begun = pair.rollback
+        if begun is not None and begun.unfinished and (begun.goes_back or marker.backup):
+            raise WrongStateError(f"{pair.name}: {begun.closed}")
+        if marker.backup:
+            check_apart(pair)
+        elif not _is_at(pair, marker.cut):
             raise WrongStateError(f"{pair.name} is not at cut {marker.cut}")
+
+
+def check_apart(pair: PairRecord) -> None:
+    """Raises WrongStateError for a pair whose secondary would get what is restored."""
+    if pair.state not in _APART:
+        raise WrongStateError(
+            f"{pair.name} is {pair.state}: its secondary would get what is restored before all of "
+            "it is there; suspend it first, or wait until it can be suspended"
+        )
 
 
 def check_end(marker: RolledBack, pairs: Sequence[PairRecord]) -> None:
@@ -83,7 +116,9 @@ def check_end(marker: RolledBack, pairs: Sequence[PairRecord]) -> None:
         begun = pair.rollback
         if begun is None or begun.ended or begun.id != marker.id:
             raise WrongStateError(f"{pair.name} has no rollback {marker.id} that is not finished")
-        if marker.whole and not _is_at(pair, begun.cut):
+        if marker.whole and begun.backup:
+            check_apart(pair)
+        elif marker.whole and not _is_at(pair, begun.cut):
             raise WrongStateError(
                 f"{pair.name} is not at cut {begun.cut}, so it is not rolled back"
             )
@@ -92,13 +127,14 @@ def check_end(marker: RolledBack, pairs: Sequence[PairRecord]) -> None:
 def begin(pairs: Iterable[PairRecord], marker: Begins, time_us: int) -> None:
     """Fold the marker that closes the volumes; for the ledger alone."""
     for pair in pairs:
-        pair.rollback = Rollback(marker.id, marker.cut, time_us)
+        pair.rollback = Rollback(marker.id, marker.cut, time_us, backup=marker.backup)
 
 
 def end(pairs: Sequence[PairRecord], marker: RolledBack, time_us: int) -> Sequence[PairRecord]:
-    """Fold the marker that opens the volumes; for the ledger alone. Returns those that hold what
-    their secondaries hold: these lack nothing. A resync copies what changes from here on by the
-    map, because the records since the cut lead there by a detour, and some may be lost.
+    """Fold the marker that opens the volumes; for the ledger alone. One that is back at its cut
+    lacks nothing. Returns those of which a resync has to copy by the map, because the records since
+    the cut lead to what they hold by a detour, and some may be lost. Half-way on a detour a
+    secondary holds what nobody can use.
 
     Raises ValueError for one that `check_end` would have refused.
     """
@@ -107,10 +143,17 @@ def end(pairs: Sequence[PairRecord], marker: RolledBack, time_us: int) -> Sequen
         check_end(marker, pairs)
     except WrongStateError as error:
         raise ValueError(str(error)) from error
+    detour: list[PairRecord] = []
     for pair in pairs:
-        if pair.rollback is not None:
-            pair.rollback = pair.rollback._replace(time_us=time_us, ended=ended)
-    return pairs if marker.whole else ()
+        begun = pair.rollback
+        if begun is None:
+            continue
+        pair.rollback = begun._replace(time_us=time_us, ended=ended)
+        if marker.whole and not begun.backup:
+            pair.changed = None
+        if marker.whole or begun.backup:
+            detour.append(pair)
+    return detour
 
 
 def _is_at(pair: PairRecord, cut: str) -> bool:

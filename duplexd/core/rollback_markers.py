@@ -1,4 +1,5 @@
-"""The markers of a rollback: volumes are closed because they go back to a cut, and opened again.
+"""The markers of a rollback or restore: volumes are closed because they go back to a cut, or to a
+backup of one, and opened again.
 
 What is written in between are changes like any others. How markers are written is said in
 `core/markers.py`.
@@ -17,23 +18,29 @@ if TYPE_CHECKING:
 
 
 class Rollback(NamedTuple):
-    """These volumes go back to this cut: nobody uses them until RolledBack."""
+    """These volumes go back to this cut: nobody uses them until RolledBack. `backup`: but who
+    restores them from that backup of the cut.
+    """
 
     id: str
     cut: str
     volumes: Sequence[int]
+    backup: str = ""
 
     def pack(self) -> Json:
-        return {"m": "rollback", "id": self.id, "cut": self.cut, "volumes": list(self.volumes)}
+        more = {"backup": self.backup} if self.backup else {}
+        named = {"id": self.id, "cut": self.cut, "volumes": list(self.volumes)}
+        return {"m": "rollback", **named, **more}
 
     @classmethod
     def unpack(cls, fields: Json) -> Rollback:
-        return cls(str(fields["id"]), str(fields["cut"]), numbers(fields["volumes"]))
+        backup = str(fields.get("backup", ""))
+        return cls(str(fields["id"]), str(fields["cut"]), numbers(fields["volumes"]), backup)
 
 
 class RolledBack(NamedTuple):
     """They are open again: `whole`, they hold what the cut holds; else a mixture of that and of
-    what they held before, because somebody gave the rollback up.
+    what they held before, because somebody gave it up.
     """
 
     id: str

@@ -53,6 +53,8 @@ _STATUS_EVENTS = frozenset(
         "controller-failed",
         "duplex",
         "primary-failed",
+        "restore-started",
+        "restored",
         "resync-started",
         "rollback-abandoned",
         "rollback-started",

@@ -60,7 +60,7 @@ def rollback(
     of_groups = settings.of_groups(targets)
     if not (yes or dry_run):
         question = "Serve them half-way?" if abandon else "Go back, and lose these changes?"
-        consequences = _would_be_a_mixture if abandon else _would_be_lost
+        consequences = would_be_a_mixture if abandon else _would_be_lost
         ask(settings, targets, of_groups, consequences, question)
     result = _go_back(settings, targets, to or "", dry_run, force, abandon, of_groups)
     say(settings, result, rolled_back_text(result))
@@ -148,13 +148,14 @@ def _would_be_lost(volumes: Sequence[Json]) -> str:
     return joined(lines)
 
 
-def _would_be_a_mixture(volumes: Sequence[Json]) -> str:
+def would_be_a_mixture(volumes: Sequence[Json]) -> str:
     lines = []
     for volume in volumes:
         rollback = volume.get("rollback") or {}
         if rollback.get("state") in {"running", "ready", "stopped"}:
+            of = f"in backup {rollback['backup']}" if rollback.get("backup") else ""
             lines.append(
-                f"{volume['name']}: partly as at cut {rollback['cut']}, partly as after it: what"
-                " is on it is likely to be damaged"
+                f"{volume['name']}: partly as {of or 'at cut ' + rollback['cut']}, partly as after"
+                " it: what is on it is likely to be damaged"
             )
     return joined(lines)

@@ -18,7 +18,8 @@ JSON.
     points   client.points    points_text          release-reader  client.release_reader
     clone    clones.make      cloned_text          drop-clone      clones.drop
     clones   clones.show      clones_text          drill           drill.run, in backup
-    rollback  client.rollback  rolled_back_text      restart  client.restart  restarted_text
+    rollback  client.rollback  rolled_back_text        restore     restore.run, in backup
+    restart  client.restart   restarted_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -68,6 +69,7 @@ _MODULES = {
     "repair": "legs",
     "reload": "configuration",
     "restart": "in_place",
+    "restore": "back_to_backup",
     "resync": "resync",
     "rollback": "back_to_cut",
     "settle": "resync",

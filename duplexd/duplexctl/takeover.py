@@ -22,6 +22,7 @@ from duplexd.printable import only_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duplexd.backup.restore import Restored
     from duplexd.client import Repaired, Roles, RolledBack
     from duplexd.duplexctl.settings import Settings
     from duplexd.json_object import Json
@@ -144,7 +145,7 @@ def ask(
         raise DuplexdError("not confirmed; nothing was changed")
 
 
-def say(settings: Settings, result: Roles | Repaired | RolledBack, text: str) -> None:
+def say(settings: Settings, result: Roles | Repaired | RolledBack | Restored, text: str) -> None:
     """Write the answer. Raises what the controllers said that refused."""
     settings.answer(result.json(), text, done=text)
     if result.failed:

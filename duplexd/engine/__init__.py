@@ -80,8 +80,8 @@ takes `live_settings`. `image_changes` puts these together.
 `compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
 `repairing` makes them equal again. `rolling_back` gives volumes the content of their cut back: what
 has to hold is in `rollback_check`, one of them is a `rollback_job`, and what it writes is
-`rollback_content`. `comparisons` are these parts together. A `periodic` task looks
-now and then. `own_writes` are changes
+`rollback_content`. `restoring` lets a client do so from a backup. `comparisons` are these parts
+together. A `periodic` task looks now and then. `own_writes` are changes
 that the engine makes itself. `commands` is what
 clients can ask for, of several volumes with `each_of`; with `answering` they end although the
 journal hangs. `status`, `counters` and `events` are what they see.

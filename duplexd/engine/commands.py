@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
-    from duplexd.core.rollback import Order
+    from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.engine.adopt import Adoptions
     from duplexd.engine.answering import Answering
     from duplexd.engine.comparisons import Comparisons
@@ -185,6 +185,11 @@ class Commands:
         """See `Rollbacks.rollback`."""
         pairs, rollbacks = self._volumes.named(names), self._comparisons.rollbacks
         return await self._journal.in_time(rollbacks.rollback(pairs, order))
+
+    async def restore(self, names: Sequence[str], order: RestoreOrder) -> Json:
+        """See `Restores.restore`."""
+        pairs, restores = self._volumes.named(names), self._comparisons.restores
+        return await self._journal.in_time(restores.restore(pairs, order))
 
     def stop(self) -> None:
         """End those that still wait for the journal after their callers were answered."""

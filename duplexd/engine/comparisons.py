@@ -1,5 +1,5 @@
 """What looks at both images of a pair at once: verify, scrub, the record of what they found,
-repair, and rollback.
+repair, rollback, and restore.
 
 They share their collaborators and one record, so they are put together here and not in the
 controller.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.engine.difference_record import DifferenceRecord
 from duplexd.engine.repairing import Repairs
+from duplexd.engine.restoring import Restores
 from duplexd.engine.rollback_check import RollbackCheck
 from duplexd.engine.rolling_back import Rollbacks
 from duplexd.engine.scrubbing import Scrubs
@@ -60,6 +61,7 @@ class Comparisons:
         )
         check = RollbackCheck(volumes, leases, archive, points)
         self.rollbacks = Rollbacks(timeline, check, own_writes, legs, events)
+        self.restores = Restores(timeline, check, events)
 
     async def stop(self) -> None:
         """End what goes on by itself. The next run takes it up."""

@@ -271,6 +271,7 @@ class Controller:
         self.quiesce, self.renew, self.adopt = commands.quiesce, commands.renew, commands.adopt
         self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.rollback = commands.suspend, commands.rollback
+        self.restore = commands.restore
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.verify, self.swap, self.repair = commands.verify, commands.swap, commands.repair
 

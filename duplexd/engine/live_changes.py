@@ -113,6 +113,9 @@ class LiveChanges:
     def _why_not_now(self, pair: Pair, old: VolumeConfig, new: VolumeConfig) -> list[str]:
         change = leg_change(pair, old, new)
         problems = self._why_secondary_stays(pair) if change.secondary_gone else []
+        if change.secondary is not None and pair.closed:  # it would get what is half-way
+            key = f"volumes.{pair.name}.secondary"
+            problems.append(f"{key}: can't be added or replaced: {pair.closed}")
         if pair.mode == new.mode or pair.state == pair_states.SIMPLEX:
             return problems
         key = f"volumes.{pair.name}.mode"

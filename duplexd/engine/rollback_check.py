@@ -48,7 +48,9 @@ class RollbackCheck:
         """Raises WrongStateError if one of the pairs cannot go back, or if they do not go back
         together; NotFoundError if they are at no such point.
         """
-        unfinished = self._unfinished(pairs)
+        unfinished = self.unfinished(
+            [pair for pair in pairs if not is_restored(pair)]  # a rollback takes its place
+        )
         cuts = {pair: self._cut(pair, order.to) for pair in pairs}
         cut = next(iter(cuts.values()))
         others = [f"{pair.name} at {each.id}" for pair, each in cuts.items() if each is not cut]
@@ -76,7 +78,7 @@ class RollbackCheck:
             )
 
     def together(self, rollback_id: str) -> list[Pair]:
-        """The pairs that go back by this rollback, and have not arrived."""
+        """The pairs that go back by this rollback or restore, and have not arrived."""
         return [
             pair
             for pair in self._volumes.all()
@@ -85,8 +87,8 @@ class RollbackCheck:
             and rollback.id == rollback_id
         ]
 
-    def _unfinished(self, pairs: Sequence[Pair]) -> str:
-        """The rollback that these pairs, and no others, are in; "" if there is none."""
+    def unfinished(self, pairs: Sequence[Pair]) -> str:
+        """The rollback or restore that these pairs, and no others, are in; "" for none."""
         ids = {
             rollback.id: rollback.cut
             for pair in pairs
@@ -103,12 +105,28 @@ class RollbackCheck:
             )
         return next(iter(ids))
 
-    def _cut(self, pair: Pair, to: str) -> Cut:
-        """Where its secondary is, durably."""
+    def refuse_unavailable(self, pair: Pair) -> None:
+        """Raises WrongStateError if it is not served for another reason than that it goes back, or
+        is held.
+        """
         if pair.failed:
             raise WrongStateError(f"{pair.name} is not served: {pair.failed}")
+        if (hold := self._leases.holder(pair)) is not None:
+            raise WrongStateError(
+                f"{pair.name} is held by {hold.owner} (lease {hold.id}); try again when that ended"
+            )
+
+    def way_back(self, pair: Pair) -> str:
+        """The id of the cut that a rollback could go back to now; "" if there is none."""
+        here = self._points.cut_of(pair)
+        good = here is not None and self._archive.verdict(here) == CONSISTENT
+        return here.id if good and here is not None and pair.record.differs is None else ""
+
+    def _cut(self, pair: Pair, to: str) -> Cut:
+        """Where its secondary is, durably."""
+        self.refuse_unavailable(pair)
         rollback, here = pair.record.rollback, self._points.cut_of(pair)
-        if rollback is not None and rollback.unfinished:
+        if rollback is not None and rollback.goes_back:
             if here is None or here.id != rollback.cut:
                 raise WrongStateError(
                     f"{pair.name}: its secondary cannot be read at cut {rollback.cut} now"
@@ -124,10 +142,6 @@ class RollbackCheck:
             raise WrongStateError(
                 f"{pair.name}: {pair.record.differs.text}, so its secondary may be wrong"
             )
-        if (hold := self._leases.holder(pair)) is not None:
-            raise WrongStateError(
-                f"{pair.name} is held by {hold.owner} (lease {hold.id}); try again when that ended"
-            )
         if not PointName(pair.name, to).means(here, consistent=True):
             tag = f", tag {here.tag!r}" if here.tag else ""
             raise NotFoundError(
@@ -135,6 +149,12 @@ class RollbackCheck:
                 " one only"
             )
         return here
+
+
+def is_restored(pair: Pair) -> bool:
+    """Whether a restore of it is not finished."""
+    rollback = pair.record.rollback
+    return rollback is not None and rollback.unfinished and not rollback.goes_back
 
 
 def left_cut(pair: Pair, cut: Cut) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core import differing as core
 from duplexd.engine.own_writes import Content
-from duplexd.images.unreadable import BLOCK_BYTES, read
+from duplexd.images.unreadable import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from duplexd.engine.compare import Legs
 
 PIECE_BYTES = 256 << 10  # compared and written at once: other volumes wait for such a batch
-_ZEROES = bytes(BLOCK_BYTES)
 
 
 def pieces(changed: ChangeMap | None) -> Iterator[tuple[int, int]]:
@@ -37,23 +37,11 @@ def differing(legs: Legs, offset: int, length: int) -> list[Content]:
     """What the secondary holds where the primary holds something else. Raises UnreadableError."""
     there = bytes(read(legs.secondary, offset, length))
     here = bytes(read(legs.primary, offset, length))
-    if there == here:
-        return []
-    found: list[Content] = []
-    for at in range(0, length, BLOCK_BYTES):
-        block = there[at : at + BLOCK_BYTES]
-        if block != here[at : at + BLOCK_BYTES]:
-            _add(found, offset + at, block)
-    return found
-
-
-def _add(found: list[Content], offset: int, block: bytes) -> None:
-    """To the last one, if it ends there and is of the same kind."""
-    zeroes = block == _ZEROES[: len(block)]
-    data = b"" if zeroes else block
-    if found:
-        at, length, before = found[-1]
-        if at + length == offset and zeroes == (not before):
-            found[-1] = Content(at, length + len(block), before + data)
-            return
-    found.append(Content(offset, len(block), data))
+    return [
+        Content(
+            offset + run.offset,
+            run.length,
+            b"" if run.zeroes else there[run.offset : run.offset + run.length],
+        )
+        for run in core.differing(there, here)
+    ]

@@ -93,16 +93,7 @@ class RollbackJob:
         self.copied = True
 
     async def _clients_gone(self) -> None:
-        for _ in range(_LOOKS):
-            if not any(pair.connections for pair in self.pairs):
-                return
-            self._check_on()
-            await asyncio.sleep(_PAUSE_SECONDS)
-        names = " ".join(pair.name for pair in self.pairs if pair.connections)
-        raise TimedOutError(
-            f"{names}: requests of clients that were disconnected have not ended; nothing was"
-            " changed, and the volumes are closed: the same command tries again"
-        )
+        await clients_gone(self.pairs, self._check_on)
 
     async def _copy(
         self, pair: Pair, timeline: Timeline, own_writes: OwnWrites, legs: LegCalls
@@ -160,6 +151,24 @@ class RollbackJob:
         )
 
 
+def _nothing() -> None:
+    """Only to be between two batches, or to wait whatever happens."""
+
+
+async def clients_gone(pairs: Sequence[Pair], go_on: Callable[[], None] = _nothing) -> None:
+    """Wait until no client of closed volumes is left. `go_on` raises if that is in vain."""
+    for _ in range(_LOOKS):
+        if not any(pair.connections for pair in pairs):
+            return
+        go_on()
+        await asyncio.sleep(_PAUSE_SECONDS)
+    names = " ".join(pair.name for pair in pairs if pair.connections)
+    raise TimedOutError(
+        f"{names}: requests of clients that were disconnected have not ended; the volumes are"
+        " closed: the same command tries again"
+    )
+
+
 async def check_place(pair: Pair, legs: LegCalls) -> None:
     """Raises WrongStateError if what lies at the path of the primary is not the image that is
     written to, or not all of it: what is not read here would not be missed.
@@ -186,7 +195,3 @@ async def _in_worker(pair: Pair, images: Legs, legs: LegCalls, call: Callable[[L
 
 def _changed_bytes(pair: Pair) -> int:
     return pair.changed.changed_bytes if pair.changed is not None else 0
-
-
-def _nothing() -> None:
-    """Only to be between two batches."""

@@ -25,8 +25,8 @@ from duplexd.core import rollback as states
 from duplexd.core.markers import Rollback, RolledBack
 from duplexd.core.rollback_state import DONE
 from duplexd.engine.cut_archive import new_id
-from duplexd.engine.rollback_check import left_cut
-from duplexd.engine.rollback_job import RollbackJob, check_place
+from duplexd.engine.rollback_check import is_restored, left_cut
+from duplexd.engine.rollback_job import RollbackJob, check_place, clients_gone
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
 
 FORCED = "a rollback takes the volume, with --force"
+ABANDONED = "the restore was abandoned"
 _RUNNING, _READY, _STOPPED = "running", "ready", "stopped"
 
 
@@ -101,7 +102,7 @@ class Rollbacks:
 
         Raises WrongStateError if it is not done, as far as this run of the daemon knows.
         """
-        ended = [pair for pair in pairs if _ended_by(pair, rollback_id)]
+        ended = [pair for pair in pairs if ended_by(pair, rollback_id)]
         if len(ended) < len(pairs):
             job = self._jobs.get(rollback_id)
             if job is None or not job.copied or set(job.pairs) != set(pairs):
@@ -146,10 +147,12 @@ class Rollbacks:
         if rollback is None:
             return None
         job = self._jobs.get(rollback.id)
+        written_to = bool(rollback.backup and pair.clients)
         return {
             "id": rollback.id,
             "cut": rollback.cut,
-            "state": rollback.ended or _state(job),
+            "backup": rollback.backup or None,
+            "state": rollback.ended or (_RUNNING if written_to else _state(job)),
             "time": rollback.time_us / 1e6,
             "done_bytes": job.done_bytes[pair] if job is not None else 0,
             "total_bytes": job.total_bytes[pair] if job is not None else 0,
@@ -221,7 +224,7 @@ class Rollbacks:
 
     def _open_now(self, job: RollbackJob) -> bool:
         """False if that was done before."""
-        if all(_ended_by(pair, job.id) for pair in job.pairs):
+        if all(ended_by(pair, job.id) for pair in job.pairs):
             return False
         for pair in job.pairs:
             differs = pair.record.differs  # a comparison that had begun before may have found it
@@ -236,6 +239,11 @@ class Rollbacks:
         if job is not None and not job.done.done():
             job.stop("it was abandoned")
             await asyncio.wait((job.done,))
+        restored = [pair for pair in self._check.together(rollback_id) if is_restored(pair)]
+        for pair in restored:
+            for reader in list(pair.clients):
+                reader.end_reading(ABANDONED)
+        await clients_gone(restored)
         pairs = await self._timeline.at_rest(partial(self._abandon_now, rollback_id))
         await self._timeline.durable()
         self._jobs.pop(rollback_id, None)
@@ -280,7 +288,7 @@ def _ended(rollback_id: str, pairs: Sequence[Pair]) -> Json:
     return {"id": rollback_id, "cut": cut, "tag": "", "volumes": [_row(pair) for pair in pairs]}
 
 
-def _ended_by(pair: Pair, rollback_id: str) -> bool:
+def ended_by(pair: Pair, rollback_id: str) -> bool:
     """Whether this rollback of a pair is done."""
     rollback = pair.record.rollback
     return rollback is not None and rollback.id == rollback_id and rollback.ended == DONE

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.markers import Attach, Copy, Detach, NewVolume, Unread
 from duplexd.core.pair import Pair, PairRecord
+from duplexd.core.rollback_state import behind_door
 from duplexd.errors import NotFoundError
 from duplexd.limits import NAME_CHARACTERS_MAX
 
@@ -59,7 +60,14 @@ class Volumes:
         """See `Backend.volume`."""
         if name == "" and len(self.by_name) == 1:
             return next(iter(self.by_name.values()))
-        return self.by_name.get(name)
+        return self.by_name.get(name) or self._restored_by(name)
+
+    def _restored_by(self, name: str) -> Pair | None:
+        """The volume that a client which restores it calls so."""
+        pair = self.by_name.get(behind_door(name))
+        rollback = pair.record.rollback if pair is not None else None
+        there = pair is not None and rollback is not None and rollback.admits(pair.name, name)
+        return pair if there else None
 
     def named(self, names: Iterable[str]) -> list[Pair]:
         """The pairs of these names. Raises KeyError."""

@@ -56,12 +56,14 @@ class VisibleExports:
             return None
         flags = volume_flags(read_only=volume.read_only or access != Access.FULL)
         refused = ""
-        if why := volume.failed or volume.closed:
+        if why := volume.failed or volume.closed_to(name):
             refused = f"volume {volume.name} is not served: {why}"
         elif not self._server.places.volume_has_one(volume.connections):
             refused = f"volume {volume.name} has {volume.connections} connections, and no more"
         described = f"duplexd volume {volume.name}"
-        return Export(volume.name, volume.size, flags, described, refused, bitmaps=volume.bitmaps)
+        # one that is closed goes by the name of who restores it
+        known_as = name if volume.closed_to(volume.name) else volume.name
+        return Export(known_as, volume.size, flags, described, refused, bitmaps=volume.bitmaps)
 
     def names(self) -> Iterator[str]:
         """Of all volumes, then of their points: `find` hides what the client may not reach."""

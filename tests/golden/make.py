@@ -157,7 +157,7 @@ def write() -> SimDisk:
     mark("agreed", cut="cafe000000000004")
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")
     mark("void", cut="cafe000000000005")
-    mark("rollback", id="beef000000000001", cut="cafe000000000004", volumes=[5])
+    mark("rollback", id="beef000000000001", cut="cafe000000000004", volumes=[5], backup="b1")
     mark("rolledback", id="beef000000000001", volumes=[5], whole=False)
     mark("rollback", id="beef000000000002", cut="cafe000000000004", volumes=[5])
     change(WRITE, 5, 0, 3, b"abc")

@@ -51,8 +51,9 @@ def the_fold_of_what_was_given_up_says_that_nothing_is_to_be_copied(
     end = rollback.end
 
     def always_whole(pairs: Any, marker: Any, time_us: int) -> Any:
-        end(pairs, marker, time_us)
-        return pairs
+        for pair in (found := end(pairs, marker, time_us)) or pairs:
+            pair.changed = None
+        return found
 
     patch(rollback, "end", always_whole)
 

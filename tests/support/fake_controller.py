@@ -55,6 +55,7 @@ from duplexd.api.models.line_model import (
     Verified,
     VerifiedVolume,
 )
+from duplexd.api.models.restore_model import Restoring, RestoringVolume
 from duplexd.api.models.roles_model import Lost, Roles, RolesVolume
 from duplexd.api.models.rollback_model import RolledBack, RolledBackVolume
 from duplexd.api.models.status_model import (
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from duplexd.api.models.base import PairState, Verdict
-    from duplexd.core.rollback import Order
+    from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.json_object import Json
 
 SIZE_BYTES = 1 << 20
@@ -745,6 +746,10 @@ class FakeController:
             for name in names
         ]
         return dumped(RolledBack(id=order.id or "r1", cut=order.to, volumes=rows))
+
+    async def restore(self, names: list[str], order: RestoreOrder) -> Json:
+        rows = [RestoringVolume(name=name, served=True, undo="c1") for name in names]
+        return dumped(Restoring(id=order.id or "r1", backup=order.backup, volumes=rows))
 
     async def adopt(self, names: list[str]) -> Json:
         rows = []

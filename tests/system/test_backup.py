@@ -128,7 +128,7 @@ def test_a_group_over_two_daemons_is_one_backup(tmp_path: Path) -> None:
         assert all(is_duplex_again(each) for each in cluster.daemons.values())
 
 
-def test_a_controller_that_is_reached_over_tls_is_copied_over_tls(
+def test_a_controller_that_is_reached_over_tls_is_copied_and_restored_over_tls(
     tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
     control, nbd = free_port(), free_port()
@@ -153,6 +153,12 @@ def test_a_controller_that_is_reached_over_tls_is_copied_over_tls(
         "certificate.json", "far", "manifest.json",
     ]  # fmt: skip
     assert is_duplex_again(daemon)
+    write(files.uri("data"), 0x52, 0, 128 * KIB)
+    done = ctl("--groups", str(groups), "restore", "db", "--from", str(tmp_path / "d"))
+    assert (done.returncode, "restored from backup" in done.stdout) == (0, True), done.stderr
+    now = files.primary("data").read_bytes()
+    assert now[: 64 * KIB] == b"\x51" * (64 * KIB)
+    assert not any(now[64 * KIB :])
 
 
 # --------------------------------------------------------------------------- what is no backup

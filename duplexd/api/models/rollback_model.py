@@ -64,10 +64,17 @@ class RollbackProgress(Answer):
 
 
 class RollbackStatus(Answer):
-    """The last rollback of a volume. Until it is done or abandoned the volume is not served."""
+    """The last rollback or restore of a volume. Until it is done or abandoned the volume is not
+    served.
+    """
 
     id: str
     cut: str = Field(description="id of the cut that it goes back to")
+    backup: str | None = Field(
+        None,
+        description="of a restore: the backup of that cut that a client writes to the volume; it is"
+        " running while that is connected",
+    )
     state: Literal["running", "ready", "stopped", "done", "abandoned"] = Field(
         description="under way; copied, and to be opened; to be taken up again; over; given up:"
         " the volume was a mixture then"

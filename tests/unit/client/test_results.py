@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from duplexd.backup.restore import Restored
 from duplexd.client import results
 from duplexd.client.status import group_state
 from duplexd.config.groups import Group
@@ -19,7 +20,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "duplexctl-json.md").read
 GROUP = Group("db", {})
 CLASSES = [
     each
-    for each in vars(results).values()
+    for each in (*vars(results).values(), Restored)
     if dataclasses.is_dataclass(each) and isinstance(each, type) and dataclasses.fields(each)
 ]
 

@@ -154,8 +154,8 @@ WRITTEN: list[tuple[Marker, Json]] = [
     (Reader("nightly", [1, 2]), {"m": "reader", "name": "nightly", "volumes": [1, 2]}),
     (Unread(["nightly"], [1, 2]), {"m": "unread", "names": ["nightly"], "volumes": [1, 2]}),
     (
-        Rollback("r1", "c1", [1, 2]),
-        {"m": "rollback", "id": "r1", "cut": "c1", "volumes": [1, 2]},
+        Rollback("r1", "c1", [1, 2], "20261129"),
+        {"m": "rollback", "id": "r1", "cut": "c1", "volumes": [1, 2], "backup": "20261129"},
     ),
     (
         RolledBack("r1", [1, 2], False),
@@ -167,7 +167,7 @@ WRITTEN: list[tuple[Marker, Json]] = [
     ),
 ]
 
-# What older versions left out: the marker that it is
+# What older versions left out, or is left out where there is none: the marker that it is
 LEFT_OUT: list[tuple[Json, Marker]] = [
     ({"m": "open", "boot": "boot-1"}, Open("boot-1")),
     (
@@ -180,6 +180,10 @@ LEFT_OUT: list[tuple[Json, Marker]] = [
             "missed": {},
         },
         Fail("f1", 7, [1], [1], [], "", {}),
+    ),
+    (
+        {"m": "rollback", "id": "r1", "cut": "c1", "volumes": [1, 2]},
+        Rollback("r1", "c1", [1, 2], ""),
     ),
     ({"m": "abandon", "job": "j", "volumes": [1]}, Abandon("j", [1], {})),
 ]  # fmt: skip

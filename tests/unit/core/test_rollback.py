@@ -7,7 +7,7 @@ import pytest
 from duplexd.core import markers, rollback
 from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.pair_states import SUSPENDED
-from duplexd.core.rollback_state import ABANDONED, DONE, Rollback
+from duplexd.core.rollback_state import ABANDONED, DONE, Rollback, behind_door, door
 from duplexd.errors import DamageError, WrongStateError
 from tests.unit.core.ledgers import Story, changed, fold, grains, through_a_checkpoint
 
@@ -119,4 +119,95 @@ def test_a_checkpoint_keeps_it(ends: markers.RolledBack | None) -> None:
     again = through_a_checkpoint(story.ledger, 20)
     assert again.pairs[1].rollback == story.pair(1).rollback
     assert grains(again.pairs[1].changed) == grains(story.pair(1).changed)
+    assert again.pairs[1].tracked_bytes == story.pair(1).tracked_bytes
+
+
+# --------------------------------------------------------------------------- from a backup
+
+RESTORES = markers.Rollback("r2", "c0", [1, 2], "b1")
+RESTORED = markers.RolledBack("r2", [1, 2], whole=True)
+
+
+def restored_half_way() -> Story:
+    story = at_cut()
+    story.mark(RESTORES)
+    return story
+
+
+def test_a_restore_closes_volumes_to_all_but_the_name_that_its_client_knows() -> None:
+    begun = restored_half_way().pair(1).rollback
+    assert begun is not None
+    assert "its restore from backup b1 is not finished" in begun.closed
+    assert begun.admits("data", door("data", "r2"))
+    assert not begun.admits("data", "data")
+    assert not begun.admits("data", door("data", "r1"))
+    assert not begun._replace(ended=DONE).admits("data", door("data", "r2"))
+    assert not begun._replace(backup="").admits("data", door("data", "r2"))
+    assert [behind_door(name) for name in (door("data", "r2"), "data", "data@restore:")] == [
+        "data", "", ""
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [RESTORED, RESTORED._replace(whole=False)])
+def test_what_was_restored_is_copied_by_the_map_and_none_of_it_is_forgotten(
+    end: markers.RolledBack,
+) -> None:
+    """The records lead there through what nobody can use."""
+    story = restored_half_way()
+    story.mark(end)
+    pair = story.pair(1)
+    assert (pair.state, grains(pair.changed)) == (SUSPENDED, [0])
+    assert pair.tracked_bytes >= ONLY_THE_MAP
+
+
+def test_a_pair_that_mirrors_is_not_restored() -> None:
+    story = Story()
+    story.mark(markers.Attach([1]))
+    with pytest.raises(WrongStateError, match="data is DUPLEX: its secondary would get"):
+        story.ledger.check(RESTORES._replace(volumes=[1]))
+
+
+def test_one_that_got_a_secondary_half_way_is_opened_only_as_a_mixture() -> None:
+    story = restored_half_way()
+    story.mark(markers.Detach([1]))
+    story.ledger.check(RESTORED)
+    story.mark(markers.Copy({1: changed(0)}, "first copy"))
+    with pytest.raises(WrongStateError, match="data is PENDING"):
+        story.ledger.check(RESTORED)
+    story.ledger.check(RESTORED._replace(whole=False))
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        markers.Resync("j1", markers.MAP, [1]),
+        markers.Swap([1]),
+        RESTORES,
+        RESTORES._replace(id="r3"),
+    ],
+    ids=["resync", "swap", "the same", "another"],
+)
+def test_half_way_the_secondary_stays_and_no_other_restore_begins(marker: markers.Marker) -> None:
+    story = restored_half_way()
+    with pytest.raises(WrongStateError, match="data: its restore from backup b1 is not finished"):
+        story.ledger.check(marker)
+
+
+def test_a_rollback_takes_the_place_of_a_restore_but_not_the_other_way_round() -> None:
+    story = restored_half_way()
+    story.mark(BEGINS)
+    assert "its rollback to cut c1" in rollback.closed(story.pair(1))
+    with pytest.raises(WrongStateError, match="its rollback to cut c1 is not finished"):
+        story.ledger.check(RESTORES)
+    story.mark(ENDED)
+    assert story.pair(1).changed is None
+
+
+@pytest.mark.parametrize("ends", [None, RESTORED])
+def test_a_checkpoint_keeps_a_restore(ends: markers.RolledBack | None) -> None:
+    story = restored_half_way()
+    if ends is not None:
+        story.mark(ends)
+    again = through_a_checkpoint(story.ledger, 20)
+    assert again.pairs[1].rollback == story.pair(1).rollback
     assert again.pairs[1].tracked_bytes == story.pair(1).tracked_bytes

@@ -40,7 +40,7 @@ class MemoryVolume:
         self.connections = 0
         self.readers: dict[Reader, str] = {}
         self.failing: dict[str, int] = {}
-        self.failed = self.closed = ""
+        self.failed = ""
         # zeroes that cost nothing until they are touched
         self.data = memoryview(mmap.mmap(-1, size))
         self.cold = False
@@ -48,6 +48,9 @@ class MemoryVolume:
         self.error = 0
         self.holes: list[tuple[int, int]] = []
         self.dirty: dict[str, list[tuple[int, int]]] = {}
+
+    def closed_to(self, _name: str) -> str:
+        return ""
 
     def bitmaps(self) -> dict[str, str]:
         return {name: name for name in self.dirty}
