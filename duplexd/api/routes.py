@@ -16,6 +16,7 @@ from duplexd.api import line_streams as lines
 from duplexd.api.clone_routes import CLONE_ROUTES
 from duplexd.api.drill_routes import DRILL_ROUTES
 from duplexd.api.health import degraded, unready
+from duplexd.api.leg_routes import LEG_ROUTES
 from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.health_model import Health, Wellness
@@ -35,9 +36,7 @@ from duplexd.api.models.line_model import (
 )
 from duplexd.api.models.reader_model import ReaderBegan, ReaderEnded, ReaderEnds, ReaderRequest
 from duplexd.api.models.reload_model import Reloaded
-from duplexd.api.models.repair_model import Repaired
 from duplexd.api.models.request_model import (
-    AdoptRequest,
     CutEmpty,
     CutRequest,
     GradeRequest,
@@ -45,21 +44,15 @@ from duplexd.api.models.request_model import (
     QuiesceRequest,
     ReloadRequest,
     RenewRequest,
-    RepairRequest,
     RestartRequest,
     ResyncRequest,
     SuspendRequest,
-    SwapRequest,
     VerifyRequest,
 )
 from duplexd.api.models.restart_model import Restarted, Restarting
-from duplexd.api.models.restore_model import RestoreRequest, Restoring
-from duplexd.api.models.roles_model import Roles
-from duplexd.api.models.rollback_model import RollbackProgress, RollbackRequest, RolledBack
 from duplexd.api.models.status_model import LeaseStatus, Status
 from duplexd.api.openapi import document
 from duplexd.api.responses import JSON_TYPE, Lines, Slow, answer
-from duplexd.api.rollback_lines import rollback_lines
 from duplexd.api.routing import RouteEntry
 from duplexd.api.wire import Answer
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
@@ -126,30 +119,6 @@ async def post_verify(context: Context, call: Call) -> Lines | Slow:
         return Slow(context.actions.verify(body.targets))
     progress_seconds = context.limits.progress_seconds
     return Lines(lines.verify_lines(context.actions, body.targets, progress_seconds))
-
-
-async def post_swap(context: Context, call: Call) -> Answer:
-    return answer(await context.actions.swap(call.peer, call.parse(SwapRequest)))
-
-
-async def post_repair(context: Context, call: Call) -> Answer:
-    return answer(await context.actions.repair(call.peer, call.parse(RepairRequest)))
-
-
-async def post_rollback(context: Context, call: Call) -> Answer | Lines:
-    body = call.parse(RollbackRequest)
-    if not body.progress:
-        return answer(await context.actions.rollback(call.peer, body))
-    seconds = context.limits.progress_seconds
-    return Lines(rollback_lines(context.actions, call.peer, body, seconds))
-
-
-async def post_restore(context: Context, call: Call) -> Answer:
-    return answer(await context.actions.restore(call.peer, call.parse(RestoreRequest)))
-
-
-async def post_adopt(context: Context, call: Call) -> Answer:
-    return answer(await context.actions.adopt(call.peer, call.parse(AdoptRequest).targets))
 
 
 async def post_reload(context: Context, call: Call) -> Answer:
@@ -222,7 +191,6 @@ _SUSPEND_LINES = (CutAnnounced, Failed)
 _HOLD_LINES = (Held, Holding, HoldEnded, Failed)
 _RESYNC_LINES = (ResyncProgress, ResyncDone, Failed)
 _VERIFY_LINES = (VerifyProgress, Failed)
-_ROLLBACK_LINES = (RollbackProgress, Failed)
 
 ROUTES: tuple[RouteEntry, ...] = (
     RouteEntry(
@@ -388,35 +356,7 @@ ROUTES: tuple[RouteEntry, ...] = (
         (Verified,),
         _VERIFY_LINES,
     ),
-    RouteEntry(
-        "POST",
-        "/v1/repair",
-        post_repair,
-        "Make legs that differ equal again",
-        RepairRequest,
-        (Repaired,),
-    ),
-    RouteEntry(
-        "POST",
-        "/v1/rollback",
-        post_rollback,
-        "Let volumes go back to a cut",
-        RollbackRequest,
-        (RolledBack,),
-        _ROLLBACK_LINES,
-    ),
-    RouteEntry(
-        "POST",
-        "/v1/restore",
-        post_restore,
-        "Let a backup be written to volumes",
-        RestoreRequest,
-        (Restoring,),
-    ),
-    RouteEntry("POST", "/v1/swap", post_swap, "Let images change roles", SwapRequest, (Roles,)),
-    RouteEntry(
-        "POST", "/v1/adopt", post_adopt, "Take primary images as they are", AdoptRequest, (Roles,)
-    ),
+    *LEG_ROUTES,
     RouteEntry(
         "POST",
         "/v1/reload",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from duplexd.client.leg_answers import REPAIRED, RESTORING, ROLES, ROLLED_BACK
 from duplexd.client.shapes import (
     ShapeError,
     each,
@@ -201,67 +202,6 @@ STATUS = fields(
         "cuts": each(CUT_STATUS),
     },
 )
-LOST = fields(
-    {},
-    {
-        "records": maybe(whole),
-        "first": maybe(whole),
-        "last": maybe(whole),
-        "bytes": whole,
-        "since": maybe(number),
-    },
-)
-ROLES = fields(
-    {
-        "volumes": each(
-            fields(
-                {"name": text, "state": text, "primary": text},
-                {
-                    "reason": maybe(text),
-                    "secondary": maybe(text),
-                    "lost": maybe(LOST),
-                    "taken": _TEXTS,
-                    "secondary_error": maybe(text),
-                },
-            )
-        )
-    }
-)
-REPAIRED = fields(
-    {
-        "volumes": each(
-            fields(
-                {
-                    "name": text,
-                    "from": text,
-                    "path": text,
-                    "ranges": each(each(whole)),
-                    "bytes": whole,
-                    "repaired": flag,
-                }
-            )
-        )
-    },
-    {"no_difference": _TEXTS},
-)
-ROLLED_BACK = fields(
-    {
-        "id": text,
-        "cut": text,
-        "volumes": each(
-            fields(
-                {
-                    "name": text,
-                    "served": flag,
-                    "compared_bytes": whole,
-                    "differing_bytes": whole,
-                    "written_bytes": whole,
-                }
-            )
-        ),
-    },
-    {"tag": text},
-)
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
 REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
 RESYNC = fields(
@@ -370,9 +310,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/adopt"): ROLES,
     ("POST", "/v1/repair"): REPAIRED,
     ("POST", "/v1/rollback"): ROLLED_BACK,
-    ("POST", "/v1/restore"): fields(
-        {"id": text, "backup": text, "volumes": each(fields({"name": text, "undo": text}))}
-    ),
+    ("POST", "/v1/restore"): RESTORING,
     ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
     ("POST", "/v1/restart"): fields(
         {"id": text, "version": text, "previous_version": text, "program": text}
