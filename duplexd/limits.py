@@ -29,6 +29,7 @@ SUSPENDED_SECONDS_DEFAULT = 24 * 3600.0  # longer than a backup takes
 SCRUB_RATE_BYTES_DEFAULT = 32 * MIB  # a second, of each image
 EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]
 HOLD_SECONDS_DEFAULT = 2.0
+DELAY_SECONDS_MIN, DELAY_SECONDS_MAX = 1.0, 7 * 86400.0  # of a delayed secondary
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 # Programs around a cut. A database that writes a checkpoint may take minutes.
 HOOK_TIMEOUT_SECONDS_DEFAULT = 10.0

@@ -159,18 +159,22 @@ class Actions:
         """Cut all targets at one point, with the hooks of groups around it.
 
         Legal when all are DUPLEX; with `allow_existing` also when a suspend brought all to one cut.
+        At a point of the past: when all are delayed, and none is beyond it. No hook is run then.
         A cancelled one leaves no cut half-way.
         """
         names, reader, lease = self._resolve(body.targets), body.reader or "", body.lease
         suspend = self.controller.suspend
         self._command(
-            peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader
-        )
+            peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader,
+            **({"at": str(body.at)} if body.at is not None else {}),
+        )  # fmt: skip
+        # nothing that a hook does now would be in the past
+        hooked = body.targets if body.at is None else []
         return await self.hooked.suspend(
-            body.targets, body.tag, lease,
+            hooked, body.tag, lease,
             lambda made: suspend(
                 names, body.tag, lease, body.fence, body.certificate, body.allow_existing,
-                reader=reader, on_cut=made,
+                reader=reader, on_cut=made, at=body.at,
             ),
             on_cut,
         )  # fmt: skip

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.leaving import Leaving
+    from duplexd.core.past_point import PastPoint
     from duplexd.core.rollback import Order
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
@@ -122,6 +123,7 @@ class Controller(Protocol):
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Json: ...
     async def resync(self, names: list[str], partial: bool = False, how: Leaving = ...) -> Json: ...
     async def add_reader(self, names: list[str], reader: str, cut_id: str) -> Json: ...

@@ -155,6 +155,7 @@ SECONDARY = fields(
         "as_of_time": maybe(number),
         "cut": maybe(CUT),
         "lag_bytes": whole,
+        "delay": maybe(fields({"wanted_s": number, "back_s": number, "shortened": flag})),
         "path": text,
         "error": maybe(text),
     },

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
+    from duplexd.core.past_point import PastPoint
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
     from duplexd.runtime.hooks import HookRun
@@ -112,6 +113,7 @@ class Client:
         reader: str = "",
         on_cut: OnCut | None = None,
         on_hook: Callable[[HookRun], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Suspended:
         """Cut all targets at one point.
 
@@ -119,6 +121,7 @@ class Client:
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
         `reader`: who keeps the secondaries at the cut, until `resync` or `release_reader` ends it.
+        `at`: a point of the past, of delayed secondaries of one controller.
 
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
@@ -134,7 +137,7 @@ class Client:
         links = self.links_to(group.members)
         cut_id, existing = member.new_cut_id(), allow_existing
         plan = member.Plan(
-            cut_id, group, hold_max_s, tag, lease, certificate, existing, reader, on_hook
+            cut_id, group, hold_max_s, tag, lease, certificate, existing, reader, on_hook, at
         )
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)

@@ -128,6 +128,14 @@ def check_duration(value: object) -> float:
     return seconds
 
 
+def check_delay(value: object) -> float:
+    """How long a delayed secondary stays behind."""
+    seconds = parse_duration(value)
+    if not limits.DELAY_SECONDS_MIN <= seconds <= limits.DELAY_SECONDS_MAX:
+        raise ValueError(f'{toml(value)} is not between 1 s and 7 days; write for example "30m"')
+    return seconds
+
+
 def check_tcp(value: object) -> TcpAddress:
     """Where to listen; a Unix socket for the same is there already."""
     address = parse_address(value)

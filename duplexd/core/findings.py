@@ -43,6 +43,7 @@ KINDS = {
     "secondary-unusable": WARNING,
     "suspended-too-long": WARNING,
     "cut-too-old": WARNING,
+    "delay-shortened": WARNING,
     "cut-in-doubt": WARNING,
     "scrub-error": WARNING,
     "scrub-overdue": WARNING,
@@ -156,6 +157,7 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
         text = f"{differs['text']}; run `duplexctl repair {name}` with --from primary or secondary"
         yield Finding("legs-differ", name, text, differs["time"])
     yield from _suspended(volume, now, expected.suspended_s_max)
+    yield from _shortened(volume)
     yield from _uncut(volume, now, expected.cut_age_s_max)
     yield from _unscrubbed(volume, now, expected.scrub_every_s)
 
@@ -188,6 +190,14 @@ def _suspended(volume: Json, now: float, most_s: float | None) -> Iterator[Findi
         yield Finding("suspended-too-long", volume["name"], text, cut["time"] + most_s)
 
 
+def _shortened(volume: Json) -> Iterator[Finding]:
+    delay = (volume.get("secondary") or {}).get("delay") or {}
+    if delay.get("shortened"):
+        back, wanted = format_duration(delay["back_s"]), format_duration(delay["wanted_s"])
+        text = f"the journal holds only {back} of the delay of {wanted}; give it a larger size"
+        yield Finding("delay-shortened", volume["name"], f"{text} (journal_size)")
+
+
 def _uncut(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
     if most_s is None or volume.get("secondary") is None:
         return
@@ -210,6 +220,8 @@ def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Fin
         return
     if volume["state"] == "PENDING" and not scrub.get("done_time"):
         return  # its first copy, which counts as a pass
+    if volume.get("mode") == "delayed":
+        return  # it differs from its primary: only one at a cut can be compared
     # One that was never compared is late too; and none is on the day when scrubs are turned on.
     known = [scrub.get(key) or 0.0 for key in ("done_time", "wanted_time")]
     since = max(known) or scrub.get("began_time")

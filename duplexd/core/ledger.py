@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import (
     change_history,
     cut_states,
+    delayed,
     leg_differences,
     marker_check,
     markers,
@@ -25,6 +26,7 @@ from duplexd.core import (
 )
 from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook
+from duplexd.core.horizon import Horizon
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
 from duplexd.core.readers import Readers
@@ -181,7 +183,7 @@ class Ledger(Unmarked):
     def _(self, marker: markers.Attach, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.ATTACH, "")
-            pair.usable, pair.differs = True, None
+            pair.usable, pair.differs, pair.horizon = True, None, None
             pair.scrub = Scrub(0, 0, place.time_us)
             pair.secondary_is_at(place.sequence)
 
@@ -203,6 +205,7 @@ class Ledger(Unmarked):
             before, after = pair.primary_image, pair.secondary_image
             pair.primary_at, pair.secondary_at = pair.secondary_at, pair.primary_at
             pair.applied = pair.secondary_at
+            pair.horizon = pair.horizon and Horizon(place.sequence, place.time_us)
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
                 # new secondary holds a state with changes that the volume never had.
@@ -223,17 +226,16 @@ class Ledger(Unmarked):
     # -------------------------------------------------------------------------------- the cuts
 
     @_fold.register
-    def _(self, marker: markers.MakeCut, place: Place) -> None:
-        cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, cut_states.CUT)
-        cut.group, cut.members = marker.group, tuple(marker.members)
-        cut.crc, cut.chain = place.crc, place.chain
-        for pair in self._of(marker.volumes):
+    def _(self, marker: markers.MakeCut | markers.CutAt, place: Place) -> None:
+        pairs = self._of(marker.volumes)
+        for pair in pairs:
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-            if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
-                pair.good_cut_us = last.time_us
-            pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
-        change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
-        self._book.remember(cut, marker.volumes)
+        made = delayed.cut(pairs, marker, place, self.tracked_cuts)
+        self._book.remember(made, marker.volumes)
+
+    @_fold.register
+    def _(self, marker: markers.Horizon, _place: Place) -> None:
+        delayed.may_go(self._of(marker.volumes), marker)
 
     @_fold.register
     def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
@@ -383,7 +385,7 @@ class Ledger(Unmarked):
             if pair.differs is not None and pair.differs.copied:
                 pair.differs = None
             pair.scrub = pair.scrub.paired(place.time_us)
-            pair.usable = True
+            pair.usable, pair.horizon = True, None
             self._leave_cut(pair)
 
     # ----------------------------------------------------------- what changed between cuts

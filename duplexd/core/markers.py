@@ -41,6 +41,10 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     unread    names, volumes                         these have ended: `core/readers.py`
     rollback  id, cut, volumes                       closed: they go back to the cut
     rolledback  id, volumes, whole                   open again: `core/rollback.py`
+    horizon   volumes, to, time                      delayed secondaries may get changes up to `to`,
+                                                     of which none is later than `time`
+    cutat     id, tag, volumes, at, time,            SUSPENDED at record `at`, before this one, by
+              changed {id: map}                      command; `changed` after it
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -52,6 +56,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
+from duplexd.core.delay_markers import CutAt, Horizon
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.reader_markers import Reader, Unread
@@ -66,9 +71,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
-    "Detach", "Differ", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed", "NewVolume",
-    "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack", "Same",
-    "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "CutAt", "Detach", "Differ", "Equal", "Fail", "Grade", "Horizon", "MakeCut", "Marker", "Missed",
+    "NewVolume", "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack",
+    "Same", "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -374,7 +379,8 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack
+    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Horizon
+    | CutAt
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -384,7 +390,7 @@ KINDS: dict[str, type[Marker]] = {
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
-    "rollback": Rollback, "rolledback": RolledBack,
+    "rollback": Rollback, "rolledback": RolledBack, "horizon": Horizon, "cutat": CutAt,
 }  # fmt: skip
 
 

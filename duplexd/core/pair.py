@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from duplexd.backend import Reader
     from duplexd.core.change_history import ChangeHistory
     from duplexd.core.cut import Cut
+    from duplexd.core.horizon import Horizon
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
     from duplexd.core.rollback_state import Rollback
@@ -66,12 +67,13 @@ class PairRecord:
     time of the latest before that one that is consistent. `history`: what changed between its cuts
     that are remembered; None if there is none. `readers`: who reads the secondary at its
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`: the last one,
-    see `core/rollback_state.py`.
+    see `core/rollback_state.py`. `horizon`: how far a delayed secondary may go while it is DUPLEX;
+    None where that is not limited.
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
-        "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
+        "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history",
+        "horizon", "id", "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
         "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
         "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
         "usable",
@@ -98,6 +100,7 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
+        self.horizon: Horizon | None = None
         self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
         self.rollback: Rollback | None = None
@@ -147,6 +150,8 @@ class PairRecord:
         """The last number that may reach the secondary."""
         if self.state == SUSPENDED and self.cut is not None:
             return self.cut.sequence
+        if self.state == DUPLEX and self.horizon is not None:
+            return min(tail, self.horizon.number)
         return tail
 
 
@@ -299,6 +304,11 @@ class Pair:
         if self.secondary is None:
             raise RuntimeError(f"{self.name} has no secondary")
         return self.secondary
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether the secondary follows, but some time behind."""
+        return self.record.state == DUPLEX and self.mode == "delayed"
 
     @property
     def can_lead(self) -> bool:

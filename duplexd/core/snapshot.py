@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import change_history, leg_differences, scrub_state
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
+from duplexd.core.horizon import Horizon
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
@@ -85,6 +86,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **({"horizon": list(pair.horizon)} if pair.horizon is not None else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
@@ -148,7 +150,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next four
+    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next five
+    pair.horizon = Horizon(*saved["horizon"]) if "horizon" in saved else None
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.leaving import AS_IT_IS
 from duplexd.core.rollback import refuse
-from duplexd.errors import WrongStateError
+from duplexd.errors import UsageError, WrongStateError
 from duplexd.replication.job import READ
 from duplexd.replication.left_out import Refusals
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
+    from duplexd.core.past_point import PastPoint
     from duplexd.core.rollback import Order
     from duplexd.engine.adopt import Adoptions
     from duplexd.engine.answering import Answering
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
+    from duplexd.engine.suspend_at import RetroactiveSuspends
     from duplexd.engine.swapping import Swaps
     from duplexd.engine.verify import Progress
     from duplexd.engine.volumes import Volumes
@@ -43,6 +45,7 @@ class Commands:
         volumes: Volumes,
         leases: Leases,
         suspends: Suspends,
+        retroactive: RetroactiveSuspends,
         resyncs: Resyncs,
         comparisons: Comparisons,
         reopening: Reopening,
@@ -55,6 +58,7 @@ class Commands:
         self._volumes = volumes
         self._leases = leases
         self._suspends = suspends
+        self._retroactive = retroactive
         self._resyncs = resyncs
         self._comparisons = comparisons
         self._reopening = reopening
@@ -93,11 +97,19 @@ class Commands:
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Json:
-        """See `Suspends.suspend`."""
-        work = self._suspends.suspend(
-            self._served(names), tag, lease_id, fence, certificate, existing, reader, on_cut
-        )
+        """See `Suspends.suspend`; with `at`, `RetroactiveSuspends.make`."""
+        pairs, suspends = self._served(names), self._suspends
+        if at is None:
+            work = suspends.suspend(
+                pairs, tag, lease_id, fence, certificate, existing, reader, on_cut
+            )
+        elif lease_id is not None:
+            raise UsageError("a lease holds writes of now; leave it out to suspend at a past point")
+        else:
+            made = self._retroactive.make(pairs, at, tag, existing, reader)
+            work = suspends.settled(pairs, made, certificate, reader, on_cut)
         return await self._journal.in_time(work)
 
     async def resync(

@@ -36,7 +36,7 @@ from duplexd.engine.image_changes import ImageChanges
 from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
-from duplexd.engine.live_settings import settings_changes
+from duplexd.engine.live_settings import delay_changes, settings_changes
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
 from duplexd.engine.recovery.last_calls import EndOfStart, leave
@@ -48,6 +48,7 @@ from duplexd.engine.settling import Settling
 from duplexd.engine.splices import Splices
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
+from duplexd.engine.suspend_at import RetroactiveSuspends
 from duplexd.engine.swapping import Swaps
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.volumes import Volumes
@@ -62,6 +63,7 @@ from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.core.pair import Pair
     from duplexd.engine.counters import Counters
     from duplexd.engine.events import Events
     from duplexd.engine.recovery.progress import Report
@@ -213,6 +215,10 @@ class Controller:
         )  # fmt: skip
         origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
+        self.retroactive = RetroactiveSuspends(
+            timeline, followers, self.secondaries.backlog, self.legs, settling, self.readers, clock,
+            self._limits,
+        )  # fmt: skip
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         files, limits = self._file.changes, self._limits
@@ -246,8 +252,8 @@ class Controller:
             timeline, self.leases, followers, self.resyncs, failures, self.legs, disk, self.readers
         )
         self.commands = commands = Commands(
-            volumes, self.leases, self.suspends, self.resyncs, self.comparisons, images.reopening,
-            images.adoptions, swaps, self.readers, clock,
+            volumes, self.leases, self.suspends, self.retroactive, self.resyncs, self.comparisons,
+            images.reopening, images.adoptions, swaps, self.readers, clock,
             Answering(timeline.writer.ring.directory, self.journal_waits_s,
                       lambda: self.config.controller.primary_timeout),
         )  # fmt: skip
@@ -295,6 +301,8 @@ class Controller:
         ]
         admission.on_open = self.write_path.kick_soon
         self.space.followers_floor = followers.floor
+        followers.trailing.delay_of = self._delay_of
+        followers.trailing.hurries = lambda: NO_ROOM in admission.reasons
         followers.on_moved.append(self.space.may_be_free)
         self.reloads.on_switched = self._switched
         self.leases.on_cut_hold_ended = self.group_cuts.hold_ended
@@ -378,9 +386,15 @@ class Controller:
 
     def _switched(self, config: Config, changes: list[str]) -> None:
         changes += settings_changes(self.config.controller, config.controller)
+        changes += delay_changes(self.config, config)
         self._take_settings(config)
         self._take_tasks()
+        self.followers.trailing.poke()
         self.events.emit("reloaded", changes=changes)
+
+    def _delay_of(self, pair: Pair) -> float:
+        volume = self.config.volumes.get(pair.name)
+        return (volume.delay or 0.0) if volume is not None else 0.0
 
     # ------------------------------------------------------------------------- the NBD server's
 

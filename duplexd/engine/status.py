@@ -189,6 +189,7 @@ class Status:
             "as_of_time": self._as_of_time(pair) if usable else None,
             "cut": self._archive.of_pair(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
+            "delay": self._followers.trailing.delay(pair),
             "path": pair.secondary.path,
             "error": error,
             "error_time": self._seen(pair, pair.secondary, error),
@@ -209,6 +210,8 @@ class Status:
     def _as_of_time(self, pair: Pair) -> float | None:
         if pair.state == pair_states.SUSPENDED and pair.cut is not None:
             return pair.cut.time_us / 1e6
+        if pair.is_delayed and pair.record.horizon is not None:
+            return pair.record.horizon.time_us / 1e6
         return self._clock.wall() if pair.mirrors else None
 
     def _copy(self, pair: Pair) -> Json | None:

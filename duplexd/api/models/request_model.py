@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from duplexd.api.models.base import Name, Request
+from duplexd.core.past_point import PastPoint
 from duplexd.limits import (
     GRADE_CHARACTERS_MAX,
     HOLD_SECONDS_MAX,
@@ -25,6 +26,7 @@ Targets = Annotated[
         description="names of volumes or groups; a group means its volumes",
     ),
 ]
+TIME_MAX = 253_402_300_799.0  # the end of the year 9999, which others can show
 INTEGER_MAX = (1 << 63) - 1  # what others keep in 64 bits, and Prometheus in a float
 CUT_ID_PATTERN = "^[0-9a-f]{16}$"
 CutId = Annotated[str, Field(pattern=CUT_ID_PATTERN, description="id of a cut")]
@@ -73,6 +75,31 @@ class SuspendRequest(Request):
     progress: bool = Field(
         False, description="answer with lines: when the cut is made, then the result"
     )
+    at_sequence: int | None = Field(
+        None,
+        ge=0,
+        le=INTEGER_MAX,
+        description="suspend delayed secondaries at this number, which has passed",
+    )
+    at_time: float | None = Field(
+        None,
+        ge=0,
+        le=TIME_MAX,
+        description="the same, at this time: seconds since 1970; one of the two",
+    )
+
+    @model_validator(mode="after")
+    def _check_at(self) -> SuspendRequest:
+        if self.at_sequence is not None and self.at_time is not None:
+            raise ValueError("at_sequence and at_time name two points; leave one out")
+        return self
+
+    @property
+    def at(self) -> PastPoint | None:
+        """The point of the past that it names."""
+        if self.at_sequence is None and self.at_time is None:
+            return None
+        return PastPoint(self.at_sequence, self.at_time)
 
 
 class ResyncRequest(Request):

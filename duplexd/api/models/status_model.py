@@ -88,6 +88,16 @@ class Rebuild(Answer):
     )
 
 
+class Delay(Answer):
+    """Of a delayed secondary: how far back `suspend --at` can go."""
+
+    wanted_s: float = Field(description="`delay` of the configuration")
+    back_s: float = Field(description="it can be suspended at any time up to so long ago")
+    shortened: bool = Field(
+        description="less than is wanted, because the journal could not hold more"
+    )
+
+
 class Secondary(Answer):
     usable: bool = Field(
         description="false: not a consistent copy of any point; ignore the other fields"
@@ -98,6 +108,7 @@ class Secondary(Answer):
     as_of_time: float | None = Field(None, description="when that was")
     cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
     lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
+    delay: Delay | None = Field(None, description="null unless it is delayed, and DUPLEX")
     path: str = Field("", description="of the image")
     error: str = Field("", description="what is wrong with it; empty if nothing is known")
     error_time: float | None = Field(None, description="since when that is known")
@@ -139,7 +150,7 @@ class VolumeStatus(Answer):
     state: PairState
     reason: str | None = Field(None, description="why it is in that state")
     held: bool = Field(description="its writes wait")
-    mode: str | None = Field(None, description='"sync" or "async"')
+    mode: str | None = Field(None, description='"sync", "async" or "delayed"')
     connections: int = Field(0, description="NBD connections")
     sequence: int = Field(0, description="number of its last change")
     secondary: Secondary | None = Field(None, description="null for SIMPLEX")

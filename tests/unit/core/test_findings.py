@@ -80,6 +80,9 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "suspended-too-long": lambda it: suspended(it, 8 * 3600 + 1),
     "cut-too-old": lambda it: data(it).update(consistent_cut_time=NOW - 26 * 3600 - 1),
     "cut-in-doubt": lambda it: in_doubt(it, 61),
+    "delay-shortened": lambda it: data(it)["secondary"].update(
+        delay={"wanted_s": 1800.0, "back_s": 720.0, "shortened": True}
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duplexd.core import markers
-from duplexd.core.marker_fields import unpack_map
+from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.markers import (
     KINDS,
     Abandon,
@@ -21,11 +21,13 @@ from duplexd.core.markers import (
     Commit,
     Copied,
     Copy,
+    CutAt,
     Detach,
     Differ,
     Equal,
     Fail,
     Grade,
+    Horizon,
     MakeCut,
     Missed,
     NewVolume,
@@ -160,7 +162,15 @@ WRITTEN: list[tuple[Marker, Json]] = [
         RolledBack("r1", [1, 2], False),
         {"m": "rolledback", "id": "r1", "volumes": [1, 2], "whole": False},
     ),
-]
+    (Horizon([1, 2], 7, 9), {"m": "horizon", "volumes": [1, 2], "to": 7, "time": 9}),
+    (
+        CutAt("c1", "nightly", [1, 2], 7, 9, {1: changed(1)}),
+        {
+            "m": "cutat", "id": "c1", "tag": "nightly", "volumes": [1, 2], "at": 7, "time": 9,
+            "changed": {"1": pack_map(changed(1))},
+        },
+    ),
+]  # fmt: skip
 
 # What older versions left out: the marker that it is
 LEFT_OUT: list[tuple[Json, Marker]] = [
@@ -275,6 +285,8 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(MakeCut, texts, texts, lists),
     st.builds(MakeCut, texts, texts, lists, texts, st.lists(texts, min_size=1, max_size=3)),
     st.builds(lambda make, cut: make(cut), named, texts),
+    st.builds(Horizon, lists, places, places),
+    st.builds(CutAt, texts, texts, lists, places, places, maps_by_volume),
     st.builds(Fail, texts, places, lists, lists, lists, texts, maps_by_volume),
     st.builds(Grade, texts, st.booleans(), places, texts),
     st.builds(Resync, texts, st.sampled_from([markers.MAP, markers.JOURNAL]), lists),
