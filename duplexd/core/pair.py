@@ -73,8 +73,8 @@ class PairRecord:
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history",
-        "horizon", "id", "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
-        "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
+        "horizon", "id", "last_cut", "limits", "name", "primary_at", "primary_image", "readers",
+        "reason", "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
         "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
         "usable",
     )  # fmt: skip

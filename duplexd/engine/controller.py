@@ -361,8 +361,13 @@ class Controller:
         await self.bad_ranges.stop()
         await self.clones.stop()
         await self.followers.stop()
-        # A reason that a follower set is not lifted any more: what waits for it is given up.
-        while self.write_path.queued and not (admission.refusal or admission.reasons - {NO_ROOM}):
+        # A reason that a follower set is not lifted any more: what waits for it is given up. So is
+        # what waits for room that a secondary needs which stays behind.
+        while self.write_path.queued and not (
+            admission.refusal
+            or admission.reasons - {NO_ROOM}
+            or (admission.reasons and self.followers.floor() < timeline.written)
+        ):
             await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
         await self.space.stop()
