@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
+    from duplexd.client.marking import Marking
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
@@ -341,6 +342,13 @@ class Client:
 
         group, _ = self._group(targets, None)
         return await manifest.ask(group, self.links_to(group.members))
+
+    @property
+    def marks(self) -> Marking:
+        """Consistent points that suspend nobody."""
+        from duplexd.client.marking import Marking  # noqa: PLC0415 - as above
+
+        return Marking(self._group, self.links_to, self.limits.settle_seconds)
 
     @property
     def clones(self) -> Cloning:

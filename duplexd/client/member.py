@@ -44,6 +44,7 @@ class Plan:
     reader: str = ""  # who is to keep the secondaries at the cut
     on_hook: Callable[[HookRun], object] | None = None  # gets what each hook did, at once
     on_made: Callable[[str], object] | None = None  # gets the cut's id when all have made it
+    mark: bool = False  # it is a mark: nobody is suspended
 
     @property
     def alone(self) -> bool:
@@ -89,6 +90,8 @@ class Member:
         body: Json = {"targets": list(plan.group.members[link.name]), "hold_s": plan.hold_max_s}
         if not plan.alone:
             body["cut"] = plan.cut_id
+        if plan.mark:
+            body["mark"] = True
         end = End("its connection ended", False)
         try:
             async with aclosing(link.lines("POST", "/v1/quiesce", body)) as lines:

@@ -24,7 +24,7 @@ from duplexd.core import (
     snapshot,
 )
 from duplexd.core.cut import Cut
-from duplexd.core.cut_book import CutBook
+from duplexd.core.cut_book import CutBook, OfCuts
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
 from duplexd.core.readers import Readers
@@ -73,7 +73,7 @@ class Ledger(Unmarked):
         self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
         self.scrub_us = 0  # since when scrubs are wanted, by checkpoints alone; 0: they are not
         self.readers = Readers(self.pairs)
-        self._book = CutBook(self.pairs, limits)
+        self.book = CutBook(self.pairs, limits)
 
     def next_id(self) -> int:
         """A number for a new volume: above those of all pairs, removed ones included."""
@@ -86,11 +86,11 @@ class Ledger(Unmarked):
     @property
     def cuts(self) -> dict[str, Cut]:
         """The cuts that are remembered, oldest first."""
-        return self._book.known
+        return self.book.known
 
     def cut(self, cut_id: str) -> Cut | None:
-        """The cut of that id, if it is remembered or a secondary is at it."""
-        return self._book.find(cut_id)
+        """The cut or mark of that id, if it is remembered or a secondary is at it."""
+        return self.book.find(cut_id)
 
     def state_of(self, cut_id: str) -> str:
         """What the journal says of a cut, see `cut_states`."""
@@ -233,19 +233,11 @@ class Ledger(Unmarked):
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
         change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
-        self._book.remember(cut, marker.volumes)
+        self.book.remember(cut, marker.volumes)
 
     @_fold.register
-    def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
-        self._book.vote(marker)
-
-    @_fold.register
-    def _(self, marker: markers.Void, place: Place) -> None:
-        self._book.void(marker, place.sequence, place.time_us)
-
-    @_fold.register
-    def _(self, marker: markers.Grade, _place: Place) -> None:
-        self._book.grade(marker)
+    def _(self, marker: OfCuts, place: Place) -> None:
+        self.book.fold(marker, place.sequence, place.time_us)
 
     @_fold.register
     def _(self, marker: markers.Reader | markers.Unread, place: Place) -> None:
@@ -269,7 +261,7 @@ class Ledger(Unmarked):
         pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
         if pair.history is not None:  # a backup of a cut may have what is wrong
             pair.history.widen(marker.runs, change_history.DIFFERED)
-        self._book.differs(pair)
+        self.book.differs(pair)
 
     @_fold.register
     def _(self, marker: markers.Same, _place: Place) -> None:
@@ -287,10 +279,10 @@ class Ledger(Unmarked):
         first = VOID if marker.unusable else cut_states.CUT
         cut = Cut(marker.id, marker.at, place.time_us, "", first)
         cut.why = marker.error
-        self._book.remember(cut, marker.volumes)
+        self.book.remember(cut, marker.volumes)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                self._book.lose(pair.cut, cut.why)
+                self.book.lose(pair.cut, cut.why)
             failed = pair.id in marker.failed
             others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
             reason = pair_states.BY_ERROR if failed else others
@@ -304,7 +296,7 @@ class Ledger(Unmarked):
                 missed = marker.missed[pair.id]
                 pair.tracked_bytes += missed.changed_bytes
                 pair.changed = pair.merged(missed)
-            self._book.differs(pair)
+            self.book.differs(pair)
 
     @_fold.register
     def _(self, marker: markers.Missed, _place: Place) -> None:
@@ -419,6 +411,7 @@ class Ledger(Unmarked):
             "ahead": self.ahead,
             **({"scrub": self.scrub_us} if self.scrub_us else {}),
             "cuts": [cut.pack() for cut in self.cuts.values()],
+            **({"marks": marks} if (marks := self.book.marks.pack()) else {}),
             "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
             "changes": {
                 pair.id: pair.history.take()
@@ -442,8 +435,8 @@ class Ledger(Unmarked):
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
         self.pairs, self.ahead, self.scrub_us = found.pairs, found.ahead, found.scrub_us
         self.readers = Readers(self.pairs)
-        self._book = CutBook(self.pairs, self._limits)
-        self._book.known = found.cuts
+        self.book = CutBook(self.pairs, self._limits)
+        self.book.known, self.book.marks = found.cuts, found.marks
         for number, history in found.changes.items():
             self.pairs[number].history = history
         self.remember_cuts(self.tracked_cuts)

@@ -15,6 +15,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     copied    id, runs                               these bytes were copied, durably
     cut       id, tag, volumes, group, members       SUSPENDED at this record; with `members`, the
                                                      controllers that must all be prepared
+    mark      id, tag, volumes, group, members       a point as a cut is, nobody is suspended
     stood     cut                                    the secondaries are durable there (own cuts)
     ready     cut                                    prepared: held until opened, durable there
     agreed    cut                                    committed: every member is prepared
@@ -51,7 +52,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
+from duplexd.core.cut_markers import Agreed, Grade, Mark, Ready, Stood, Void
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.reader_markers import Reader, Unread
@@ -65,10 +66,11 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 __all__ = [
-    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
-    "Detach", "Differ", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed", "NewVolume",
-    "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack", "Same",
-    "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied",
+    "Copy", "Detach", "Differ", "Equal", "Fail", "Grade", "MakeCut", "Mark", "Marker", "Missed",
+    "NewVolume", "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback",
+    "RolledBack", "Same", "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void",
+    "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -374,7 +376,7 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack
+    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Mark
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -384,7 +386,7 @@ KINDS: dict[str, type[Marker]] = {
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
-    "rollback": Rollback, "rolledback": RolledBack,
+    "rollback": Rollback, "rolledback": RolledBack, "mark": Mark,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from duplexd.core import change_history, leg_differences, scrub_state
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
+from duplexd.core.mark_book import MarkBook
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
 from duplexd.core.pair_states import BY_COMMAND
@@ -39,6 +40,7 @@ class Unpacked(NamedTuple):
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
     changes: dict[int, ChangeHistory]
+    marks: MarkBook
 
 
 def take_all(
@@ -164,7 +166,7 @@ def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
     """What was taken of a ledger, and packed. Raises DamageError."""
     try:
         return _unpack_all(saved, limits)
-    except (KeyError, ValueError, TypeError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise DamageError(
             f"the checkpoint is not readable ({error!r}); restore the state directory from a copy"
         ) from error
@@ -184,7 +186,8 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
     starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
     # left out where no volume has been cut, and not written by older versions
     changes = change_history.unpack_all(saved["changes"]) if "changes" in saved else {}
-    scrub = saved.get("scrub", 0)
+    scrub, marks = saved.get("scrub", 0), MarkBook()
+    marks.restore(saved.get("marks", {}))
     return Unpacked(
-        saved["boot"], saved["closed"], starts, (first, last), scrub, cuts, pairs, changes
+        saved["boot"], saved["closed"], starts, (first, last), scrub, cuts, pairs, changes, marks
     )

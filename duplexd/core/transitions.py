@@ -29,6 +29,7 @@ PAIR_EVENTS: dict[type[Marker], str] = {
 # Of `cut_states`
 CUT_EVENTS: dict[type[Marker], str] = {
     markers.MakeCut: cut_states.MAKE,
+    markers.Mark: cut_states.MAKE,
     markers.Ready: cut_states.STAND,
     markers.Stood: cut_states.ALONE,
     markers.Agreed: cut_states.AGREE,

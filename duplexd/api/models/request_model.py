@@ -50,6 +50,9 @@ class QuiesceRequest(Request):
     cut: CutId | None = Field(
         None, description="hold for this cut of a group of controllers; all must be DUPLEX"
     )
+    mark: bool = Field(
+        False, description="that cut is a mark: it suspends nobody, and no state is needed for it"
+    )
 
 
 class SuspendRequest(Request):
