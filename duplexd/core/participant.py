@@ -66,6 +66,8 @@ class Participant(Generic[L]):
                 raise LeaseLostError(
                     f"cut {lease.cut_id} is {state} on this controller already; start a new cut"
                 )
+            if any(other.cut_id == lease.cut_id for other in self.leases.values()):
+                raise WrongStateError(f"{lease.cut_id} is held for already on this controller")
             if not lease.mark:
                 self.refuse_overlap(lease.pairs)
         self._renumber(lease)

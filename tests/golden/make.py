@@ -50,9 +50,9 @@ class Author:
 
     def __init__(self, disk: SimDisk) -> None:
         self._disk = disk
-        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 4)
+        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 6)
         self.ring.live.append(self.ring.grow())
-        self.ring.spares += [self.ring.grow() for _ in range(3)]
+        self.ring.spares += [self.ring.grow() for _ in range(5)]
         self.writer = Writer(self.ring, 0, 0)
         self.ledger = Ledger(LIMITS)
         self._time_us = TIME_US
@@ -157,6 +157,10 @@ def write() -> SimDisk:
     mark("agreed", cut="cafe000000000004")
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")
     mark("void", cut="cafe000000000005")
+    mark("mark", id="cafe000000000006", tag="stündlich", volumes=[3, 5])
+    mark("mark", id="cafe000000000007", tag="", volumes=[5], group="db", members=["alpha", "beta"])
+    mark("ready", cut="cafe000000000007")
+    mark("agreed", cut="cafe000000000007")
     mark("rollback", id="beef000000000001", cut="cafe000000000004", volumes=[5])
     mark("rolledback", id="beef000000000001", volumes=[5], whole=False)
     mark("rollback", id="beef000000000002", cut="cafe000000000004", volumes=[5])

@@ -92,6 +92,7 @@ def test_a_cut_beside_marks_of_the_same_pairs() -> None:
     assert {(CONSISTENT, CONSISTENT), (READY, VOID), (CUT, CUT)} <= seen
 
 
+@pytest.mark.long
 def test_a_mark_beside_marks_and_power_cuts() -> None:
     explored(Scenario(members=2, settlers=0, world=World(others=True, marks=(OURS, OTHER))))
     explored(Scenario(members=2, world=World(power=True, marks=(OURS,))))

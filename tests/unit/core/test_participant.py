@@ -264,6 +264,13 @@ def test_two_cuts_of_the_same_pairs_are_in_each_others_way_beside_a_mark(journal
     refused(WrongStateError, lambda: journal.close("O", "o"), "another suspend")
 
 
+def test_a_second_copy_of_close_gets_no_lease_of_its_own(journal: Journal) -> None:
+    """An abort would open the gate of one of them only."""
+    marking(journal)
+    refused(WrongStateError, lambda: marking(journal, "N"), "held for already")
+    assert list(journal.participant.leases) == ["M"]
+
+
 def test_a_mark_whose_hold_was_lost_is_void(journal: Journal) -> None:
     lease = marking(journal)
     journal.participant.cut(lease.id, lease.fence, Mark("m", "", [1], "db", ["alpha", "beta"]))
