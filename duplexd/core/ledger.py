@@ -26,7 +26,7 @@ from duplexd.core import (
 from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook, OfCuts
 from duplexd.core.invariants import broken
-from duplexd.core.pair import PairRecord
+from duplexd.core.pair import ONLY_THE_MAP, PairRecord
 from duplexd.core.readers import Readers
 from duplexd.core.scrub_state import Scrub
 from duplexd.core.synced import Synced
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 VOID = cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
 _NONE: dict[int, int] = {}
-ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
 class Place(NamedTuple):
@@ -232,6 +231,7 @@ class Ledger(Unmarked):
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
+            pair.unrecorded = 0
         change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
         self.book.remember(cut, marker.volumes)
 
@@ -299,7 +299,7 @@ class Ledger(Unmarked):
             self.book.differs(pair)
 
     @_fold.register
-    def _(self, marker: markers.Missed, _place: Place) -> None:
+    def _(self, marker: markers.Missed, place: Place) -> None:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
             alone = pair.state == pair_states.SIMPLEX
@@ -312,6 +312,7 @@ class Ledger(Unmarked):
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
             pair.adopted = pair.adopted or number in marker.adopted
+            pair.unrecorded = pair.unrecorded or place.sequence
 
     # ---------------------------------------------------------------------- copies and resyncs
 
@@ -387,7 +388,7 @@ class Ledger(Unmarked):
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
-        pair.adopted = False
+        pair.adopted, pair.unrecorded = False, 0
         pair.readers.clear()
 
     # ---------------------------------------------------------------------------- checkpoints

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.pair_states import SIMPLEX
 
 if TYPE_CHECKING:
@@ -48,8 +47,12 @@ def of(pair: PairRecord, at: int, oldest: int) -> Reach:
     if why := _nowhere(pair):
         return Reach(0, -1, "", f"{pair.name}: {why}")
     before = f"{pair.name}: its secondary is at number {at}, and goes forwards only"
-    if why := _does_not_go_on(pair, at, oldest):
+    if not 0 < oldest <= at + 1:
+        why = f"the journal begins at number {oldest} only, after what its secondary lacks"
         return Reach(at, at, before, f"{pair.name}: {why}")
+    if pair.unrecorded:
+        why = f"it had changed without records by number {pair.unrecorded} (unclean stop, or adopt)"
+        return Reach(at, max(at, pair.unrecorded - 1), before, f"{pair.name}: {why}")
     return Reach(at, THE_TAIL, before)
 
 
@@ -82,14 +85,4 @@ def _nowhere(pair: PairRecord) -> str:
         return "its secondary is at no number (it is being copied, or has failed)"
     if pair.differs is not None:
         return "its images are known to differ"
-    return ""
-
-
-def _does_not_go_on(pair: PairRecord, at: int, oldest: int) -> str:
-    if pair.adopted:
-        return "another image was taken as its primary since; the journal does not lead there"
-    if pair.tracked_bytes >= ONLY_THE_MAP:
-        return "it was changed without records since its cut (an unclean stop, or a rollback)"
-    if not 0 < oldest <= at + 1:
-        return f"the journal begins at number {oldest} only, after what its secondary lacks"
     return ""

@@ -16,7 +16,7 @@ from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
 from duplexd.core.mark_book import MarkBook
 from duplexd.core.marker_fields import pack_map, unpack_map
-from duplexd.core.pair import PairRecord
+from duplexd.core.pair import ONLY_THE_MAP, PairRecord
 from duplexd.core.pair_states import BY_COMMAND
 from duplexd.core.rollback_state import Rollback
 from duplexd.errors import DamageError
@@ -87,12 +87,18 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
         **_cuts_of(pair),
     }
+
+
+def _lacks_records(pair: PairRecord) -> bool:
+    """Or may be thought to, as it does not replay the journal: `unrecorded` is 0 then."""
+    return pair.unrecorded > 0 or pair.adopted or pair.tracked_bytes >= ONLY_THE_MAP
 
 
 def _cuts_of(pair: PairRecord) -> Json:
@@ -151,6 +157,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
     pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next four
+    # older versions did not write since when: nothing is certain then but where the secondary is
+    pair.unrecorded = saved.get("unrecorded", 1 if _lacks_records(pair) else 0)
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None

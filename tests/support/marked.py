@@ -1,4 +1,4 @@
-"""What volumes held at a mark, by nothing but the journals: each record up to it, from the first on.
+"""What volumes held at a mark, by the journals alone: each record up to it, from the first on.
 
 No code of duplexd that moves a secondary is used, and the daemons may run on. The journals must
 have all records since the images were made.

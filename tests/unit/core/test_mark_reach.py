@@ -9,8 +9,28 @@ import pytest
 from duplexd.backend import WRITE
 from duplexd.core import mark_reach
 from duplexd.core.mark_reach import THE_TAIL, Reach, together, within_reach
-from duplexd.core.markers import Attach, Copy, Differ, Fail, MakeCut, Mark, Missed, Remove, Swap
-from tests.unit.core.ledgers import SIZE, Story, changed
+from duplexd.core.markers import (
+    JOURNAL,
+    Attach,
+    Copy,
+    Differ,
+    Equal,
+    Fail,
+    MakeCut,
+    Mark,
+    Missed,
+    Remove,
+    Resync,
+    Swap,
+)
+from tests.unit.core.ledgers import (
+    SIZE,
+    Story,
+    changed,
+    packed_snapshot,
+    restored,
+    through_a_checkpoint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,8 +80,6 @@ STATES: list[tuple[list[Marker], str, bool]] = [
     ([ATTACH, CUT, Differ(1, [(0, 4096)])], "known to differ", False),
     ([ATTACH, Fail("f", 2, [1], [1], [1], "", {})], "at no number", False),
     ([ATTACH, Fail("f", 2, [1], [1], [], "", {1: changed(1)})], "", True),
-    ([ATTACH, CUT, Missed({1: changed(2)})], "without records", True),
-    ([ATTACH, CUT, Missed({1: changed(2)}, (1,))], "another image", True),
     ([ATTACH, CUT, Swap([1])], "at no number", False),
 ]
 
@@ -76,6 +94,34 @@ def test_by_states(markers: list[Marker], why: str, here: bool) -> None:
     assert (reach.why_not(at + 1) == "") is not bool(why)
     if why:
         assert reach.why_not(at + 1).startswith("data: ")
+
+
+def test_another_primary_is_a_change_without_records() -> None:
+    pair = pair_after(ATTACH, CUT, Missed({1: changed(2)}, (1,))).pair()
+    assert "without records by number 4" in mark_reach.of(pair, AT, 1).why_not(AT + 1)
+
+
+def test_marks_before_an_unclean_stop_stay_within_reach_and_later_ones_do_not() -> None:
+    missed = Missed({1: changed(2)})
+    story = pair_after(ATTACH, CUT, Mark("m", "", [1]), missed, missed, Mark("n", "", [1]))
+    for _ in range(2):
+        reach = mark_reach.of(story.pair(), AT, 1)
+        assert [not reach.why_not(number) for number in range(2, 8)] == [
+            False, True, True, False, False, False,
+        ]  # fmt: skip
+        story.ledger = through_a_checkpoint(story.ledger, story.sequence)
+    story.mark(Resync("j", JOURNAL, [1]))
+    story.mark(Equal([1]))
+    story.mark(MakeCut("d", "", [1]))
+    assert within_reach(story.pair(), story.sequence, story.sequence + 5, 1)
+
+
+def test_a_checkpoint_that_does_not_say_since_when_is_believed_to_say_from_the_beginning() -> None:
+    story = pair_after(ATTACH, CUT, Missed({1: changed(2)}), Mark("m", "", [1]))
+    saved = packed_snapshot(story.ledger, story.sequence)
+    del saved["pairs"][0]["unrecorded"]
+    pair = restored(saved).pairs[1]
+    assert [within_reach(pair, AT, number, 1) for number in (AT, AT + 1)] == [True, False]
 
 
 def test_changes_with_records_are_no_hindrance() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.lease import DEADLINE
-from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.markers import Missed
+from duplexd.core.pair import ONLY_THE_MAP
 from duplexd.errors import DuplexdError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
