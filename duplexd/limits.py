@@ -40,6 +40,9 @@ MEMBERS_MAX = 256  # controllers that take a cut together
 CLONE_LIMIT_BYTES_DEFAULT = 4096 * MIB  # of changes, of each volume of a clone
 CLONE_LIMIT_BYTES_MIN = 1 * MIB
 TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
+# Of a controller, 0.1 KB of each checkpoint; at least those that are being made at a time
+MARKS_KEPT_DEFAULT, MARKS_KEPT_MIN, MARKS_KEPT_MAX = 1000, 16, 10_000
+MARK_EVERY_SECONDS_MIN = 1.0
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -105,6 +108,7 @@ class EngineLimits:
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
     look_again_seconds_max: float = 0.5  # that status waits for images that were found wrong
     image_look_seconds: float = 10.0  # between two looks at the paths of open images
+    mark_look_seconds: float = 0.1  # between two looks for a group whose mark is due
     auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
     auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
     auto_resync_pause_seconds_max: float = 300.0

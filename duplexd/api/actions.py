@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.models.clone_model import CloneDrop, CloneRequest
+    from duplexd.api.models.mark_model import MarkRequest
     from duplexd.api.models.reader_model import ReaderEnds, ReaderRequest
     from duplexd.api.models.request_model import (
         CutRequest,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from duplexd.limits import ApiLimits
 
 
+_MARKING_MAX = 64  # marks of groups that are being made
 _OTHER_IMAGES = ("secondary-left", "legs-differ", "legs-equal")
 
 
@@ -63,6 +66,7 @@ class Actions:
         # Why the last verify could not compare a volume. Where legs differ, the journal says.
         self.differing: dict[str, str] = {}
         self.stopping = False
+        self._marking: deque[str] = deque(maxlen=_MARKING_MAX)  # ids of groups' marks
         self._log = structlog.get_logger("duplexd.api")
         controller.listeners += [self.hub.publish, self._another_image]
 
@@ -72,9 +76,12 @@ class Actions:
             if peer.name
             else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
         )
-        # After the answer, where possible: writes wait for some of these commands.
+        # After the answer, where possible: writes wait for some of these commands. Those of marks
+        # may come every second.
+        is_of_mark = command == "mark" or fields.get("cut") in self._marking
+        log = self._log.debug if is_of_mark else self._log.info
         asyncio.get_running_loop().call_soon(
-            lambda: self._log.info("command", command=command, **who, **fields)
+            lambda: log("command", command=command, **who, **fields)
         )
 
     def _resolve(self, targets: list[str]) -> list[str]:
@@ -105,7 +112,12 @@ class Actions:
         return self._resolve(targets) if targets else []
 
     async def quiesce(
-        self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = ""
+        self,
+        peer: Peer,
+        targets: list[str],
+        hold_s: float | None,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> Lease:
         """Hold the targets' writes; returns when those in flight are answered.
 
@@ -116,8 +128,12 @@ class Actions:
         if self.stopping:
             raise WrongStateError("the daemon is stopping; try again when it is back")
         names = self._resolve(targets)
+        if mark:
+            if not cut_id:
+                raise UsageError("mark: give its id as `cut`")
+            self._marking.append(cut_id)
         self._command(peer, "quiesce", targets=targets, hold_s=hold_s, cut=cut_id or None)
-        lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id)
+        lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id, mark)
         self.holds[lease.id] = lease
         lease.ended.add_done_callback(lambda _: self.holds.pop(lease.id, None))
         self._end_if_stopping(lease)
@@ -178,6 +194,15 @@ class Actions:
             ),
             on_cut,
         )  # fmt: skip
+
+    async def mark(self, peer: Peer, body: MarkRequest) -> Json:
+        """Mark this point of the targets. Legal in any state in which they are served.
+
+        A cancelled one is made, or not; it is never half made.
+        """
+        names = self._resolve(body.targets)
+        self._command(peer, "mark", targets=body.targets, tag=body.tag)
+        return await self.controller.mark(names, body.tag)
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
         """Cut the volumes of a lease that is held for a group's cut. Legal while it is held."""

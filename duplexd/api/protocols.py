@@ -65,6 +65,12 @@ class Changes(Protocol):
     ) -> Json: ...
 
 
+class Marks(Protocol):
+    """Consistent points that suspend nobody."""
+
+    def points(self, names: Sequence[str] = ()) -> Json: ...
+
+
 class Clones(Protocol):
     """Writable exports of secondaries at a cut."""
 
@@ -100,6 +106,9 @@ class Controller(Protocol):
     def changes(self) -> Changes: ...
 
     @property
+    def marks(self) -> Marks: ...
+
+    @property
     def clones(self) -> Clones: ...
 
     def status(self) -> Json: ...
@@ -107,8 +116,14 @@ class Controller(Protocol):
     def counters(self) -> Counters: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
     async def quiesce(
-        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+        self,
+        names: list[str],
+        hold_s: float | None,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> Lease: ...
+    async def mark(self, names: list[str], tag: str = "") -> Json: ...
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json: ...
     def release(
         self, lease_id: str, reason: str = "released", fence: int | None = None

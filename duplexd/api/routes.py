@@ -15,6 +15,7 @@ from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
 from duplexd.api.clone_routes import CLONE_ROUTES
 from duplexd.api.health import degraded, unready
+from duplexd.api.mark_routes import MARK_ROUTES
 from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.health_model import Health, Wellness
@@ -362,6 +363,7 @@ ROUTES: tuple[RouteEntry, ...] = (
         (ReaderEnded,),
     ),
     *CLONE_ROUTES,
+    *MARK_ROUTES,
     RouteEntry(
         "POST",
         "/v1/verify",

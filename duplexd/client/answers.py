@@ -89,7 +89,19 @@ CUT_STATUS = fields(
         "time": number,
         "volumes": _TEXTS,
     },
-    _CUT | {"hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS},
+    _CUT | {"kind": text, "hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS},
+)
+POINT = fields(
+    {
+        "id": CUT_ID,
+        "kind": one_of("cut", "mark"),
+        "state": STATE,
+        "verdict": maybe(VERDICT),
+        "sequence": whole,
+        "time": number,
+        "within_reach": flag,
+    },
+    {"tag": text, "group": maybe(text), "members": _TEXTS, "why": maybe(text)},
 )
 _MADE = {"controller": text, "sequence": whole, "time": number, "journal": JOURNAL}
 CUT_MADE = fields(_MADE)
@@ -118,6 +130,7 @@ _LEASE = {
     "remaining_s": maybe(number),
     "fence": maybe(whole),
     "cut": maybe(CUT_ID),
+    "mark": maybe(CUT_ID),
 }
 LEASE = fields({"id": text}, _LEASE)
 # of a hold of ours: what later requests name it by, and what is said of it
@@ -327,6 +340,8 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/readyz"): fields({}),
     ("GET", "/v1/status"): STATUS,
     ("GET", "/v1/cuts"): fields({"cuts": each(CUT_STATUS)}),
+    ("GET", "/v1/points"): fields({"points": each(POINT)}),
+    ("POST", "/v1/marks"): CUT_STATUS,
     ("GET", "/v1/changes"): CHANGES,
     ("GET", "/v1/cuts/*"): CUT_STATUS,
     ("POST", "/v1/cuts/*"): CUT_MADE,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
+    from duplexd.client.marking import Marking
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
@@ -121,7 +122,7 @@ class Client:
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
         `reader`: who keeps the secondaries at the cut, until `resync` or `release_reader` ends it.
-        `at`: a point of the past, of delayed secondaries of one controller.
+        `at`: a point of the past, of delayed secondaries.
 
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
@@ -135,14 +136,12 @@ class Client:
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        cut_id, existing = member.new_cut_id(), allow_existing
+        cut_id = member.new_cut_id()
         plan = member.Plan(
-            cut_id, group, hold_max_s, tag, lease, certificate, existing, reader, on_hook, at
+            cut_id, group, hold_max_s, tag, lease, certificate, allow_existing, reader, on_hook, at
         )
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
-        if lease is not None:
-            raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
         return await suspend.suspend_together(plan, links, self._settling, on_cut)
 
     def quiesce(
@@ -344,6 +343,13 @@ class Client:
 
         group, _ = self._group(targets, None)
         return await manifest.ask(group, self.links_to(group.members))
+
+    @property
+    def marks(self) -> Marking:
+        """Consistent points that suspend nobody."""
+        from duplexd.client.marking import Marking  # noqa: PLC0415 - as above
+
+        return Marking(self._group, self.links_to, self.limits.settle_seconds)
 
     @property
     def clones(self) -> Cloning:

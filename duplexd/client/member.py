@@ -46,6 +46,7 @@ class Plan:
     on_hook: Callable[[HookRun], object] | None = None  # gets what each hook did, at once
     at: PastPoint | None = None  # that has passed; of delayed secondaries
     on_made: Callable[[str], object] | None = None  # gets the cut's id when all have made it
+    mark: bool = False  # it is a mark: nobody is suspended
 
     @property
     def alone(self) -> bool:
@@ -91,6 +92,8 @@ class Member:
         body: Json = {"targets": list(plan.group.members[link.name]), "hold_s": plan.hold_max_s}
         if not plan.alone:
             body["cut"] = plan.cut_id
+        if plan.mark:
+            body["mark"] = True
         end = End("its connection ended", False)
         try:
             async with aclosing(link.lines("POST", "/v1/quiesce", body)) as lines:

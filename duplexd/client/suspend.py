@@ -88,6 +88,8 @@ async def suspend_together(
     plan: Plan, links: Links, settling: Settling, on_cut: OnCut | None
 ) -> Suspended:
     """The cut of several controllers: two-phase commit under a hold."""
+    if plan.lease is not None:
+        raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
     if plan.at is not None:
         raise UsageError(
             f"{plan.group.name} is of several controllers, and a time names no point that they have"

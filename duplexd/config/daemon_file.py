@@ -25,6 +25,8 @@ from duplexd.config.values import (
     check_hold_max,
     check_host_port,
     check_journal_size,
+    check_mark_every,
+    check_marks_kept,
     check_scrub_rate,
     check_tcp,
     check_tracked_cuts,
@@ -60,6 +62,9 @@ class ControllerConfig(Section):
     )
     tracked_cuts: Annotated[int, BeforeValidator(check_tracked_cuts)] = Field(
         default=limits.TRACKED_CUTS_DEFAULT, examples=["32"]
+    )
+    marks_kept: Annotated[int, BeforeValidator(check_marks_kept)] = Field(
+        default=limits.MARKS_KEPT_DEFAULT, examples=["1000"]
     )
     clone_limit: Annotated[int, BeforeValidator(check_clone_limit)] = Field(
         default=limits.CLONE_LIMIT_BYTES_DEFAULT, examples=['"4GiB"']
@@ -153,6 +158,9 @@ class GroupConfig(HookFields):
     """`[groups.NAME]`: volumes that are cut together."""
 
     volumes: list[StrictStr] = Field(min_length=1, examples=['["data", "wal"]'])
+    mark_every: Annotated[float, BeforeValidator(check_mark_every)] | None = Field(
+        default=None, examples=['"60s"']
+    )
 
 
 class Config(Section):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Cut:
-    """The point a secondary is suspended at.
+    """The point a secondary is suspended at; or a mark, at which none is: see `mark_book.py`.
 
     `state` is one of `cut_states`. `members` names the controllers that take it together. `crc` and
     `chain` are the checksums of its record and of the one before it; None where this run did not
@@ -80,3 +80,17 @@ class Cut:
             for number in volumes
             for start, end in zip(starts, ends, strict=True)
         )
+
+
+def runs(numbers: Iterable[int]) -> tuple[int, ...]:
+    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
+
+    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
+    """
+    found: list[int] = []
+    for number in sorted(numbers):
+        if found and number == found[-1] + 1:
+            found[-1] = number
+        else:
+            found += [number, number]
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""The cuts that are remembered, and what their markers do to them.
+"""The cuts and marks that are remembered, and what their markers do to them.
 
 It belongs to the ledger, which folds all markers; no other code changes a `Cut`. It is apart
 because a cut lives longer than the stay of a pair at it: verdicts, votes and grades come in when
@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states, markers, snapshot
-from duplexd.core.cut import Cut
+from duplexd.core.cut import Cut, runs
 from duplexd.core.cut_states import VOID
+from duplexd.core.mark_book import MarkBook
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.transitions import CUT_EVENTS
 
@@ -22,29 +23,42 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
 
 Vote = markers.Ready | markers.Stood | markers.Agreed | markers.Void
+OfCuts = Vote | markers.Mark | markers.Grade  # what changes no pair
 
 
 class CutBook:
-    """`known`: the latest cuts, oldest first; current ones, and many more."""
+    """`known`: the latest cuts, oldest first; current ones, and many more. `marks`: the marks."""
 
     def __init__(self, pairs: Mapping[int, PairRecord], limits: EngineLimits) -> None:
         self.known: dict[str, Cut] = {}
+        self.marks = MarkBook()
         self._pairs = pairs
         self._limits = limits
 
     def find(self, cut_id: str) -> Cut | None:
-        """The cut of that id, if it is remembered or a secondary is at it."""
-        known = self.known.get(cut_id)
+        """The cut or mark of that id, if it is remembered or a secondary is at it."""
+        known = self.known.get(cut_id) or self.marks.known.get(cut_id)
         if known is not None:
             return known
         at_cuts = (pair.cut for pair in self._pairs.values() if pair.cut is not None)
         return next((cut for cut in at_cuts if cut.id == cut_id), None)
 
+    def fold(self, marker: OfCuts, sequence: int, time_us: int) -> None:
+        """What a marker at this place says of a cut. Raises ValueError, see `vote`."""
+        if isinstance(marker, markers.Mark):
+            self.marks.make(marker, sequence, time_us)
+        elif isinstance(marker, markers.Grade):
+            self.grade(marker)
+        elif isinstance(marker, markers.Void):
+            self.void(marker, sequence, time_us)
+        else:
+            self.vote(marker)
+
     def remember(self, cut: Cut, volumes: Iterable[int] = ()) -> None:
         """One that was made, of these volumes. Beyond the limits others are forgotten, see
         `_surplus`; one of them that secondaries are at is found by their pairs.
         """
-        cut.of = _runs(volumes)
+        cut.of = runs(volumes)
         self.known[cut.id], limits = cut, self._limits
         kept, void = limits.cuts_kept_max, limits.void_cuts_kept_max
         for old in _surplus(self.known.values(), cut, kept, void):
@@ -67,7 +81,8 @@ class CutBook:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
         if after == VOID:
-            snapshot.forget_good(self._pairs.values(), cut)
+            if cut.id not in self.marks.known:
+                snapshot.forget_good(self._pairs.values(), cut)
             return
         if isinstance(marker, markers.Ready | markers.Stood):
             self._arrived(cut)
@@ -115,20 +130,6 @@ class CutBook:
         if cut.doubt and cut.state not in {cut_states.READY, VOID}:
             cut.state, cut.why = VOID, cut.doubt
             snapshot.forget_good(self._pairs.values(), cut)
-
-
-def _runs(numbers: Iterable[int]) -> tuple[int, ...]:
-    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
-
-    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
-    """
-    found: list[int] = []
-    for number in sorted(numbers):
-        if found and number == found[-1] + 1:
-            found[-1] = number
-        else:
-            found += [number, number]
-    return tuple(found)
 
 
 def _surplus(cuts: Iterable[Cut], new: Cut, kept_max: int, void_kept_max: int) -> list[Cut]:

@@ -41,6 +41,7 @@ def cut(pairs: Sequence[PairRecord], marker: MakeCut | CutAt, place: Place, trac
         if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
             pair.good_cut_us = last.time_us
         pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = made, made, None, 0
+        pair.unrecorded = 0
     change_history.freeze(pairs, made, tracked)
     if isinstance(marker, CutAt):
         _changed_since(pairs, marker)

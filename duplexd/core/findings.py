@@ -44,6 +44,7 @@ KINDS = {
     "suspended-too-long": WARNING,
     "cut-too-old": WARNING,
     "delay-shortened": WARNING,
+    "mark-too-old": WARNING,
     "cut-in-doubt": WARNING,
     "scrub-error": WARNING,
     "scrub-overdue": WARNING,
@@ -52,6 +53,7 @@ KINDS = {
     "disk-silent": WARNING,
 }
 NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
+MARKS_MISSED_MAX, MARK_LATE_SECONDS = 3, 10.0  # of a group with `mark_every`
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
 _ROLES = ("primary", "secondary")
 _NAMES_MAX = 6
@@ -112,6 +114,7 @@ def find(status: Json, around: Around, expected: Expected, now: float) -> list[F
     found = [
         *of_controller(status["controller"]),
         *(each for volume in status["volumes"] for each in _of_volume(volume, now, expected)),
+        *_unmarked(status.get("groups", ()), now),
         *_in_doubt(status.get("cuts", ()), now),
         *_of_disks(status["volumes"], around),
     ]
@@ -231,10 +234,23 @@ def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Fin
         yield Finding("scrub-overdue", name, text, since + 2 * every_s)
 
 
+def _unmarked(groups: Iterable[Json], now: float) -> Iterator[Finding]:
+    for group in groups:
+        name, every_s, last = group["name"], group.get("mark_every_s"), group.get("last_mark_time")
+        if every_s is None:
+            continue
+        late_s = MARKS_MISSED_MAX * every_s + MARK_LATE_SECONDS
+        if last is not None and now - last <= late_s:
+            continue
+        age = f"its last mark is {format_duration(now - last)} old" if last else "it has no mark"
+        text = f"group {name}: {age}; mark_every is {format_duration(every_s)}: see its events"
+        yield Finding("mark-too-old", "", text, last and last + late_s, about=name)
+
+
 def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
     for cut in cuts:
         if (age_s := now - cut["time"]) > IN_DOUBT_SECONDS_MAX:
-            text = f"cut {cut['id']} is in doubt for {format_duration(age_s)}"
+            text = f"{cut.get('kind', 'cut')} {cut['id']} is in doubt for {format_duration(age_s)}"
             group = cut.get("group") or "GROUP"
             text = f"{text}: run `duplexctl settle {group}`"
             yield Finding("cut-in-doubt", "", text, about=cut["id"])

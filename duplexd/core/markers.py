@@ -15,6 +15,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     copied    id, runs                               these bytes were copied, durably
     cut       id, tag, volumes, group, members       SUSPENDED at this record; with `members`, the
                                                      controllers that must all be prepared
+    mark      id, tag, volumes, group, members       a point as a cut is, nobody is suspended
     stood     cut                                    the secondaries are durable there (own cuts)
     ready     cut                                    prepared: held until opened, durable there
     agreed    cut                                    committed: every member is prepared
@@ -55,7 +56,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
+from duplexd.core.cut_markers import Agreed, Grade, Mark, Ready, Stood, Void
 from duplexd.core.delay_markers import CutAt, Horizon
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
@@ -70,10 +71,11 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 __all__ = [
-    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
-    "CutAt", "Detach", "Differ", "Equal", "Fail", "Grade", "Horizon", "MakeCut", "Marker", "Missed",
-    "NewVolume", "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack",
-    "Same", "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied",
+    "Copy", "CutAt", "Detach", "Differ", "Equal", "Fail", "Grade", "Horizon", "MakeCut", "Mark",
+    "Marker", "Missed", "NewVolume", "Open", "Reader", "Ready", "Regions", "Remove", "Resync",
+    "Rollback", "RolledBack", "Same", "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread",
+    "Void", "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -379,8 +381,8 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Horizon
-    | CutAt
+    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Mark
+    | Horizon | CutAt
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -390,7 +392,8 @@ KINDS: dict[str, type[Marker]] = {
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
-    "rollback": Rollback, "rolledback": RolledBack, "horizon": Horizon, "cutat": CutAt,
+    "rollback": Rollback, "rolledback": RolledBack, "mark": Mark,
+    "horizon": Horizon, "cutat": CutAt,
 }  # fmt: skip
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
 
 
+ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
+
+
 class Lacks(NamedTuple):
     """The changes that are in the journal and not on a primary: how many, from the record `first`
     to `last`, and how many bytes they touch.
@@ -62,6 +65,8 @@ class PairRecord:
     `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
     `swapped`: the image that the configuration calls `secondary` is the primary. `adopted`: another
     image has become the primary since the cut, so the journal does not lead from there to now.
+    `unrecorded`: the number since the cut at which it was found to have changed without records; 0
+    if it was not. Up to there the journal leads.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
@@ -76,7 +81,7 @@ class PairRecord:
         "horizon", "id", "last_cut", "limits", "name", "primary_at", "primary_image", "readers",
         "reason", "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
         "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
-        "usable",
+        "unrecorded", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -101,6 +106,7 @@ class PairRecord:
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
         self.horizon: Horizon | None = None
+        self.unrecorded = 0
         self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
         self.rollback: Rollback | None = None

@@ -31,6 +31,7 @@ PAIR_EVENTS: dict[type[Marker], str] = {
 CUT_EVENTS: dict[type[Marker], str] = {
     markers.MakeCut: cut_states.MAKE,
     markers.CutAt: cut_states.MAKE,
+    markers.Mark: cut_states.MAKE,
     markers.Ready: cut_states.STAND,
     markers.Stood: cut_states.ALONE,
     markers.Agreed: cut_states.AGREE,

@@ -18,7 +18,7 @@ JSON.
     points   client.points    points_text          release-reader  client.release_reader
     clone    clones.make      cloned_text          drop-clone      clones.drop
     clones   clones.show      clones_text          drill           drill.run, in backup
-    rollback  client.rollback  rolled_back_text
+    rollback  client.rollback  rolled_back_text    mark      marks.make         marked_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -61,6 +61,7 @@ _MODULES = {
     "drop-clone": "cloning",
     "events": "looking",
     "health": "wellness",
+    "mark": "marking",
     "points": "reading_cuts",
     "quiesce": "hold",
     "release": "hold",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from duplexd.engine.comparisons import Comparisons
     from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.marks import Marks
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
     from duplexd.engine.suspend_at import RetroactiveSuspends
@@ -46,6 +47,7 @@ class Commands:
         leases: Leases,
         suspends: Suspends,
         retroactive: RetroactiveSuspends,
+        marks: Marks,
         resyncs: Resyncs,
         comparisons: Comparisons,
         reopening: Reopening,
@@ -59,6 +61,7 @@ class Commands:
         self._leases = leases
         self._suspends = suspends
         self._retroactive = retroactive
+        self._marks = marks
         self._resyncs = resyncs
         self._comparisons = comparisons
         self._reopening = reopening
@@ -77,11 +80,23 @@ class Commands:
         return pairs
 
     async def quiesce(
-        self, names: Sequence[str], hold_s: float | None, owner: str, cut_id: str = ""
+        self,
+        names: Sequence[str],
+        hold_s: float | None,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> Hold:
         """See `Leases.quiesce`; None lasts as long as the configuration allows."""
         seconds = self._leases.longest_allowed_s if hold_s is None else hold_s
-        return await self._leases.quiesce(self._served(names), seconds, owner, cut_id)
+        pairs = self._served(names)
+        if mark:
+            self._marks.check_room()
+        return await self._leases.quiesce(pairs, seconds, owner, cut_id, mark)
+
+    async def mark(self, names: Sequence[str], tag: str = "") -> Json:
+        """See `Marks.mark`."""
+        return await self._journal.in_time(self._marks.mark(self._served(names), tag))
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
         """See `Leases.renew`; returns the lease as status shows it."""

@@ -19,6 +19,7 @@ LIVE = (
     "clone_limit",  # of clones made from then on
     "copy_rate",
     "hold_max",
+    "marks_kept",
     "on_primary_error",
     "on_start_error",  # of the next start
     "primary_timeout",

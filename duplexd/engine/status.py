@@ -29,7 +29,8 @@ class Facts(NamedTuple):
     """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
     a sync of the journal has not been answered by its disk. `no_room_s`: how long changes have
     waited for room in the journal; `needing`: volumes whose secondaries need its oldest records;
-    `journal_pinned_bytes`: what of the journal cannot be written over.
+    `journal_pinned_bytes`: what of the journal cannot be written over; `mark_every`: seconds, by
+    group.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Facts(NamedTuple):
     no_room_s: float = 0.0
     needing: Sequence[str] = ()
     journal_pinned_bytes: int = 0
+    mark_every: Mapping[str, float] = {}
 
 
 class Status:
@@ -55,10 +57,12 @@ class Status:
         misplaced: Callable[[Leg], str],
         unreadable: Mapping[str, str],
         rollback: Callable[[Pair], Json | None],
+        last_mark: Callable[[Sequence[str]], float | None],
         clock: Clock,
     ) -> None:
         """`misplaced`: what was found at the path of an open image, "" if nothing is wrong.
         `unreadable`: by volume, what a scrub could not read. `rollback`: the last one of a pair.
+        `last_mark`: when volumes were last marked together.
         """
         self._timeline = timeline
         self._admission = admission
@@ -69,6 +73,7 @@ class Status:
         self._misplaced = misplaced
         self._unreadable = unreadable
         self._rollback = rollback
+        self._last_mark = last_mark
         self._clock = clock
         self._errors: dict[tuple[str, str], float] = {}  # by volume and path
 
@@ -78,12 +83,19 @@ class Status:
         return {
             "controller": self._journal(facts),
             "volumes": [self._volume(pair) for pair in volumes.all()],
-            "groups": [
-                {"name": name, "volumes": names, "state": group_state(volumes.named(names))}
-                for name, names in volumes.groups.items()
-            ],
+            "groups": [self._group(name, names, facts) for name, names in volumes.groups.items()],
             "leases": [hold.show(now) for hold in self._leases.held.values()],
             "cuts": self._archive.undecided(),
+        }
+
+    def _group(self, name: str, names: Sequence[str], facts: Facts) -> Json:
+        every = facts.mark_every.get(name)
+        return {
+            "name": name,
+            "volumes": names,
+            "state": group_state(self._volumes.named(names)),
+            "mark_every_s": every,
+            "last_mark_time": self._last_mark(names) if every else None,
         }
 
     def _journal(self, facts: Facts) -> Json:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.cuttable import Standing, check_can_be_cut, check_standing
 from duplexd.core.markers import CutAt
+from duplexd.core.past_point import PastPoint
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.suspend import Made, begin_reading, common_cut, refused_cut
-from duplexd.errors import WrongStateError
+from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.known import known
 from duplexd.replication.scout import Scout
 from duplexd.units import format_time
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
-    from duplexd.core.past_point import PastPoint
+    from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.settling import Settling
     from duplexd.engine.timeline import Timeline
@@ -62,6 +64,7 @@ class RetroactiveSuspends:
         backlog: Backlog,
         legs: LegCalls,
         settling: Settling,
+        archive: CutArchive,
         readers: CutReaders,
         clock: Clock,
         limits: EngineLimits,
@@ -71,6 +74,7 @@ class RetroactiveSuspends:
         self._backlog = backlog
         self._legs = legs
         self._settling = settling
+        self._archive = archive
         self._readers = readers
         self._clock = clock
         self._limits = limits
@@ -81,17 +85,36 @@ class RetroactiveSuspends:
         """Cut delayed DUPLEX pairs at a point. Raises WrongStateError, with nothing done, if they
         cannot be brought there: the error says from when to when they can.
         """
+        point, time_us = self._resolve(pairs, point)
         if (cut := common_cut(pairs)) is not None:
             return await self._standing(pairs, cut, point, existing, reader)
         self._check(pairs, point)
         async with self._followers.trailing.standing(pairs):
             place = await self._find(pairs, point)
+            place = place._replace(time_us=time_us or place.time_us)
             changed = await self._changed_since(pairs, place.sequence)
             cut = await self._cut(pairs, place, changed, tag, reader)
         self._followers.trailing.poke()
         return Made(cut, already=False)
 
     # ------------------------------------------------------------------------ what is possible
+
+    def _resolve(self, pairs: Sequence[Pair], point: PastPoint) -> tuple[PastPoint, int]:
+        """A mark is a number, and has a time. Raises NotFoundError for one that is not known, and
+        WrongStateError for one that is no point of all these volumes.
+        """
+        if point.mark is None:
+            return point, 0
+        marks = self._timeline.ledger.book.marks.known
+        tagged = [mark for mark in marks.values() if mark.tag == point.mark]
+        mark = marks.get(point.mark) or next(reversed(tagged), None)
+        if mark is None:
+            raise NotFoundError(f"{point}: no such mark; `duplexctl points` lists those known")
+        if mark.verdict != CONSISTENT or mark.id in self._archive.unsettled:
+            raise WrongStateError(f"{point} is not consistent, or not decided yet")
+        if others := [pair.name for pair in pairs if not mark.is_of([pair.id])]:
+            raise WrongStateError(f"{point} was not made of {', '.join(others[:5])}")
+        return PastPoint(sequence=mark.sequence), mark.time_us
 
     def _check(self, pairs: Sequence[Pair], point: PastPoint) -> None:
         check_can_be_cut(pairs)

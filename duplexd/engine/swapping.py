@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.leaving import Leaving
-from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.pair import ONLY_THE_MAP
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.engine.each_of import each_of
 from duplexd.errors import DuplexdError, WrongStateError

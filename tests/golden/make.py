@@ -50,9 +50,9 @@ class Author:
 
     def __init__(self, disk: SimDisk) -> None:
         self._disk = disk
-        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 4)
+        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 6)
         self.ring.live.append(self.ring.grow())
-        self.ring.spares += [self.ring.grow() for _ in range(3)]
+        self.ring.spares += [self.ring.grow() for _ in range(5)]
         self.writer = Writer(self.ring, 0, 0)
         self.ledger = Ledger(LIMITS)
         self._time_us = TIME_US
@@ -157,6 +157,10 @@ def write() -> SimDisk:
     mark("agreed", cut="cafe000000000004")
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")
     mark("void", cut="cafe000000000005")
+    mark("mark", id="cafe000000000006", tag="stündlich", volumes=[3, 5])
+    mark("mark", id="cafe000000000007", tag="", volumes=[5], group="db", members=["alpha", "beta"])
+    mark("ready", cut="cafe000000000007")
+    mark("agreed", cut="cafe000000000007")
     mark("rollback", id="beef000000000001", cut="cafe000000000004", volumes=[5])
     mark("rolledback", id="beef000000000001", volumes=[5], whole=False)
     mark("rollback", id="beef000000000002", cut="cafe000000000004", volumes=[5])
@@ -166,6 +170,22 @@ def write() -> SimDisk:
     mark("differ", id=3, runs=[[0, 4096]])
     mark("same", volumes=[3])
     mark("scrubbed", id=5, at=65536, began=TIME_US, done=TIME_US - 1)
+    mark("volume", id=6, name="late", size=SIZE)
+    mark("attach", volumes=[6])
+    mark("horizon", volumes=[6], to=author.writer.sequence, time=TIME_US)
+    change(WRITE, 6, 8192, 3, b"abc")
+    at = author.writer.sequence
+    change(WRITE, 6, 200_000, 3, b"abc")
+    mark(
+        "cutat",
+        id="cafe000000000006",
+        tag="zurück",
+        volumes=[6],
+        at=at,
+        time=TIME_US,
+        changed={"6": some_map(200_000)},
+    )
+    mark("stood", cut="cafe000000000006")
     author.writer.sync_now()
     mark("synced")
     mark("close")

@@ -52,6 +52,9 @@ class QuiesceRequest(Request):
     cut: CutId | None = Field(
         None, description="hold for this cut of a group of controllers; all must be DUPLEX"
     )
+    mark: bool = Field(
+        False, description="that cut is a mark: it suspends nobody, and no state is needed for it"
+    )
 
 
 class SuspendRequest(Request):
@@ -85,21 +88,23 @@ class SuspendRequest(Request):
         None,
         ge=0,
         le=TIME_MAX,
-        description="the same, at this time: seconds since 1970; one of the two",
+        description="the same, at this time: seconds since 1970",
+    )
+    at_mark: Name | None = Field(
+        None, description="the same, at the mark of this id or tag; only one of these three"
     )
 
     @model_validator(mode="after")
     def _check_at(self) -> SuspendRequest:
-        if self.at_sequence is not None and self.at_time is not None:
-            raise ValueError("at_sequence and at_time name two points; leave one out")
+        if sum(each is not None for each in (self.at_sequence, self.at_time, self.at_mark)) > 1:
+            raise ValueError("at_sequence, at_time and at_mark name several points; keep one")
         return self
 
     @property
     def at(self) -> PastPoint | None:
         """The point of the past that it names."""
-        if self.at_sequence is None and self.at_time is None:
-            return None
-        return PastPoint(self.at_sequence, self.at_time)
+        point = PastPoint(self.at_sequence, self.at_time, self.at_mark)
+        return None if point == PastPoint() else point
 
 
 class ResyncRequest(Request):

@@ -187,6 +187,10 @@ class GroupStatus(Answer):
     name: str
     volumes: list[str]
     state: str | None = Field(None, description="the state of its pairs, or MIXED")
+    mark_every_s: float | None = Field(None, description="`mark_every`; null without it")
+    last_mark_time: float | None = Field(
+        None, description="of its last consistent mark, where it has `mark_every`"
+    )
 
 
 class LeaseStatus(Answer):
@@ -200,6 +204,7 @@ class LeaseStatus(Answer):
         description="fencing number: rises with each lease and each renewal, also over restarts",
     )
     cut: str | None = Field(None, description="the group's cut that it is held for")
+    mark: str | None = Field(None, description="the group's mark that it is held for")
 
 
 class Status(Answer):
@@ -210,5 +215,6 @@ class Status(Answer):
     groups: list[GroupStatus]
     leases: list[LeaseStatus]
     cuts: list[CutStatus] = Field(
-        default_factory=list, description="cuts of groups of controllers that are in doubt"
+        default_factory=list,
+        description="cuts and marks of groups of controllers that are in doubt",
     )

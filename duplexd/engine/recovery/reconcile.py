@@ -94,7 +94,8 @@ def reconcile(
     _announce_overwritten(recovered, volumes, emit)
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
-    participant.restarted([cut.id for cut in (*ledger.cuts.values(), *at_cuts) if cut.members])
+    cuts = (*ledger.cuts.values(), *ledger.book.marks.known.values(), *at_cuts)
+    participant.restarted([cut.id for cut in cuts if cut.members])
     timeline.append(Open(boot_id, recovered.ahead))
     return interrupted
 

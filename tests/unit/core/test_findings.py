@@ -62,6 +62,11 @@ def in_doubt(status: Json, age_s: float) -> None:
     status["cuts"] = [{"id": "c8", "time": NOW - age_s, "group": "db"}]
 
 
+def marked(status: Json, last: float | None) -> None:
+    group = {"name": "db", "volumes": ["data"], "mark_every_s": 60.0, "last_mark_time": last}
+    status["groups"] = [group, {"name": "plain", "volumes": ["data"]}]
+
+
 # How a status becomes one with a finding of that kind
 UNWELL: dict[str, Callable[[Json], Any]] = {
     "controller-failed": lambda it: it["controller"].update(failed="no sync"),
@@ -83,6 +88,7 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "delay-shortened": lambda it: data(it)["secondary"].update(
         delay={"wanted_s": 1800.0, "back_s": 720.0, "shortened": True}
     ),
+    "mark-too-old": lambda it: marked(it, NOW - 191),
 }
 
 
@@ -204,3 +210,10 @@ def test_errors_come_first_and_a_reason_is_said_once() -> None:
     data(status)["secondary"]["error"] = "/b/data.img: full"
     data(status).update(served=False, error="/a/data.img: gone")
     assert kinds(status) == ["volume-not-served", "secondary-error"]
+
+
+@pytest.mark.parametrize(("last", "expected"), [(NOW, 0), (NOW - 190, 0), (None, 1)])
+def test_a_group_is_marked_in_time_or_not_yet(last: float | None, expected: int) -> None:
+    status = copy.deepcopy(WELL)
+    marked(status, last)
+    assert kinds(status) == ["mark-too-old"] * expected

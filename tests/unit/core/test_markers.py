@@ -29,6 +29,7 @@ from duplexd.core.markers import (
     Grade,
     Horizon,
     MakeCut,
+    Mark,
     Missed,
     NewVolume,
     Open,
@@ -162,6 +163,17 @@ WRITTEN: list[tuple[Marker, Json]] = [
         RolledBack("r1", [1, 2], False),
         {"m": "rolledback", "id": "r1", "volumes": [1, 2], "whole": False},
     ),
+    (
+        Mark("m1", "stündlich", [1, 2], "db", ["alpha", "beta"]),
+        {
+            "m": "mark",
+            "id": "m1",
+            "tag": "stündlich",
+            "volumes": [1, 2],
+            "group": "db",
+            "members": ["alpha", "beta"],
+        },
+    ),
     (Horizon([1, 2], 7, 9), {"m": "horizon", "volumes": [1, 2], "to": 7, "time": 9}),
     (
         CutAt("c1", "nightly", [1, 2], 7, 9, {1: changed(1)}),
@@ -187,6 +199,7 @@ LEFT_OUT: list[tuple[Json, Marker]] = [
         Fail("f1", 7, [1], [1], [], "", {}),
     ),
     ({"m": "abandon", "job": "j", "volumes": [1]}, Abandon("j", [1], {})),
+    ({"m": "mark", "id": "m1", "tag": "", "volumes": [1]}, Mark("m1", "", [1], "", [])),
 ]  # fmt: skip
 
 
@@ -214,10 +227,11 @@ def test_what_older_versions_left_out_has_its_default(fields: Json, marker: Mark
     ("marker", "left_out"),
     [
         (MakeCut("c1", "", [1]), {"group", "members"}),
+        (Mark("m1", "", [1]), {"group", "members"}),
         (Abandon("j", [1], {}), {"reasons"}),
         (Open("boot"), {"ahead"}),
     ],
-    ids=["cut of one controller", "abandon", "open"],
+    ids=["cut of one controller", "mark of one controller", "abandon", "open"],
 )
 def test_what_says_nothing_is_left_out(marker: Marker, left_out: set[str]) -> None:
     whole = next(fields for other, fields in WRITTEN if type(other) is type(marker))
