@@ -121,8 +121,7 @@ class Client:
         `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
-        `reader`: who keeps the secondaries at the cut, until `resync` or `release_reader` ends it.
-        `at`: a point of the past, of delayed secondaries.
+        `reader`: who keeps the secondaries at the cut, until it is ended. `at`: of delayed ones.
 
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.

@@ -241,6 +241,10 @@ def _modes(_files: DaemonFiles, text: str) -> str:
     return text.replace('mode = "sync"', 'mode = "async"')
 
 
+def _delayed(_files: DaemonFiles, text: str) -> str:
+    return text.replace('mode = "sync"', 'mode = "delayed"\ndelay = "1h"')
+
+
 def _listening(text: str, port: int) -> str:
     return text.replace("listen = [", f'insecure = true\nlisten = ["tcp:127.0.0.1:{port}", ', 1)
 
@@ -293,6 +297,7 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "another secondary": _elsewhere("secondary"),
     "no secondary": _without_secondary,
     "mode": _modes,
+    "delayed": _delayed,
     "read_only": _volume("read_only = true"),
     "allow": _volume('allow = ["user:0"]'),
     "hooks": _group('before_suspend = ["/bin/true"]\nafter_suspend = ["/bin/true"]'),

@@ -84,8 +84,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from duplexd.api.models.base import PairState, Verdict
-    from duplexd.core.rollback import Order
     from duplexd.core.past_point import PastPoint
+    from duplexd.core.rollback import Order
     from duplexd.json_object import Json
 
 SIZE_BYTES = 1 << 20
