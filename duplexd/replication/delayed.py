@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LOOKS_SECONDS = 0.5  # between two looks, at most
 KEPT_SHARE = 3 / 4  # of the journal, that may be kept for a delay
+IDLE_BYTES_MAX = 1 << 20  # of markers alone that are kept
 
 
 class DelayedWalk:
@@ -65,6 +66,7 @@ class DelayedWalk:
         self.at_once = False
         self.horizon = 0
         self.shortened = False
+        self._bytes = 0  # of journal up to the horizon
         self.follower = make(lambda: self.horizon)
         self._steady = SteadyTime(clock.wall(), clock.monotonic())
         self._scout: Scout | None = None
@@ -153,9 +155,20 @@ class DelayedWalk:
             self._scout = None
             await self._allow(self.horizon + 1, timeline.now_us())
             return
-        if scout.last_change > self.horizon or (self.at_once and scout.position > self.horizon):
+        if self._is_worth_it(scout):
+            self._bytes = scout.bytes
             self.shortened = not self.at_once and scout.time_us > due_us
             await self._allow(scout.position, scout.time_us)
+
+    def _is_worth_it(self, scout: Scout) -> bool:
+        """A horizon is a record that will be passed, too: it needs changes before it, or so many
+        markers that the journal should not keep them.
+        """
+        if scout.position <= self.horizon:
+            return False
+        idle_bytes = min(IDLE_BYTES_MAX, self._timeline.writer.ring.size_bytes // 16)
+        many = scout.bytes - self._bytes > idle_bytes
+        return scout.last_change > self.horizon or self.at_once or many
 
     async def _allow(self, number: int, time_us: int) -> None:
         """Let the follower go to `number`, which is in the journal. A secondary that has just come
