@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
-    from duplexd.client.marking import Marking
+    from duplexd.client.mark_commands import Marking
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
@@ -346,7 +346,7 @@ class Client:
     @property
     def marks(self) -> Marking:
         """Consistent points that suspend nobody."""
-        from duplexd.client.marking import Marking  # noqa: PLC0415 - as above
+        from duplexd.client.mark_commands import Marking  # noqa: PLC0415 - as above
 
         return Marking(self._group, self.links_to, self.limits.settle_seconds)
 

@@ -80,17 +80,3 @@ class Cut:
             for number in volumes
             for start, end in zip(starts, ends, strict=True)
         )
-
-
-def runs(numbers: Iterable[int]) -> tuple[int, ...]:
-    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
-
-    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
-    """
-    found: list[int] = []
-    for number in sorted(numbers):
-        if found and number == found[-1] + 1:
-            found[-1] = number
-        else:
-            found += [number, number]
-    return tuple(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states, markers, snapshot
-from duplexd.core.cut import Cut, runs
+from duplexd.core.cut import Cut
 from duplexd.core.cut_states import VOID
 from duplexd.core.mark_book import MarkBook
 from duplexd.core.pair_states import SUSPENDED
@@ -46,7 +46,7 @@ class CutBook:
     def fold(self, marker: OfCuts, sequence: int, time_us: int) -> None:
         """What a marker at this place says of a cut. Raises ValueError, see `vote`."""
         if isinstance(marker, markers.Mark):
-            self.marks.make(marker, sequence, time_us)
+            self.marks.make(marker, _runs(marker.volumes), sequence, time_us)
         elif isinstance(marker, markers.Grade):
             self.grade(marker)
         elif isinstance(marker, markers.Void):
@@ -58,7 +58,7 @@ class CutBook:
         """One that was made, of these volumes. Beyond the limits others are forgotten, see
         `_surplus`; one of them that secondaries are at is found by their pairs.
         """
-        cut.of = runs(volumes)
+        cut.of = _runs(volumes)
         self.known[cut.id], limits = cut, self._limits
         kept, void = limits.cuts_kept_max, limits.void_cuts_kept_max
         for old in _surplus(self.known.values(), cut, kept, void):
@@ -130,6 +130,20 @@ class CutBook:
         if cut.doubt and cut.state not in {cut_states.READY, VOID}:
             cut.state, cut.why = VOID, cut.doubt
             snapshot.forget_good(self._pairs.values(), cut)
+
+
+def _runs(numbers: Iterable[int]) -> tuple[int, ...]:
+    """First and last of each run: `(1, 3, 7, 7)` of 1, 2, 3, 7.
+
+    Hundreds of cuts of a thousand volumes are in each checkpoint, and most are of all volumes.
+    """
+    found: list[int] = []
+    for number in sorted(numbers):
+        if found and number == found[-1] + 1:
+            found[-1] = number
+        else:
+            found += [number, number]
+    return tuple(found)
 
 
 def _surplus(cuts: Iterable[Cut], new: Cut, kept_max: int, void_kept_max: int) -> list[Cut]:

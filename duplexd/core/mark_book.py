@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states
-from duplexd.core.cut import Cut, runs
+from duplexd.core.cut import Cut
 from duplexd.limits import MARKS_KEPT_MAX
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ class MarkBook:
         self.kept_max = MARKS_KEPT_MAX
         self._whose: dict[Whose, Whose] = {}  # shared: a thousand marks cost one of each
 
-    def make(self, marker: Mark, sequence: int, time_us: int) -> None:
-        """One was made."""
+    def make(self, marker: Mark, of: tuple[int, ...], sequence: int, time_us: int) -> None:
+        """One was made; `of`: its volumes, as `Cut.of` has them."""
         alone = not marker.members
         state = cut_states.CONSISTENT if alone else cut_states.CUT
-        whose = marker.group, tuple(marker.members), runs(marker.volumes)
+        whose = marker.group, tuple(marker.members), of
         self._add(Cut(marker.id, sequence, time_us, marker.tag, state), whose)
         self._forget()
 

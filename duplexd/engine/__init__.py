@@ -58,7 +58,7 @@ them. `write_path` makes each `batch` and `apply` executes it; where a change fa
 `allocation` says where images have holes, and `question_line` whose turn it is. `suspend` cuts
 pairs of this controller alone, and `suspend_at` at a point that has passed; `leases` hold writes,
 and `group_cut` cuts under them together with other controllers;
-`marks` are points that suspend nobody, which `marking` makes by itself;
+`marks` are points that suspend nobody, which `mark_every` makes by itself;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
 grades it; `points` are cuts as exports that clients read, and `cut_readers` who does;
 `dirty_bitmaps` say what changed up to a point. `clones` are cuts that can be written to, by

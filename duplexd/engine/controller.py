@@ -37,7 +37,7 @@ from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_settings import delay_changes, settings_changes
-from duplexd.engine.marking import Marking
+from duplexd.engine.mark_every import Marking
 from duplexd.engine.marks import Marks
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.engine.events import Events
-from duplexd.engine.marking import Marking
+from duplexd.engine.mark_every import Marking
 from duplexd.errors import WrongStateError
 from duplexd.limits import EngineLimits
 from tests.unit.engine.cores import Core, running
