@@ -10,8 +10,9 @@ import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.core.past_point import PastPoint
-from duplexd.errors import WrongStateError
+from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.limits import EngineLimits
+from duplexd.replication import delayed
 from duplexd.units import KIB
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
@@ -136,6 +137,42 @@ async def test_volumes_of_different_delays_are_cut_at_one_number() -> None:
         assert result["verdict"] == "consistent"
         assert {core.pair(name).applied for name in ("data", "wal")} == {number}
         assert (held(core), held(core, "wal")) == ("a", "x")
+
+
+async def test_a_mark_is_a_point_to_go_to() -> None:
+    async with running(BOTH) as core:
+        await fill(core, "a", name="data")
+        await core.controller.mark(["data", "wal"], "hourly")
+        await fill(core, "x", name="wal")
+        mark = await core.controller.mark(["data", "wal"], "hourly")
+        await fill(core, "b", name="data")
+        with pytest.raises(NotFoundError, match="no such mark"):
+            await core.controller.suspend(["data"], at=PastPoint(mark="daily"))
+        result = await core.controller.suspend(["data", "wal"], at=PastPoint(mark="hourly"))
+        assert result["controllers"]["alpha"] == mark["sequence"]
+        assert result["time"] == mark["time"]
+        assert (held(core), held(core, "wal")) == ("a", "x")
+
+
+async def test_a_mark_of_another_volume_is_no_point() -> None:
+    async with running(BOTH) as core:
+        mark = await core.controller.mark(["data"], "")
+        with pytest.raises(WrongStateError, match="was not made of wal"):
+            await core.controller.suspend(["data", "wal"], at=PastPoint(mark=mark["id"]))
+
+
+async def test_marks_alone_do_not_fill_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delayed, "IDLE_BYTES_MAX", 16 * KIB)
+    async with running({"data": "delayed 1h"}) as core:
+        await fill(core, "a")
+        await soon(lambda: core.pair().record.horizon is not None)
+        core.clock.now += 3600.0
+        await soon(lambda: held(core) == "a")
+        for _ in range(80):
+            await core.controller.mark(["data"], "t" * 190)
+        floor = core.controller.followers.floor()
+        core.clock.now += 3600.0
+        await soon(lambda: core.controller.followers.floor() > floor)
 
 
 # ------------------------------------------------------------------------------------- refused
