@@ -182,15 +182,15 @@ class Actions:
         suspend = self.controller.suspend
         self._command(
             peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader,
-            **({"at": str(body.at)} if body.at is not None else {}),
+            **({"at": str(body.point)} if body.point is not None else {}),
         )  # fmt: skip
         # nothing that a hook does now would be in the past
-        hooked = body.targets if body.at is None else []
+        hooked = body.targets if body.point is None else []
         return await self.hooked.suspend(
             hooked, body.tag, lease,
             lambda made: suspend(
                 names, body.tag, lease, body.fence, body.certificate, body.allow_existing,
-                reader=reader, on_cut=made, at=body.at,
+                reader=reader, on_cut=made, at=body.point,
             ),
             on_cut,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cuts, and delayed secondaries: what their markers do to pairs. Pure.
+"""Delayed secondaries: what their markers do to pairs. Pure.
 
 A delayed secondary trails by a time, so it can still be stopped at a number that has passed. That
 number is a cut like any other, but the volume has changed since: `changed` begins with what the
@@ -15,36 +15,46 @@ from typing import TYPE_CHECKING
 from duplexd.core import change_history, cut_states
 from duplexd.core.cut import Cut
 from duplexd.core.horizon import Horizon
-from duplexd.core.markers import CutAt, MakeCut
-from duplexd.core.pair_states import DUPLEX
+from duplexd.core.markers import CutAt
+from duplexd.core.pair_states import BY_COMMAND, DUPLEX, SUSPEND
 from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.core import markers
-    from duplexd.core.ledger import Place
     from duplexd.core.pair import PairRecord
 
 DELAYED = "delayed"  # the mode
 
 
-def cut(pairs: Sequence[PairRecord], marker: MakeCut | CutAt, place: Place, tracked: int) -> Cut:
-    """The cut that a marker makes of these pairs, which are SUSPENDED by now."""
+def fold(
+    marker: markers.Horizon | markers.CutAt,
+    pairs: Sequence[PairRecord],
+    move: Callable[[PairRecord, str, str], None],
+    tracked: int,
+) -> Cut | None:
+    """What a marker says of these pairs; the cut that it makes. `move`: see `Ledger`; `tracked`:
+    how many cuts are remembered for what changed. Raises ValueError.
+    """
     if isinstance(marker, CutAt):
-        made = Cut(marker.id, marker.at, marker.time_us, marker.tag, cut_states.CUT)
-    else:
-        made = Cut(marker.id, place.sequence, place.time_us, marker.tag, cut_states.CUT)
-        made.group, made.members = marker.group, tuple(marker.members)
-        made.crc, made.chain = place.crc, place.chain
+        for pair in pairs:
+            move(pair, SUSPEND, BY_COMMAND)
+        return cut(pairs, marker, tracked)
+    may_go(pairs, marker)
+    return None
+
+
+def cut(pairs: Sequence[PairRecord], marker: CutAt, tracked: int) -> Cut:
+    """The cut that a marker makes of these pairs, which are SUSPENDED by now."""
+    made = Cut(marker.id, marker.at, marker.time_us, marker.tag, cut_states.CUT)
     for pair in pairs:
         if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
             pair.good_cut_us = last.time_us
         pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = made, made, None, 0
         pair.unrecorded = 0
     change_history.freeze(pairs, made, tracked)
-    if isinstance(marker, CutAt):
-        _changed_since(pairs, marker)
+    _changed_since(pairs, marker)
     return made
 
 

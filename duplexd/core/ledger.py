@@ -225,16 +225,24 @@ class Ledger(Unmarked):
     # -------------------------------------------------------------------------------- the cuts
 
     @_fold.register
-    def _(self, marker: markers.MakeCut | markers.CutAt, place: Place) -> None:
-        pairs = self._of(marker.volumes)
-        for pair in pairs:
+    def _(self, marker: markers.MakeCut, place: Place) -> None:
+        cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, cut_states.CUT)
+        cut.group, cut.members = marker.group, tuple(marker.members)
+        cut.crc, cut.chain = place.crc, place.chain
+        for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-        made = delayed.cut(pairs, marker, place, self.tracked_cuts)
-        self.book.remember(made, marker.volumes)
+            if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
+                pair.good_cut_us = last.time_us
+            pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
+            pair.unrecorded = 0
+        change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
+        self.book.remember(cut, marker.volumes)
 
     @_fold.register
-    def _(self, marker: markers.Horizon, _place: Place) -> None:
-        delayed.may_go(self._of(marker.volumes), marker)
+    def _(self, marker: markers.Horizon | markers.CutAt, _place: Place) -> None:
+        made = delayed.fold(marker, self._of(marker.volumes), self._move, self.tracked_cuts)
+        if made is not None:
+            self.book.remember(made, marker.volumes)
 
     @_fold.register
     def _(self, marker: OfCuts, place: Place) -> None:
@@ -379,8 +387,6 @@ class Ledger(Unmarked):
             pair.scrub = pair.scrub.paired(place.time_us)
             pair.usable, pair.horizon = True, None
             self._leave_cut(pair)
-
-    # ----------------------------------------------------------- what changed between cuts
 
     def remember_cuts(self, tracked_cuts: int) -> None:
         """From now on so many, of each volume. With 0 what was known is forgotten."""

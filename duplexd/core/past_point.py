@@ -28,7 +28,5 @@ class PastPoint(NamedTuple):
     def json(self) -> Json:
         """As a request names it."""
         if self.mark is not None:
-            return {"at_mark": self.mark}
-        if self.time is None:
-            return {"at_sequence": self.sequence}
-        return {"at_time": self.time}
+            return {"at": {"mark": self.mark}}
+        return {"at": {"sequence": self.sequence} if self.time is None else {"time": self.time}}

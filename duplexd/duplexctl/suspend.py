@@ -11,9 +11,9 @@ from duplexd.client import Suspended
 from duplexd.client import certificate as certificates
 from duplexd.core.leg_differences import DIFFER
 from duplexd.duplexctl import texts
+from duplexd.duplexctl.at_option import Point
 from duplexd.duplexctl.options import Name, Seconds, common, targets
 from duplexd.duplexctl.output import complain
-from duplexd.duplexctl.past import Point
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.settings import Settings, StoppedError
 from duplexd.errors import (

@@ -2,7 +2,7 @@
 
 There is one for all of them, so that their secondaries are at one number and the journal is read
 once. A suspended pair leaves it at its cut. It exists only while there are such pairs. Those that
-trail by a time have others of this class, see `delayed.py`.
+trail by a time have others of this class, see `delayed_walk.py`.
 
 A secondary that hangs is given up after its time-out: the pair and its group are suspended where
 they are, and another follower goes on from there with the others. The thread that hangs changes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.delayed import DELAYED
 from duplexd.errors import DuplexdError
-from duplexd.replication.delayed import DelayedWalk
+from duplexd.replication.delayed_walk import DelayedWalk
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:

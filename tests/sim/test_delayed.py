@@ -8,9 +8,9 @@ from unittest import mock
 import pytest
 
 from duplexd.core import delayed as folds
-from duplexd.engine.recovery import delayed as recovery
+from duplexd.engine.recovery import left_behind as recovery
 from duplexd.engine.suspend_at import RetroactiveSuspends
-from duplexd.replication.delayed import DelayedWalk
+from duplexd.replication.delayed_walk import DelayedWalk
 from duplexd.replication.scout import Scout
 from tests.sim import delayed
 

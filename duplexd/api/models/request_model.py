@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from duplexd.api.models.base import Name, Request
 from duplexd.core.past_point import PastPoint
@@ -57,6 +57,24 @@ class QuiesceRequest(Request):
     )
 
 
+class AtSequence(Request):
+    """A point of the past: a number."""
+
+    sequence: int = Field(ge=0, le=INTEGER_MAX, description="of the sequence")
+
+
+class AtTime(Request):
+    """A point of the past: what was there at a time."""
+
+    time: float = Field(ge=0, le=TIME_MAX, description="seconds since 1970")
+
+
+class AtMark(Request):
+    """A point of the past: a mark."""
+
+    mark: Name = Field(description="id, or tag of the latest")
+
+
 class SuspendRequest(Request):
     """Cut the targets at one point."""
 
@@ -78,33 +96,14 @@ class SuspendRequest(Request):
     progress: bool = Field(
         False, description="answer with lines: when the cut is made, then the result"
     )
-    at_sequence: int | None = Field(
-        None,
-        ge=0,
-        le=INTEGER_MAX,
-        description="suspend delayed secondaries at this number, which has passed",
+    at: AtSequence | AtTime | AtMark | None = Field(
+        None, description="suspend delayed secondaries at this point, which has passed"
     )
-    at_time: float | None = Field(
-        None,
-        ge=0,
-        le=TIME_MAX,
-        description="the same, at this time: seconds since 1970",
-    )
-    at_mark: Name | None = Field(
-        None, description="the same, at the mark of this id or tag; only one of these three"
-    )
-
-    @model_validator(mode="after")
-    def _check_at(self) -> SuspendRequest:
-        if sum(each is not None for each in (self.at_sequence, self.at_time, self.at_mark)) > 1:
-            raise ValueError("at_sequence, at_time and at_mark name several points; keep one")
-        return self
 
     @property
-    def at(self) -> PastPoint | None:
+    def point(self) -> PastPoint | None:
         """The point of the past that it names."""
-        point = PastPoint(self.at_sequence, self.at_time, self.at_mark)
-        return None if point == PastPoint() else point
+        return None if self.at is None else PastPoint(**self.at.model_dump())
 
 
 class ResyncRequest(Request):

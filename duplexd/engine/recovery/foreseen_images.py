@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
 from duplexd.engine.opening import places
-from duplexd.engine.recovery import delayed
+from duplexd.engine.recovery import left_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,7 +107,7 @@ class Judge(NamedTuple):
         return judged[0], doubted(judged[1], record, theirs, of_theirs)
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
-        mirrors = delayed.mode(record, volume.mode) == "sync"
+        mirrors = left_behind.mode(record, volume.mode) == "sync"
         return self.since.facts(record, self.complete, mirrors)
 
     def _may_lead(self, record: PairRecord) -> bool:

@@ -22,7 +22,7 @@ from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.leg_differences import joined
 from duplexd.core.markers import Abandon, Copy, Differ, Equal, Missed, Open, Remove
 from duplexd.engine.opening import why_absent
-from duplexd.engine.recovery import delayed
+from duplexd.engine.recovery import left_behind
 from duplexd.engine.recovery.degraded import Degraded
 from duplexd.engine.volumes import introduce, unrecorded
 
@@ -85,7 +85,7 @@ def reconcile(
     interrupted = _abandon_uncommitted(timeline, volumes)
     _compare_open_regions(timeline, recovered.uncompared, limits.differing_runs_max)
     _end_arrived(timeline, volumes)
-    interrupted += delayed.left(timeline, volumes, config.volumes)
+    interrupted += left_behind.left(timeline, volumes, config.volumes)
     for name, record in known.items():
         if name not in config.volumes:
             timeline.append(Remove(record.id))

@@ -26,7 +26,7 @@ from duplexd.engine.opening import (
     places,
     why_absent,
 )
-from duplexd.engine.recovery import delayed
+from duplexd.engine.recovery import left_behind
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
 from duplexd.engine.recovery.primary_replay import lacking
@@ -124,7 +124,9 @@ class _Work:
         self._progress(OPENING, 0, 0)
         await self._opener.all(volumes, known, self.opened)
         self.opened = {name: self.opened[name] for name in volumes}
-        modes = {name: delayed.mode(known.get(name), each.mode) for name, each in volumes.items()}
+        modes = {
+            name: left_behind.mode(known.get(name), each.mode) for name, each in volumes.items()
+        }
         judging = Judging(journal, self._opener, self._adopt)
         self.judged = await judging.all(self.opened, known, modes)
         self.ahead = judging.ahead
@@ -137,11 +139,11 @@ class _Work:
                 if judged.exchanged:
                     journal.ledger.exchange_keys(record)
                 await self._take(journal, pair, judged)
-        is_short = delayed.is_short(journal, self._limits)
+        is_short = left_behind.is_short(journal, self._limits)
         inexact = {
             pair
             for pair in self.pairs.values()
-            if not delayed.is_exact(journal, pair.record, is_short)
+            if not left_behind.is_exact(journal, pair.record, is_short)
         }
         self.uncompared = self.unproven | inexact
         for pair in self.uncompared if is_short else inexact:
@@ -250,7 +252,7 @@ class _Work:
         secondary behind that this one brings along.
         """
         loose = forget_mount(loosened(journal.saved))
-        loose = delayed.brought_along(loose, self.brought_along)
+        loose = left_behind.brought_along(loose, self.brought_along)
         watch: Watch[OfState] = Watch()
 
         def replace() -> None:

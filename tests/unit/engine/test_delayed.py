@@ -12,7 +12,7 @@ from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.core.past_point import PastPoint
 from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.limits import EngineLimits
-from duplexd.replication import delayed
+from duplexd.replication import delayed_walk
 from duplexd.units import KIB
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
@@ -162,7 +162,7 @@ async def test_a_mark_of_another_volume_is_no_point() -> None:
 
 
 async def test_marks_alone_do_not_fill_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delayed, "IDLE_BYTES_MAX", 16 * KIB)
+    monkeypatch.setattr(delayed_walk, "IDLE_BYTES_MAX", 16 * KIB)
     async with running({"data": "delayed 1h"}) as core:
         await fill(core, "a")
         await soon(lambda: core.pair().record.horizon is not None)

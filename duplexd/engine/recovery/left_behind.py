@@ -1,10 +1,10 @@
 """Delayed secondaries at a start: which stay behind, and those that are not to be delayed any more.
 
 A delayed secondary gets only records that are durable, and only up to its horizon, which is in the
-journal (`replication/delayed.py`). So the replay brings it to exactly that number. What an unclean
-stop may have cost is records of changes that are on the primary: where that cannot be, as the
-journal is complete, there is nothing to compare, and the secondary stays behind. Else it is brought
-to the tail and compared like any other, and there is nothing to go back to.
+journal (`replication/delayed_walk.py`). So the replay brings it to exactly that number. What an
+unclean stop may have cost is records of changes that are on the primary. Where that cannot be, as
+the journal is complete, there is nothing to compare, and the secondary stays behind. Else it is
+brought to the tail and compared like any other, and there is nothing to go back to.
 """
 
 from __future__ import annotations
