@@ -227,8 +227,9 @@ class Swaps:
             await self._exchange_trailing(pair, check)
 
     async def _exchange_trailing(self, pair: Pair, check: Callable[[Pair], None]) -> None:
-        last = self._timeline.written  # most of the way with nobody waiting
-        await self._followers.until(lambda: pair.state != DUPLEX or pair.applied >= last)
+        last = self._timeline.written
+        if pair.is_delayed:  # most of the way with nobody waiting
+            await self._followers.until(lambda: pair.state != DUPLEX or pair.applied >= last)
         hold = await self._leases.quiesce([pair], self._leases.longest_allowed_s, "swap")
         try:
             last, followers = self._timeline.written, self._followers
