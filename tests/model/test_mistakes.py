@@ -114,6 +114,7 @@ def test_a_mark_whose_gates_were_open_again() -> None:
     assert any("takes open" in step for step in steps), "a late command was taken"
 
 
+@pytest.mark.long
 def test_marking_one_member_after_the_other() -> None:
     found(Scenario(members=2, rounds=mistakes.OneAfterTheOther, world=MARKS), BROKEN)
 

@@ -80,28 +80,24 @@ def test_merging_indistinguishable_members_loses_nothing() -> None:
 # Marks: neither is in the way of the other, whatever is sent for either, in any order.
 
 
-def test_a_mark_beside_cuts_of_the_same_pairs() -> None:
-    world = World(others=True, marks=(OURS,))
-    seen = explored(Scenario(members=2, world=world)).properties.seen()
-    assert {(CONSISTENT, CONSISTENT), (READY, VOID), (CUT, CUT)} <= seen
-
-
-def test_a_cut_beside_marks_of_the_same_pairs() -> None:
-    world = World(others=True, marks=(OTHER,))
-    seen = explored(Scenario(members=2, world=world)).properties.seen()
+@pytest.mark.parametrize("mark", [OURS, OTHER], ids=["a mark", "a cut beside marks"])
+def test_a_mark_beside_cuts_of_the_same_pairs(mark: str) -> None:
+    world = World(others=True, marks=(mark,))
+    seen = explored(Scenario(members=2, settlers=0, world=world)).properties.seen()
     assert {(CONSISTENT, CONSISTENT), (READY, VOID), (CUT, CUT)} <= seen
 
 
 @pytest.mark.long
-def test_a_mark_beside_marks_and_power_cuts() -> None:
-    explored(Scenario(members=2, settlers=0, world=World(others=True, marks=(OURS, OTHER))))
-    explored(Scenario(members=2, world=World(power=True, marks=(OURS,))))
+@pytest.mark.parametrize("marks", [(OURS,), (OTHER,), (OURS, OTHER)])
+def test_marks_beside_cuts_and_a_settler(marks: tuple[str, ...]) -> None:
+    explored(Scenario(members=2, world=World(others=True, marks=marks)))
 
 
 @pytest.mark.long
-def test_marks_of_three_controllers() -> None:
+def test_marks_of_three_controllers_and_power_cuts() -> None:
     explored(Scenario(world=World(marks=(OURS,))))
     explored(Scenario(settlers=0, world=World(others=True, marks=(OURS,))))
+    explored(Scenario(members=2, world=World(power=True, marks=(OURS,))))
 
 
 # Facts about the order of the phases. Two barriers are kept, all closed before one is cut, all cut

@@ -18,7 +18,7 @@ from tests.sim.marking import run
 if TYPE_CHECKING:
     from duplexd.core.pair import PairRecord
 
-SHORT, LONG, CHUNK = 24, 2024, 100
+SHORT, LONG, CHUNK = 12, 2012, 100
 
 
 def test_marks_over_crashes() -> None:

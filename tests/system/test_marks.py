@@ -41,6 +41,12 @@ def answer(daemon: Daemon, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def asked(daemon: Daemon, method: str, path: str, **body: object) -> Any:
+    status, found = daemon.request(method, path, body or None)
+    assert status == 200, found
+    return found
+
+
 async def write(daemon: Daemon, volume: str, byte: bytes) -> None:
     async with await NbdConnection.open(daemon.files.uri(volume)) as nbd:
         await nbd.write(0, byte * 4096)
@@ -61,13 +67,13 @@ async def test_marks_and_cuts_are_listed_with_what_is_within_reach(daemon: Daemo
         ["data", "wal"],
     )
     await write(daemon, "data", b"\x01")
-    cut = answer(daemon, "suspend", "db", "--tag", "cut")
+    cut = asked(daemon, "POST", "/v1/suspend", targets=["db"], tag="cut")
     await write(daemon, "data", b"\x02")
     assert ctl(daemon, "mark", "db", "--tag", "second").stdout.startswith("marked db: consistent")
     daemon.kill()
     daemon.start()
     await write(daemon, "data", b"\x03")
-    answer(daemon, "mark", "data", "--tag", "third")
+    asked(daemon, "POST", "/v1/marks", targets=["data"], tag="third")
     kept = answer(daemon, "points", "db", "--reach")["points"]
     assert [(each["kind"], each["tag"], each["within_reach"]) for each in kept] == [
         ("mark", "first", False),
@@ -79,24 +85,27 @@ async def test_marks_and_cuts_are_listed_with_what_is_within_reach(daemon: Daemo
     assert "goes forwards only" in kept[0]["why"]
     shown = ctl(daemon, "points", "db", "--reach")
     assert (shown.returncode, len(shown.stdout.splitlines())) == (0, 5)
-    assert [each["tag"] for each in answer(daemon, "cuts")["cuts"]] == ["cut"]
-    status = answer(daemon, "status", "db")
-    assert {each["secondary"]["cut"]["tag"] for each in status["volumes"]} == {"cut"}
-    answer(daemon, "resync", "db")
-    until(lambda: {each["state"] for each in answer(daemon, "status")["volumes"]} == {"DUPLEX"})
+    assert [each["tag"] for each in asked(daemon, "GET", "/v1/cuts")["cuts"]] == ["cut"]
+
+    def volumes() -> Any:
+        return asked(daemon, "GET", "/v1/status")["volumes"]
+
+    assert {each["secondary"]["cut"]["tag"] for each in volumes()} == {"cut"}
+    asked(daemon, "POST", "/v1/resync", targets=["db"])
+    until(lambda: {each["state"] for each in volumes()} == {"DUPLEX"})
     await write(daemon, "data", b"\x04")
-    kept = answer(daemon, "points", "data", "--reach")["points"]
+    kept = asked(daemon, "GET", "/v1/points?target=data")["points"]
     assert {each["within_reach"] for each in kept} == {False}
 
 
 async def test_a_verifier_reads_past_marks(daemon: Daemon) -> None:
     certificate = daemon.files.directory / "cut.json"
-    answer(daemon, "mark", "db")
+    asked(daemon, "POST", "/v1/marks", targets=["db"])
     await write(daemon, "data", b"\x01")
     answer(daemon, "suspend", "db", "--certificate", str(certificate))
     await write(daemon, "data", b"\x02")
-    answer(daemon, "mark", "db")
-    answer(daemon, "mark", "data")
+    asked(daemon, "POST", "/v1/marks", targets=["db"])
+    asked(daemon, "POST", "/v1/marks", targets=["data"])
     assert ctl(daemon, "verify-cut", str(certificate)).returncode == 0
 
 
@@ -106,11 +115,10 @@ def test_what_cannot_be_marked_is_said_with_an_exit_code(daemon: Daemon) -> None
         (2, ("mark", "db", "--tag", "x" * 201)),
         (2, ("mark", "db", "--every", "0.1")),
         (2, ("mark", "db", "--hold-max", "1")),
-        (2, ("mark",)),
         (3, ("points", "dta", "--reach")),
     ):
         assert ctl(daemon, *arguments).returncode == code, arguments
-    assert answer(daemon, "points", "db", "--reach")["points"] == []
+    assert asked(daemon, "GET", "/v1/points")["points"] == []
     daemon.kill()
     assert ctl(daemon, "mark", "db").returncode == 7
 
