@@ -10,7 +10,6 @@ import pytest
 from duplexd.core import delayed as folds
 from duplexd.engine.recovery import left_behind as recovery
 from duplexd.engine.suspend_at import RetroactiveSuspends
-from duplexd.replication.delayed_walk import DelayedWalk
 from duplexd.replication.scout import Scout
 from tests.sim import delayed
 
@@ -46,14 +45,6 @@ def what_changed_last_is_not_in_the_map(patch: Callable[..., Any]) -> None:
         return changed._replace(until=changed.until + 1)
 
     patch(RetroactiveSuspends, "_changed_since", too_far)
-
-
-def the_follower_goes_on_before_the_horizon_is_durable(patch: Callable[..., Any]) -> None:
-    async def at_once(self: Any, number: int, _time_us: int) -> None:
-        self.horizon = max(self.horizon, number)
-        self.follower.poke()
-
-    patch(DelayedWalk, "_allow", at_once)
 
 
 def the_last_record_is_passed_over(patch: Callable[..., Any]) -> None:
@@ -99,7 +90,6 @@ def the_horizon_names_a_lower_number(patch: Callable[..., Any]) -> None:
     [
         what_changed_since_the_cut_is_forgotten,
         what_changed_last_is_not_in_the_map,
-        the_follower_goes_on_before_the_horizon_is_durable,
         the_last_record_is_passed_over,
         a_lost_end_of_the_journal_is_not_compared,
         a_compared_secondary_is_left_behind,
