@@ -29,6 +29,7 @@ SUSPENDED_SECONDS_DEFAULT = 24 * 3600.0  # longer than a backup takes
 SCRUB_RATE_BYTES_DEFAULT = 32 * MIB  # a second, of each image
 EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]
 HOLD_SECONDS_DEFAULT = 2.0
+DELAY_SECONDS_MIN, DELAY_SECONDS_MAX = 1.0, 7 * 86400.0  # of a delayed secondary
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 # Programs around a cut. A database that writes a checkpoint may take minutes.
 HOOK_TIMEOUT_SECONDS_DEFAULT = 10.0
@@ -39,6 +40,9 @@ MEMBERS_MAX = 256  # controllers that take a cut together
 CLONE_LIMIT_BYTES_DEFAULT = 4096 * MIB  # of changes, of each volume of a clone
 CLONE_LIMIT_BYTES_MIN = 1 * MIB
 TRACKED_CUTS_DEFAULT, TRACKED_CUTS_MAX = 32, 1024  # of each volume, for what changed between them
+# Of a controller, 0.1 KB of each checkpoint; at least those that are being made at a time
+MARKS_KEPT_DEFAULT, MARKS_KEPT_MIN, MARKS_KEPT_MAX = 1000, 16, 10_000
+MARK_EVERY_SECONDS_MIN = 1.0
 IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -104,6 +108,7 @@ class EngineLimits:
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
     look_again_seconds_max: float = 0.5  # that status waits for images that were found wrong
     image_look_seconds: float = 10.0  # between two looks at the paths of open images
+    mark_look_seconds: float = 0.1  # between two looks for a group whose mark is due
     auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
     auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
     auto_resync_pause_seconds_max: float = 300.0

@@ -7,6 +7,7 @@ out as whole bytes. Decimal units (MB) are refused rather than guessed at. Pure.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -111,6 +112,12 @@ def toml_duration(seconds: float) -> str:
         if seconds >= factor and seconds % factor == 0:
             return toml(f"{seconds / factor:.0f}{unit}")
     return toml(seconds)
+
+
+def format_time(seconds: float) -> str:
+    """`2026-11-23T14:02:07.250Z`, for display."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def format_duration(seconds: float) -> str:

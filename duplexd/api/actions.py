@@ -8,14 +8,12 @@ are known that a stop has to end, and where the control plane's view of the engi
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
 from duplexd.api.event_hub import EventHub
 from duplexd.api.hooked import Hooked
+from duplexd.api.of_process import OfProcess
 from duplexd.api.reloads import NOT_RELOADED
 from duplexd.api.restarts import NOT_RESTARTED
 from duplexd.core.drill_record import Report
@@ -24,16 +22,17 @@ from duplexd.core.rollback import Order, RestoreOrder
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable
 
     from duplexd.api.access import Peer
     from duplexd.api.models.clone_model import CloneDrop, CloneRequest
     from duplexd.api.models.drill_model import DrillRequest
+    from duplexd.api.models.mark_model import MarkRequest
     from duplexd.api.models.reader_model import ReaderEnds, ReaderRequest
     from duplexd.api.models.request_model import (
         CutRequest,
         GradeRequest,
-        ReloadRequest,
         RepairRequest,
         ResyncRequest,
         SuspendRequest,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 _OTHER_IMAGES = ("secondary-left", "legs-differ", "legs-equal")
 
 
-class Actions:
+class Actions(OfProcess):
     """The controller's commands. Errors are those of `errors.py`.
 
     `peer` is logged for each command that changes something.
@@ -64,28 +63,15 @@ class Actions:
         reloads: Reloads = NOT_RELOADED,
         restarts: Restarts = NOT_RESTARTED,
     ) -> None:
+        super().__init__(reloads, restarts)
         self.controller = controller
-        self._restarts = restarts
-        self._reloads = reloads
         self.hub = EventHub(limits.events_queued_max)
         self.hooked = Hooked(reloads, lambda: controller.name)
         self.holds: dict[str, Lease] = {}
         # Why the last verify could not compare a volume. Where legs differ, the journal says.
         self.differing: dict[str, str] = {}
         self.stopping = False
-        self._log = structlog.get_logger("duplexd.api")
         controller.listeners += [self.hub.publish, self._another_image]
-
-    def _command(self, peer: Peer, command: str, **fields: object) -> None:
-        who = (
-            {"certificate": peer.name}
-            if peer.name
-            else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
-        )
-        # After the answer, where possible: writes wait for some of these commands.
-        asyncio.get_running_loop().call_soon(
-            lambda: self._log.info("command", command=command, **who, **fields)
-        )
 
     def _resolve(self, targets: list[str]) -> list[str]:
         """The volumes that targets mean. Each target is looked up once: a group that is named a
@@ -115,7 +101,12 @@ class Actions:
         return self._resolve(targets) if targets else []
 
     async def quiesce(
-        self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = ""
+        self,
+        peer: Peer,
+        targets: list[str],
+        hold_s: float | None,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> Lease:
         """Hold the targets' writes; returns when those in flight are answered.
 
@@ -126,8 +117,12 @@ class Actions:
         if self.stopping:
             raise WrongStateError("the daemon is stopping; try again when it is back")
         names = self._resolve(targets)
+        if mark:
+            if not cut_id:
+                raise UsageError("mark: give its id as `cut`")
+            self._marking.append(cut_id)
         self._command(peer, "quiesce", targets=targets, hold_s=hold_s, cut=cut_id or None)
-        lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id)
+        lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id, mark)
         self.holds[lease.id] = lease
         lease.ended.add_done_callback(lambda _: self.holds.pop(lease.id, None))
         self._end_if_stopping(lease)
@@ -169,21 +164,34 @@ class Actions:
         """Cut all targets at one point, with the hooks of groups around it.
 
         Legal when all are DUPLEX; with `allow_existing` also when a suspend brought all to one cut.
+        At a point of the past: when all are delayed, and none is beyond it. No hook is run then.
         A cancelled one leaves no cut half-way.
         """
         names, reader, lease = self._resolve(body.targets), body.reader or "", body.lease
         suspend = self.controller.suspend
         self._command(
-            peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader
-        )
+            peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader,
+            **({"at": str(body.point)} if body.point is not None else {}),
+        )  # fmt: skip
+        # nothing that a hook does now would be in the past
+        hooked = body.targets if body.point is None else []
         return await self.hooked.suspend(
-            body.targets, body.tag, lease,
+            hooked, body.tag, lease,
             lambda made: suspend(
                 names, body.tag, lease, body.fence, body.certificate, body.allow_existing,
-                reader=reader, on_cut=made,
+                reader=reader, on_cut=made, at=body.point,
             ),
             on_cut,
         )  # fmt: skip
+
+    async def mark(self, peer: Peer, body: MarkRequest) -> Json:
+        """Mark this point of the targets. Legal in any state in which they are served.
+
+        A cancelled one is made, or not; it is never half made.
+        """
+        names = self._resolve(body.targets)
+        self._command(peer, "mark", targets=body.targets, tag=body.tag)
+        return await self.controller.mark(names, body.tag)
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
         """Cut the volumes of a lease that is held for a group's cut. Legal while it is held."""
@@ -385,30 +393,6 @@ class Actions:
             self._command(peer, "restore", targets=body.targets, **how)
         order = RestoreOrder(body.backup, body.cut, body.id or "", body.force, body.step)
         return await self.controller.restore(names, order)
-
-    async def reload(self, peer: Peer, body: ReloadRequest) -> Json:
-        """Read the configuration again, and apply it; all of it, or nothing. With `check` say what
-        that would change, or raise what it would raise.
-
-        Legal in any state.
-        """
-        if body.check:
-            return {"applied": False, "changes": await self._reloads.check(body.text, body.path)}
-        self._command(peer, "reload")
-        return {"applied": True, "changes": await self._reloads.reload()}
-
-    async def restart(self, peer: Peer, force: bool) -> Json:
-        """Let another program take the daemon's place in the process, with its clients. Returns
-        when that is certain to be tried; `last_restart` of the next program says that it is done.
-
-        Legal in any state.
-        """
-        self._command(peer, "restart", force=force)
-        return await self._restarts.restart(force)
-
-    def last_restart(self) -> Json:
-        """Which program this is, and the restart in place that it began with, if it did."""
-        return self._restarts.show()
 
     async def adopt(self, peer: Peer, targets: list[str]) -> Json:
         """Take the primary images of volumes as they are, whatever the journal knows of them.

@@ -29,7 +29,9 @@ async def hold_lines(
 
     Closing the generator earlier ends the hold: its owner is gone.
     """
-    lease = await actions.quiesce(peer, request.targets, request.hold_s, request.cut or "")
+    lease = await actions.quiesce(
+        peer, request.targets, request.hold_s, request.cut or "", request.mark
+    )
     loop = asyncio.get_running_loop()
     try:
         first = {

@@ -38,6 +38,7 @@ _COUNTERS = (
         "changes applied in worker threads, the others in the event loop",
     ),
     ("cuts", "duplexd_cuts_total", "cuts asked for"),
+    ("marks", "duplexd_marks_total", "marks that are consistent"),
     ("holds_lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
     ("checkpoints", "duplexd_checkpoints_total", "checkpoints"),
     ("copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),
@@ -108,7 +109,7 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
             journal.get("no_room_s", 0.0),
         ),
         ("duplexd_leases", "holds in force", len(status["leases"])),
-        ("duplexd_cuts_undecided", "group cuts in doubt", len(status["cuts"])),
+        ("duplexd_cuts_undecided", "group cuts and marks in doubt", len(status["cuts"])),
     ):
         yield GaugeMetricFamily(name, text, value)
 
@@ -125,6 +126,8 @@ def counter_metrics(counters: Counters) -> Iterator[Metric]:
         yield CounterMetricFamily(name, text, values[field])
     text = "journal bytes that cannot be written over"
     yield GaugeMetricFamily("duplexd_journal_pinned_bytes", text, counters.journal_pinned_bytes)
+    text = "time of the last consistent mark; 0 if none is kept"
+    yield GaugeMetricFamily("duplexd_last_mark_timestamp_seconds", text, counters.last_mark_time)
     for name, text, histogram in (
         ("duplexd_journal_append_duration_seconds", "appends of batches", counters.journal_appends),
         ("duplexd_journal_fsync_duration_seconds", "syncs of the journal", counters.journal_syncs),

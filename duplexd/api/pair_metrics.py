@@ -52,6 +52,12 @@ def _lag(volume: Json) -> float:
     return float((volume.get("secondary") or {}).get("lag_bytes") or 0)
 
 
+def _delay(field: str) -> Callable[[Json], float]:
+    return lambda volume: float(
+        ((volume.get("secondary") or {}).get("delay") or {}).get(field) or 0
+    )
+
+
 _GAUGES = (
     Gauge("duplexd_volume_held", "1 while changes wait at the gate", _field("held")),
     Gauge("duplexd_nbd_connections", "NBD connections", _field("connections")),
@@ -79,6 +85,21 @@ _GAUGES = (
     ),
     Gauge("duplexd_volume_size_bytes", "size of the volume", _field("size")),
     Gauge("duplexd_secondary_lag_bytes", "changes that the secondary has yet to apply", _lag),
+    Gauge(
+        "duplexd_secondary_delay_seconds",
+        "delay of a delayed secondary; 0 of others",
+        _delay("wanted_s"),
+    ),
+    Gauge(
+        "duplexd_secondary_back_seconds",
+        "how far back a delayed secondary can be suspended; 0 of others",
+        _delay("back_s"),
+    ),
+    Gauge(
+        "duplexd_secondary_delay_shortened",
+        "1 while the journal holds less than the delay",
+        _delay("shortened"),
+    ),
     Gauge("duplexd_copy_done_bytes", "of the copy that runs", _copied("done_bytes")),
     Gauge("duplexd_copy_total_bytes", "0 if no copy runs", _copied("total_bytes")),
     Gauge(

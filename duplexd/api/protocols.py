@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.drill_record import Report
     from duplexd.core.leaving import Leaving
+    from duplexd.core.past_point import PastPoint
     from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
@@ -65,6 +66,12 @@ class Changes(Protocol):
     ) -> Json: ...
 
 
+class Marks(Protocol):
+    """Consistent points that suspend nobody."""
+
+    def points(self, names: Sequence[str] = ()) -> Json: ...
+
+
 class Clones(Protocol):
     """Writable exports of secondaries at a cut."""
 
@@ -106,6 +113,9 @@ class Controller(Protocol):
     def changes(self) -> Changes: ...
 
     @property
+    def marks(self) -> Marks: ...
+
+    @property
     def clones(self) -> Clones: ...
 
     @property
@@ -116,8 +126,14 @@ class Controller(Protocol):
     def counters(self) -> Counters: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
     async def quiesce(
-        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+        self,
+        names: list[str],
+        hold_s: float | None,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> Lease: ...
+    async def mark(self, names: list[str], tag: str = "") -> Json: ...
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json: ...
     def release(
         self, lease_id: str, reason: str = "released", fence: int | None = None
@@ -132,6 +148,7 @@ class Controller(Protocol):
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Json: ...
     async def resync(self, names: list[str], partial: bool = False, how: Leaving = ...) -> Json: ...
     async def add_reader(self, names: list[str], reader: str, cut_id: str) -> Json: ...

@@ -17,6 +17,7 @@ from duplexd.api.clone_routes import CLONE_ROUTES
 from duplexd.api.drill_routes import DRILL_ROUTES
 from duplexd.api.health import degraded, unready
 from duplexd.api.leg_routes import LEG_ROUTES
+from duplexd.api.mark_routes import MARK_ROUTES
 from duplexd.api.models.change_model import Changes
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.health_model import Health, Wellness
@@ -347,6 +348,7 @@ ROUTES: tuple[RouteEntry, ...] = (
     ),
     *CLONE_ROUTES,
     *DRILL_ROUTES,
+    *MARK_ROUTES,
     RouteEntry(
         "POST",
         "/v1/verify",

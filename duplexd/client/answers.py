@@ -97,7 +97,19 @@ CUT_STATUS = fields(
         "time": number,
         "volumes": _TEXTS,
     },
-    _CUT | {"hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS},
+    _CUT | {"kind": text, "hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS},
+)
+POINT = fields(
+    {
+        "id": CUT_ID,
+        "kind": one_of("cut", "mark"),
+        "state": STATE,
+        "verdict": maybe(VERDICT),
+        "sequence": whole,
+        "time": number,
+        "within_reach": flag,
+    },
+    {"tag": text, "group": maybe(text), "members": _TEXTS, "why": maybe(text)},
 )
 _MADE = {"controller": text, "sequence": whole, "time": number, "journal": JOURNAL}
 CUT_MADE = fields(_MADE)
@@ -126,6 +138,7 @@ _LEASE = {
     "remaining_s": maybe(number),
     "fence": maybe(whole),
     "cut": maybe(CUT_ID),
+    "mark": maybe(CUT_ID),
 }
 LEASE = fields({"id": text}, _LEASE)
 # of a hold of ours: what later requests name it by, and what is said of it
@@ -163,6 +176,7 @@ SECONDARY = fields(
         "as_of_time": maybe(number),
         "cut": maybe(CUT),
         "lag_bytes": whole,
+        "delay": maybe(fields({"wanted_s": number, "back_s": number, "shortened": flag})),
         "path": text,
         "error": maybe(text),
     },
@@ -286,6 +300,8 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/readyz"): fields({}),
     ("GET", "/v1/status"): STATUS,
     ("GET", "/v1/cuts"): fields({"cuts": each(CUT_STATUS)}),
+    ("GET", "/v1/points"): fields({"points": each(POINT)}),
+    ("POST", "/v1/marks"): CUT_STATUS,
     ("GET", "/v1/changes"): CHANGES,
     ("GET", "/v1/cuts/*"): CUT_STATUS,
     ("POST", "/v1/cuts/*"): CUT_MADE,

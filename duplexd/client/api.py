@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 from duplexd.client import outcomes, roles, status, survey
 from duplexd.client.http import Http
+from duplexd.client.one_process import OneProcess
 from duplexd.client.results import (
     Changes,
     Cuts,
     Points,
     ReaderEnded,
     Released,
-    Reloaded,
     Repaired,
     Resynced,
     Roles,
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 
     from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
-    from duplexd.client.results import RestartedInPlace
+    from duplexd.client.mark_commands import Marking
     from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
+    from duplexd.core.past_point import PastPoint
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
     from duplexd.runtime.hooks import HookRun
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 _LIMITS = ClientLimits()
 
 
-class Client:
+class Client(OneProcess):
     """Commands the volumes of one daemon, or groups of volumes of several controllers.
 
     Use it with `async with`; one event loop, many tasks. Targets of a groups file are names of its
@@ -113,13 +114,14 @@ class Client:
         reader: str = "",
         on_cut: OnCut | None = None,
         on_hook: Callable[[HookRun], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Suspended:
         """Cut all targets at one point.
 
         `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
-        `reader`: who keeps the secondaries at the cut, until `resync` or `release_reader` ends it.
+        `reader`: who keeps the secondaries at the cut, until it is ended. `at`: of delayed ones.
 
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
@@ -133,14 +135,12 @@ class Client:
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        cut_id, existing = member.new_cut_id(), allow_existing
+        cut_id = member.new_cut_id()
         plan = member.Plan(
-            cut_id, group, hold_max_s, tag, lease, certificate, existing, reader, on_hook
+            cut_id, group, hold_max_s, tag, lease, certificate, allow_existing, reader, on_hook, at
         )
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
-        if lease is not None:
-            raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
         return await suspend.suspend_together(plan, links, self._settling, on_cut)
 
     def quiesce(
@@ -344,6 +344,13 @@ class Client:
         return await manifest.ask(group, self.links_to(group.members))
 
     @property
+    def marks(self) -> Marking:
+        """Consistent points that suspend nobody."""
+        from duplexd.client.mark_commands import Marking  # noqa: PLC0415 - as above
+
+        return Marking(self._group, self.links_to, self.limits.settle_seconds)
+
+    @property
     def clones(self) -> Cloning:
         """Cuts as exports that take writes."""
         from duplexd.client.clone_commands import Cloning  # noqa: PLC0415 - as above
@@ -407,24 +414,6 @@ class Client:
         """Take the primary images of volumes that are not served as they are."""
         group, _ = self._group(targets, None)
         return await roles.change(group, self.links_to(group.members), "/v1/adopt", {})
-
-    async def reload(
-        self, *, check: bool = False, text: str | None = None, path: str | None = None
-    ) -> Reloaded:
-        """Let one daemon read its configuration again. With `check` it only says what would change;
-        with `text` too, what that configuration, which lies at `path`, would change.
-        """
-        (link,) = self.links_to(self.groups.controllers).values()
-        body = {"check": check, "text": text, "path": path}
-        answer = await link.call_patiently("POST", "/v1/reload", body)
-        return Reloaded(answer["applied"], answer["changes"])
-
-    async def restart(self, *, force: bool = False) -> RestartedInPlace:
-        """Let another program take one daemon's place, with its NBD clients."""
-        from duplexd.client.restarting import restart  # noqa: PLC0415 - as above
-
-        (link,) = self.links_to(self.groups.controllers).values()
-        return await restart(link, force)
 
     # --------------------------------------------------------------------------------- inside
 

@@ -210,7 +210,8 @@ class Drive:
     def failure(self) -> DuplexdError:
         """Why nothing was cut."""
         error = self.error or LeaseLostError("it was given up")
-        return type(error)(str(error) if self.alone else f"nothing was suspended: {error}")
+        nothing = "nothing was marked" if self.plan.mark else "nothing was suspended"
+        return type(error)(str(error) if self.alone else f"{nothing}: {error}")
 
     @property
     def lost(self) -> LeaseLostError:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from duplexd.client.http import Http
     from duplexd.config.groups import Group
+    from duplexd.core.past_point import PastPoint
     from duplexd.json_object import Json
     from duplexd.runtime.hooks import HookRun
 
@@ -43,7 +44,9 @@ class Plan:
     existing: bool = False  # a cut that all are at already is an answer, too
     reader: str = ""  # who is to keep the secondaries at the cut
     on_hook: Callable[[HookRun], object] | None = None  # gets what each hook did, at once
+    at: PastPoint | None = None  # that has passed; of delayed secondaries
     on_made: Callable[[str], object] | None = None  # gets the cut's id when all have made it
+    mark: bool = False  # it is a mark: nobody is suspended
 
     @property
     def alone(self) -> bool:
@@ -89,6 +92,8 @@ class Member:
         body: Json = {"targets": list(plan.group.members[link.name]), "hold_s": plan.hold_max_s}
         if not plan.alone:
             body["cut"] = plan.cut_id
+        if plan.mark:
+            body["mark"] = True
         end = End("its connection ended", False)
         try:
             async with aclosing(link.lines("POST", "/v1/quiesce", body)) as lines:
@@ -161,6 +166,8 @@ class Member:
         plan = self._plan
         body: Json = {"targets": list(plan.group.members[self.link.name]), "tag": plan.tag}
         body["certificate"] = plan.certificate
+        if plan.at is not None:
+            body |= plan.at.json()
         if plan.existing:
             body["allow_existing"] = True
         if plan.reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
 from duplexd.client import survey
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from duplexd.client.http import Http
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
+
+C = TypeVar("C", bound=Cut)
 
 
 async def ask(
@@ -37,7 +39,7 @@ async def ask(
             found.setdefault(each["id"], {})[
                 each["controller"] if links[name].any_name else name
             ] = each
-    return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
+    return {cut_id: merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
 
 
 async def _ask_one(link: Http, cut: str, targets: Sequence[str]) -> list[Json]:
@@ -58,7 +60,8 @@ async def _ask_one(link: Http, cut: str, targets: Sequence[str]) -> list[Json]:
     return cuts
 
 
-def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> Cut:
+def merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> Cut:
+    """What its members know of a cut, in one."""
     first = next(iter(known.values()))
     members = list(first.get("members") or known)
     states: dict[str, str | None] = {
@@ -87,19 +90,19 @@ def _verdict(states: Mapping[str, str | None]) -> str | None:
     return CONSISTENT if CONSISTENT in states.values() else None
 
 
-def in_order(cuts: Iterable[Cut]) -> list[Cut]:
+def in_order(cuts: Iterable[C]) -> list[C]:
     """Oldest first, which on each controller is by number: its clock may have been set back.
 
     Numbers of different controllers say nothing of each other, so their cuts go by time, as far as
     the numbers leave it open.
     """
-    waiting: dict[str, list[Cut]] = {}
+    waiting: dict[str, list[C]] = {}
     for cut in cuts:
         for name in cut.controllers:
             waiting.setdefault(name, []).append(cut)
     for name, queue in waiting.items():
         queue.sort(key=lambda cut: cut.controllers[name] or 0, reverse=True)
-    found = []
+    found: list[C] = []
     while heads := [queue[-1] for queue in waiting.values() if queue]:
         ready = [cut for cut in heads if all(waiting[name][-1] is cut for name in cut.controllers)]
         oldest = min(ready or heads, key=lambda cut: cut.time)

@@ -146,6 +146,42 @@ class Changes(Result):
 
 
 @dataclass(frozen=True)
+class Marked(Result):
+    """A mark: a consistent point, if `verdict` says so. No pair was suspended for it."""
+
+    verdict: str  # "consistent" or "void"
+    mark: str  # its id
+    tag: str
+    group: str
+    controllers: dict[str, int]  # the sequence number of the mark on each
+    volumes: list[str]
+    time: float | None = None  # seconds since 1970; of several controllers the latest
+    hold: Hold = field(default_factory=Hold)  # how long writes waited; of one controller, none
+    why: str = ""  # if void: what went wrong first
+    untold: list[str] = field(default_factory=list)  # members that do not have the verdict yet
+
+
+@dataclass(frozen=True)
+class KeptPoint(Cut):
+    """A cut or mark that is kept. `within_reach`: it is consistent, and all secondaries can be
+    brought to it; else `why` not.
+    """
+
+    kind: str = "cut"  # or "mark"
+    within_reach: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Kept(Result):
+    """The cuts and marks that are kept, newest last."""
+
+    group: str
+    points: list[KeptPoint]
+    unreachable: dict[str, str] = field(default_factory=dict)  # controller: why
+
+
+@dataclass(frozen=True)
 class Settled(Result):
     """What became of the cuts that were undecided."""
 

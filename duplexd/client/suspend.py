@@ -60,6 +60,8 @@ async def suspend_one(
     """
     with survey.nothing_suspended():
         survey.raise_all(await survey.identify(links))
+    if plan.at is not None:  # nothing that a hook does now would be in the past
+        return await _one_step(plan, links, settling, on_cut)
     found = await hooking.around(plan, lambda: _one_step(plan, links, settling, on_cut))
     if found.already:  # a daemon that runs on after an upgrade may not know that this is an error
         now = time.time()
@@ -86,6 +88,13 @@ async def suspend_together(
     plan: Plan, links: Links, settling: Settling, on_cut: OnCut | None
 ) -> Suspended:
     """The cut of several controllers: two-phase commit under a hold."""
+    if plan.lease is not None:
+        raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
+    if plan.at is not None:
+        raise UsageError(
+            f"{plan.group.name} is of several controllers, and a time names no point that they have"
+            " in common: suspend the volumes of one controller at it (--socket PATH)"
+        )
     with survey.nothing_suspended():
         statuses = await settling.calm(plan.group, links)
         survey.check_members(statuses)

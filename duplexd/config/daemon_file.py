@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
 
 from duplexd import limits
 from duplexd.config.fields import FilePath, Name, Section, SocketPath
@@ -19,11 +19,14 @@ from duplexd.config.nbd_section import ALLOW_EXAMPLES, AllowList, GroupName, Mod
 from duplexd.config.values import (
     check_clone_limit,
     check_copy_rate,
+    check_delay,
     check_disk_timeout,
     check_duration,
     check_hold_max,
     check_host_port,
     check_journal_size,
+    check_mark_every,
+    check_marks_kept,
     check_scrub_rate,
     check_tcp,
     check_tracked_cuts,
@@ -59,6 +62,9 @@ class ControllerConfig(Section):
     )
     tracked_cuts: Annotated[int, BeforeValidator(check_tracked_cuts)] = Field(
         default=limits.TRACKED_CUTS_DEFAULT, examples=["32"]
+    )
+    marks_kept: Annotated[int, BeforeValidator(check_marks_kept)] = Field(
+        default=limits.MARKS_KEPT_DEFAULT, examples=["1000"]
     )
     clone_limit: Annotated[int, BeforeValidator(check_clone_limit)] = Field(
         default=limits.CLONE_LIMIT_BYTES_DEFAULT, examples=['"4GiB"']
@@ -134,15 +140,30 @@ class VolumeConfig(Section):
     size: Annotated[int, BeforeValidator(check_volume_size)] = Field(examples=['"10GiB"'])
     primary: FilePath = Field(examples=['"/srv/a/data.img"'])
     secondary: FilePath | None = Field(default=None, examples=['"/srv/b/data.img"'])
-    mode: Literal["sync", "async"] = Field(default="sync", examples=['"sync"'])
+    mode: Literal["sync", "async", "delayed"] = Field(default="sync", examples=['"sync"'])
+    delay: Annotated[float, BeforeValidator(check_delay)] | None = Field(
+        default=None, examples=['"30m"']
+    )
     allow: AllowList | None = Field(default=None, examples=ALLOW_EXAMPLES)
     read_only: StrictBool = Field(default=False, examples=["true"])
+
+    @model_validator(mode="after")
+    def _check_delay(self) -> VolumeConfig:
+        """A delay that is not used, or is missing, is a mistake that shows too late."""
+        if self.mode == "delayed" and self.delay is None:
+            raise ValueError('mode = "delayed" needs a delay; write for example delay = "30m"')
+        if self.mode != "delayed" and self.delay is not None:
+            raise ValueError(f'delay is for mode = "delayed", and mode is "{self.mode}"')
+        return self
 
 
 class GroupConfig(HookFields):
     """`[groups.NAME]`: volumes that are cut together."""
 
     volumes: list[StrictStr] = Field(min_length=1, examples=['["data", "wal"]'])
+    mark_every: Annotated[float, BeforeValidator(check_mark_every)] | None = Field(
+        default=None, examples=['"60s"']
+    )
 
 
 class Config(Section):

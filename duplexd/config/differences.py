@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _MODES = {"image_mode", "mode"}
 _SIZES = {"clone_limit", "copy_rate", "journal_size", "rate", "size"}
-_DURATIONS = {"cut_age_max", "drill_age_max", "every", "hook_timeout", "suspended_max"}
+_DURATIONS = {
+    "cut_age_max", "delay", "drill_age_max", "every", "hook_timeout", "suspended_max",
+}  # fmt: skip
 
 
 def differences(old: Config, new: Config) -> list[str]:

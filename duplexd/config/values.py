@@ -79,6 +79,24 @@ def check_tracked_cuts(value: object) -> int:
     return value
 
 
+def check_marks_kept(value: object) -> int:
+    """How many marks are remembered."""
+    least, most = limits.MARKS_KEPT_MIN, limits.MARKS_KEPT_MAX
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(
+            f"invalid marks_kept: {toml(value)}; expected a number of marks from {least} to {most}"
+        )
+    return value
+
+
+def check_mark_every(value: object) -> float:
+    """From one mark of a group to the next."""
+    seconds = parse_duration(value)
+    if not limits.MARK_EVERY_SECONDS_MIN <= seconds <= limits.EXPECTED_SECONDS_MAX:
+        raise ValueError(f'{toml(value)} is not between 1 s and 10 years; write for example "60s"')
+    return seconds
+
+
 def check_clone_limit(value: object) -> int:
     """Bytes of changes of a clone."""
     size = parse_size(value)
@@ -125,6 +143,14 @@ def check_duration(value: object) -> float:
     seconds = parse_duration(value)
     if not limits.EXPECTED_SECONDS_MIN <= seconds <= limits.EXPECTED_SECONDS_MAX:
         raise ValueError(f'{toml(value)} is not between 1 s and 10 years; write for example "8h"')
+    return seconds
+
+
+def check_delay(value: object) -> float:
+    """How long a delayed secondary stays behind."""
+    seconds = parse_duration(value)
+    if not limits.DELAY_SECONDS_MIN <= seconds <= limits.DELAY_SECONDS_MAX:
+        raise ValueError(f'{toml(value)} is not between 1 s and 7 days; write for example "30m"')
     return seconds
 
 

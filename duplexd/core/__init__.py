@@ -26,8 +26,11 @@ marker is written and when it is read again:
 `markers` are the typed tuples and their JSON (`marker_fields`; `synced` has none), those of cuts in
 `cut_markers`, of comparisons in `difference_markers`, of readers in `reader_markers`, of rollbacks
 in `rollback_markers`; `marker_check` asks before one is written. `ledger` folds them, with a
-`cut_book` of the cuts; `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint
-keeps of it.
+`cut_book` of the cuts and a `mark_book` of points that suspend nobody, and `mark_reach` says which
+of all these a secondary can be brought to; `pair` and `cut` hold what is known then, `snapshot` is
+what a checkpoint keeps of it. `delayed` is what `delay_markers` do to pairs: up to its
+`horizon` a secondary may go, a `past_point` is where it is stopped, and `steady_time` says how
+old a change is.
 The tables say what is possible: `pair_states`, `cut_states` (two-phase commit) and `lease`;
 `transitions` says which event of them a marker is, and `invariants` what is true after every
 marker. `leg_differences` is where legs are known to differ, and what that forbids; `scrub_state` is

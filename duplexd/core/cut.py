@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Cut:
-    """The point a secondary is suspended at.
+    """The point a secondary is suspended at; or a mark, at which none is: see `mark_book.py`.
 
     `state` is one of `cut_states`. `members` names the controllers that take it together. `crc` and
     `chain` are the checksums of its record and of the one before it; None where this run did not

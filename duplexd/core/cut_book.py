@@ -1,4 +1,4 @@
-"""The cuts that are remembered, and what their markers do to them.
+"""The cuts and marks that are remembered, and what their markers do to them.
 
 It belongs to the ledger, which folds all markers; no other code changes a `Cut`. It is apart
 because a cut lives longer than the stay of a pair at it: verdicts, votes and grades come in when
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import cut_states, drill_record, markers, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import VOID
+from duplexd.core.mark_book import MarkBook
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.transitions import CUT_EVENTS
 
@@ -22,23 +23,36 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
 
 Vote = markers.Ready | markers.Stood | markers.Agreed | markers.Void
+OfCuts = Vote | markers.Mark | markers.Grade | markers.Drilled  # what moves no pair
 
 
 class CutBook:
-    """`known`: the latest cuts, oldest first; current ones, and many more."""
+    """`known`: the latest cuts, oldest first; current ones, and many more. `marks`: the marks."""
 
     def __init__(self, pairs: Mapping[int, PairRecord], limits: EngineLimits) -> None:
         self.known: dict[str, Cut] = {}
+        self.marks = MarkBook()
         self._pairs = pairs
         self._limits = limits
 
     def find(self, cut_id: str) -> Cut | None:
-        """The cut of that id, if it is remembered or a secondary is at it."""
-        known = self.known.get(cut_id)
+        """The cut or mark of that id, if it is remembered or a secondary is at it."""
+        known = self.known.get(cut_id) or self.marks.known.get(cut_id)
         if known is not None:
             return known
         at_cuts = (pair.cut for pair in self._pairs.values() if pair.cut is not None)
         return next((cut for cut in at_cuts if cut.id == cut_id), None)
+
+    def fold(self, marker: OfCuts, sequence: int, time_us: int) -> None:
+        """What a marker at this place says of a cut. Raises ValueError, see `vote`."""
+        if isinstance(marker, markers.Mark):
+            self.marks.make(marker, _runs(marker.volumes), sequence, time_us)
+        elif isinstance(marker, markers.Grade | markers.Drilled):
+            self.tried(marker, time_us)
+        elif isinstance(marker, markers.Void):
+            self.void(marker, sequence, time_us)
+        else:
+            self.vote(marker)
 
     def remember(self, cut: Cut, volumes: Iterable[int] = ()) -> None:
         """One that was made, of these volumes. Beyond the limits others are forgotten, see
@@ -67,7 +81,8 @@ class CutBook:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
         if after == VOID:
-            snapshot.forget_good(self._pairs.values(), cut)
+            if cut.id not in self.marks.known:
+                snapshot.forget_good(self._pairs.values(), cut)
             return
         if isinstance(marker, markers.Ready | markers.Stood):
             self._arrived(cut)

@@ -44,6 +44,8 @@ KINDS = {
     "secondary-unusable": WARNING,
     "suspended-too-long": WARNING,
     "cut-too-old": WARNING,
+    "delay-shortened": WARNING,
+    "mark-too-old": WARNING,
     "cut-in-doubt": WARNING,
     "drill-failed": WARNING,
     "drill-overdue": WARNING,
@@ -54,6 +56,7 @@ KINDS = {
     "disk-silent": WARNING,
 }
 NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
+MARKS_MISSED_MAX, MARK_LATE_SECONDS = 3, 10.0  # of a group with `mark_every`
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
 _ROLES = ("primary", "secondary")
 _NAMES_MAX = 6
@@ -115,6 +118,7 @@ def find(status: Json, around: Around, expected: Expected, now: float) -> list[F
     found = [
         *of_controller(status["controller"]),
         *(each for volume in status["volumes"] for each in _of_volume(volume, now, expected)),
+        *_unmarked(status.get("groups", ()), now),
         *_in_doubt(status.get("cuts", ()), now),
         *_of_disks(status["volumes"], around),
     ]
@@ -160,6 +164,7 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
         text = f"{differs['text']}; run `duplexctl repair {name}` with --from primary or secondary"
         yield Finding("legs-differ", name, text, differs["time"])
     yield from _suspended(volume, now, expected.suspended_s_max)
+    yield from _shortened(volume)
     yield from _uncut(volume, now, expected.cut_age_s_max)
     yield from _undrilled(volume, now, expected.drill_age_s_max)
     yield from _unscrubbed(volume, now, expected.scrub_every_s)
@@ -191,6 +196,14 @@ def _suspended(volume: Json, now: float, most_s: float | None) -> Iterator[Findi
         text = f"suspended for {format_duration(age_s)}, more than suspended_max"
         text = f"{text} ({format_duration(most_s)}); resync it"
         yield Finding("suspended-too-long", volume["name"], text, cut["time"] + most_s)
+
+
+def _shortened(volume: Json) -> Iterator[Finding]:
+    delay = (volume.get("secondary") or {}).get("delay") or {}
+    if delay.get("shortened"):
+        back, wanted = format_duration(delay["back_s"]), format_duration(delay["wanted_s"])
+        text = f"the journal holds only {back} of the delay of {wanted}; give it a larger size"
+        yield Finding("delay-shortened", volume["name"], f"{text} (journal_size)")
 
 
 def _uncut(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
@@ -234,6 +247,8 @@ def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Fin
         return
     if volume["state"] == "PENDING" and not scrub.get("done_time"):
         return  # its first copy, which counts as a pass
+    if volume.get("mode") == "delayed":
+        return  # it differs from its primary: only one at a cut can be compared
     # One that was never compared is late too; and none is on the day when scrubs are turned on.
     known = [scrub.get(key) or 0.0 for key in ("done_time", "wanted_time")]
     since = max(known) or scrub.get("began_time")
@@ -243,10 +258,23 @@ def _unscrubbed(volume: Json, now: float, every_s: float | None) -> Iterator[Fin
         yield Finding("scrub-overdue", name, text, since + 2 * every_s)
 
 
+def _unmarked(groups: Iterable[Json], now: float) -> Iterator[Finding]:
+    for group in groups:
+        name, every_s, last = group["name"], group.get("mark_every_s"), group.get("last_mark_time")
+        if every_s is None:
+            continue
+        late_s = MARKS_MISSED_MAX * every_s + MARK_LATE_SECONDS
+        if last is not None and now - last <= late_s:
+            continue
+        age = f"its last mark is {format_duration(now - last)} old" if last else "it has no mark"
+        text = f"group {name}: {age}; mark_every is {format_duration(every_s)}: see its events"
+        yield Finding("mark-too-old", "", text, last and last + late_s, about=name)
+
+
 def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
     for cut in cuts:
         if (age_s := now - cut["time"]) > IN_DOUBT_SECONDS_MAX:
-            text = f"cut {cut['id']} is in doubt for {format_duration(age_s)}"
+            text = f"{cut.get('kind', 'cut')} {cut['id']} is in doubt for {format_duration(age_s)}"
             group = cut.get("group") or "GROUP"
             text = f"{text}: run `duplexctl settle {group}`"
             yield Finding("cut-in-doubt", "", text, about=cut["id"])

@@ -64,12 +64,13 @@ class Lease:
 
     `fence` is a number that no earlier lease of this controller had, not even before a restart; it
     rises when the lease is renewed, and commands with an older one are refused. `cut_id` is the
-    group's cut that it is held for, "" for none. Times are seconds of the daemon's monotonic clock.
+    group's cut that it is held for, "" for none; `mark`: that is a mark, which suspends nobody.
+    Times are seconds of the daemon's monotonic clock.
     """
 
     __slots__ = (
         "began", "cut_at", "cut_id", "deadline", "drained", "fence", "held_s", "hold_s", "id",
-        "owner", "pairs", "state", "volumes",
+        "mark", "owner", "pairs", "state", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +81,7 @@ class Lease:
         hold_s: float,
         began: float,
         cut_id: str = "",
+        mark: bool = False,
     ) -> None:
         self.id = lease_id
         self.pairs = pairs
@@ -92,6 +94,7 @@ class Lease:
         self.held_s = 0.0  # how long it lasted, once it has ended
         self.fence = 0
         self.cut_id = cut_id
+        self.mark = mark
         self.state = HELD
         self.volumes = [pair.name for pair in pairs]
 

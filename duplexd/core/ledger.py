@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import (
     change_history,
     cut_states,
+    delayed,
     leg_differences,
     marker_check,
     markers,
@@ -24,9 +25,10 @@ from duplexd.core import (
     snapshot,
 )
 from duplexd.core.cut import Cut
-from duplexd.core.cut_book import CutBook
+from duplexd.core.cut_book import CutBook, OfCuts
+from duplexd.core.horizon import Horizon
 from duplexd.core.invariants import broken
-from duplexd.core.pair import PairRecord
+from duplexd.core.pair import ONLY_THE_MAP, PairRecord
 from duplexd.core.readers import Readers
 from duplexd.core.scrub_state import Scrub
 from duplexd.core.synced import Synced
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 VOID = cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
 _NONE: dict[int, int] = {}
-ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
 class Place(NamedTuple):
@@ -73,7 +74,7 @@ class Ledger(Unmarked):
         self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
         self.scrub_us = 0  # since when scrubs are wanted, by checkpoints alone; 0: they are not
         self.readers = Readers(self.pairs)
-        self._book = CutBook(self.pairs, limits)
+        self.book = CutBook(self.pairs, limits)
 
     def next_id(self) -> int:
         """A number for a new volume: above those of all pairs, removed ones included."""
@@ -86,11 +87,11 @@ class Ledger(Unmarked):
     @property
     def cuts(self) -> dict[str, Cut]:
         """The cuts that are remembered, oldest first."""
-        return self._book.known
+        return self.book.known
 
     def cut(self, cut_id: str) -> Cut | None:
-        """The cut of that id, if it is remembered or a secondary is at it."""
-        return self._book.find(cut_id)
+        """The cut or mark of that id, if it is remembered or a secondary is at it."""
+        return self.book.find(cut_id)
 
     def state_of(self, cut_id: str) -> str:
         """What the journal says of a cut, see `cut_states`."""
@@ -181,7 +182,7 @@ class Ledger(Unmarked):
     def _(self, marker: markers.Attach, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.ATTACH, "")
-            pair.usable, pair.differs = True, None
+            pair.usable, pair.differs, pair.horizon = True, None, None
             pair.scrub = Scrub(0, 0, place.time_us)
             pair.secondary_is_at(place.sequence)
 
@@ -203,6 +204,7 @@ class Ledger(Unmarked):
             before, after = pair.primary_image, pair.secondary_image
             pair.primary_at, pair.secondary_at = pair.secondary_at, pair.primary_at
             pair.applied = pair.secondary_at
+            pair.horizon = pair.horizon and Horizon(place.sequence, place.time_us)
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
                 # new secondary holds a state with changes that the volume never had.
@@ -232,20 +234,19 @@ class Ledger(Unmarked):
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
+            pair.unrecorded = 0
         change_history.freeze(self._of(marker.volumes), cut, self.tracked_cuts)
-        self._book.remember(cut, marker.volumes)
+        self.book.remember(cut, marker.volumes)
 
     @_fold.register
-    def _(self, marker: markers.Ready | markers.Stood | markers.Agreed, _place: Place) -> None:
-        self._book.vote(marker)
+    def _(self, marker: markers.Horizon | markers.CutAt, _place: Place) -> None:
+        made = delayed.fold(marker, self._of(marker.volumes), self._move, self.tracked_cuts)
+        if made is not None:
+            self.book.remember(made, marker.volumes)
 
     @_fold.register
-    def _(self, marker: markers.Void, place: Place) -> None:
-        self._book.void(marker, place.sequence, place.time_us)
-
-    @_fold.register
-    def _(self, marker: markers.Grade | markers.Drilled, place: Place) -> None:
-        self._book.tried(marker, place.time_us)
+    def _(self, marker: OfCuts, place: Place) -> None:
+        self.book.fold(marker, place.sequence, place.time_us)
 
     @_fold.register
     def _(self, marker: markers.Reader | markers.Unread, place: Place) -> None:
@@ -269,7 +270,7 @@ class Ledger(Unmarked):
         pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
         if pair.history is not None:  # a backup of a cut may have what is wrong
             pair.history.widen(marker.runs, change_history.DIFFERED)
-        self._book.differs(pair)
+        self.book.differs(pair)
 
     @_fold.register
     def _(self, marker: markers.Same, _place: Place) -> None:
@@ -287,10 +288,10 @@ class Ledger(Unmarked):
         first = VOID if marker.unusable else cut_states.CUT
         cut = Cut(marker.id, marker.at, place.time_us, "", first)
         cut.why = marker.error
-        self._book.remember(cut, marker.volumes)
+        self.book.remember(cut, marker.volumes)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                self._book.lose(pair.cut, cut.why)
+                self.book.lose(pair.cut, cut.why)
             failed = pair.id in marker.failed
             others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
             reason = pair_states.BY_ERROR if failed else others
@@ -304,10 +305,10 @@ class Ledger(Unmarked):
                 missed = marker.missed[pair.id]
                 pair.tracked_bytes += missed.changed_bytes
                 pair.changed = pair.merged(missed)
-            self._book.differs(pair)
+            self.book.differs(pair)
 
     @_fold.register
-    def _(self, marker: markers.Missed, _place: Place) -> None:
+    def _(self, marker: markers.Missed, place: Place) -> None:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
             alone = pair.state == pair_states.SIMPLEX
@@ -320,6 +321,7 @@ class Ledger(Unmarked):
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
             pair.adopted = pair.adopted or number in marker.adopted
+            pair.unrecorded = pair.unrecorded or place.sequence
 
     # ---------------------------------------------------------------------- copies and resyncs
 
@@ -383,10 +385,8 @@ class Ledger(Unmarked):
             if pair.differs is not None and pair.differs.copied:
                 pair.differs = None
             pair.scrub = pair.scrub.paired(place.time_us)
-            pair.usable = True
+            pair.usable, pair.horizon = True, None
             self._leave_cut(pair)
-
-    # ----------------------------------------------------------- what changed between cuts
 
     def remember_cuts(self, tracked_cuts: int) -> None:
         """From now on so many, of each volume. With 0 what was known is forgotten."""
@@ -395,7 +395,7 @@ class Ledger(Unmarked):
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
-        pair.adopted = False
+        pair.adopted, pair.unrecorded = False, 0
         pair.readers.clear()
 
     # ---------------------------------------------------------------------------- checkpoints
@@ -419,6 +419,7 @@ class Ledger(Unmarked):
             "ahead": self.ahead,
             **({"scrub": self.scrub_us} if self.scrub_us else {}),
             "cuts": [cut.pack() for cut in self.cuts.values()],
+            **({"marks": marks} if (marks := self.book.marks.pack()) else {}),
             "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
             "changes": {
                 pair.id: pair.history.take()
@@ -442,8 +443,8 @@ class Ledger(Unmarked):
         self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
         self.pairs, self.ahead, self.scrub_us = found.pairs, found.ahead, found.scrub_us
         self.readers = Readers(self.pairs)
-        self._book = CutBook(self.pairs, self._limits)
-        self._book.known = found.cuts
+        self.book = CutBook(self.pairs, self._limits)
+        self.book.known, self.book.marks = found.cuts, found.marks
         for number, history in found.changes.items():
             self.pairs[number].history = history
         self.remember_cuts(self.tracked_cuts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core import markers, pair_states, rollback
+from duplexd.core import delayed, markers, pair_states, rollback
 from duplexd.core.cuttable import refuse_differing
 from duplexd.core.transitions import PAIR_EVENTS, Moving
 from duplexd.errors import WrongStateError
@@ -40,7 +40,9 @@ def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> 
         readers.refuse(marker.volumes)
     if isinstance(marker, markers.Resync):
         _refuse_trailing(moved)
-    if isinstance(marker, markers.MakeCut):
+    if isinstance(marker, markers.CutAt):
+        delayed.check(marker, moved)
+    if isinstance(marker, markers.MakeCut | markers.CutAt):
         differing = [pair for pair in moved if pair.differs is not None]
         if differing:
             refuse_differing(differing)

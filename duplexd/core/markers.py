@@ -15,6 +15,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     copied    id, runs                               these bytes were copied, durably
     cut       id, tag, volumes, group, members       SUSPENDED at this record; with `members`, the
                                                      controllers that must all be prepared
+    mark      id, tag, volumes, group, members       a point as a cut is, nobody is suspended
     stood     cut                                    the secondaries are durable there (own cuts)
     ready     cut                                    prepared: held until opened, durable there
     agreed    cut                                    committed: every member is prepared
@@ -42,6 +43,10 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     rollback  id, cut, volumes[, backup]             closed: they go back to the cut
     rolledback  id, volumes, whole                   open again: `core/rollback.py`
     drilled   id, cut, exit, took, volumes           a drill of it ended: `core/drill_record.py`
+    horizon   volumes, to, time                      delayed secondaries may get changes up to `to`,
+                                                     of which none is later than `time`
+    cutat     id, tag, volumes, at, time,            SUSPENDED at record `at`, before this one, by
+              changed {id: map}                      command; `changed` after it
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -52,7 +57,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from duplexd.core.cut_markers import Agreed, Grade, Ready, Stood, Void
+from duplexd.core.cut_markers import Agreed, Grade, Mark, Ready, Stood, Void
+from duplexd.core.delay_markers import CutAt, Horizon
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.drill_record import Drilled
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
@@ -67,10 +73,11 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 __all__ = [
-    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied", "Copy",
-    "Detach", "Differ", "Drilled", "Equal", "Fail", "Grade", "MakeCut", "Marker", "Missed",
-    "NewVolume", "Open", "Reader", "Ready", "Regions", "Remove", "Resync", "Rollback", "RolledBack",
-    "Same", "Scrubbed", "Settled", "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied",
+    "Copy", "CutAt", "Detach", "Differ", "Drilled", "Equal", "Fail", "Grade", "Horizon",
+    "MakeCut", "Mark", "Marker", "Missed", "NewVolume", "Open", "Reader", "Ready", "Regions",
+    "Remove", "Resync", "Rollback", "RolledBack", "Same", "Scrubbed", "Settled", "Stood",
+    "Swap", "Synced", "Unread", "Void", "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -376,8 +383,8 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack
-    | Drilled
+    | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Mark
+    | Horizon | CutAt | Drilled
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -387,8 +394,8 @@ KINDS: dict[str, type[Marker]] = {
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
-    "rollback": Rollback, "rolledback": RolledBack,
-    "drilled": Drilled,
+    "rollback": Rollback, "rolledback": RolledBack, "drilled": Drilled, "mark": Mark,
+    "horizon": Horizon, "cutat": CutAt,
 }  # fmt: skip
 
 

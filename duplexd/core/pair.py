@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from duplexd.core.change_history import ChangeHistory
     from duplexd.core.cut import Cut
     from duplexd.core.drill_record import Drill
+    from duplexd.core.horizon import Horizon
     from duplexd.core.image_record import Image
     from duplexd.core.leg_differences import Differences
     from duplexd.core.rollback_state import Rollback
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
+
+
+ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
 class Lacks(NamedTuple):
@@ -62,20 +66,23 @@ class PairRecord:
     `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
     `swapped`: the image that the configuration calls `secondary` is the primary. `adopted`: another
     image has become the primary since the cut, so the journal does not lead from there to now.
+    `unrecorded`: the number since the cut at which it was found to have changed without records; 0
+    if it was not. Up to there the journal leads.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
     that are remembered; None if there is none. `readers`: who reads the secondary at its
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`, `drill`: the
-    last one of each, see `core/rollback_state.py` and `core/drill_record.py`.
+    last one of each, see `core/rollback_state.py` and `core/drill_record.py`. `horizon`: how far a
+    delayed secondary may go while it is DUPLEX; None where that is not limited.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "good_cut_us",
-        "history", "id", "last_cut", "limits", "name", "primary_at", "primary_image", "readers",
-        "reason", "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
-        "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
-        "usable",
+        "history", "horizon", "id", "last_cut", "limits", "name", "primary_at", "primary_image",
+        "readers", "reason", "regions", "removed", "rollback", "scrub", "secondary_at",
+        "secondary_image", "secondary_path", "size", "staged", "staging", "state", "swapped",
+        "swaps", "tracked_bytes", "unrecorded", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -99,6 +106,8 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.adopted = False
+        self.horizon: Horizon | None = None
+        self.unrecorded = 0
         self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
         self.rollback: Rollback | None = None
@@ -149,6 +158,8 @@ class PairRecord:
         """The last number that may reach the secondary."""
         if self.state == SUSPENDED and self.cut is not None:
             return self.cut.sequence
+        if self.state == DUPLEX and self.horizon is not None:
+            return min(tail, self.horizon.number)
         return tail
 
 
@@ -306,6 +317,11 @@ class Pair:
         if self.secondary is None:
             raise RuntimeError(f"{self.name} has no secondary")
         return self.secondary
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether the secondary follows, but some time behind."""
+        return self.record.state == DUPLEX and self.mode == "delayed"
 
     @property
     def can_lead(self) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from duplexd.core import cut_states
 from duplexd.core.lease import TRANSITIONS, Lease
-from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
+from duplexd.core.markers import Agreed, MakeCut, Mark, Marker, Ready, Void
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Participant(Generic[L]):
         """Take a new lease.
 
         Raises LeaseLostError if its cut can no longer be made, WrongStateError if another cut of
-        these pairs is being made.
+        these pairs is being made. A mark suspends nobody: it is in the way of nothing, and nothing
+        of it.
         """
         if lease.cut_id:
             state = self._state_of(lease.cut_id)
@@ -65,14 +66,17 @@ class Participant(Generic[L]):
                 raise LeaseLostError(
                     f"cut {lease.cut_id} is {state} on this controller already; start a new cut"
                 )
-            self.refuse_overlap(lease.pairs)
+            if any(other.cut_id == lease.cut_id for other in self.leases.values()):
+                raise WrongStateError(f"{lease.cut_id} is held for already on this controller")
+            if not lease.mark:
+                self.refuse_overlap(lease.pairs)
         self._renumber(lease)
         self.leases[lease.id] = lease
 
     def refuse_overlap(self, pairs: Sequence[Pair]) -> None:
         """Raises WrongStateError if some of these pairs are held for a group's cut."""
         for other in self.leases.values():
-            if other.cut_id and not set(other.pairs).isdisjoint(pairs):
+            if other.cut_id and not other.mark and not set(other.pairs).isdisjoint(pairs):
                 raise WrongStateError(
                     f"another suspend of these volumes is in progress (lease {other.id}); "
                     "try again when it is done"
@@ -139,9 +143,13 @@ class Participant(Generic[L]):
 
     # -------------------------------------------------------------------------------------- cuts
 
-    def cut(self, lease_id: str, fence: int | None, marker: MakeCut) -> L:
-        """Make the cut of `marker` while its lease is held."""
+    def cut(self, lease_id: str, fence: int | None, marker: MakeCut | Mark) -> L:
+        """Make the cut or mark of `marker` while its lease is held."""
         lease = self.find(lease_id, fence)
+        if lease.mark != isinstance(marker, Mark):
+            raise RuntimeError(
+                f"{marker!r} under a lease for {'a mark' if lease.mark else 'a cut'}"
+            )
         if lease.cut_id != marker.id:
             raise UsageError(
                 f"lease {lease_id} is not held for cut {marker.id}; quiesce with the cut's id"

@@ -14,9 +14,11 @@ from duplexd.core import change_history, leg_differences, scrub_state
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.drill_record import Drill
+from duplexd.core.horizon import Horizon
 from duplexd.core.image_record import unpack_image
+from duplexd.core.mark_book import MarkBook
 from duplexd.core.marker_fields import pack_map, unpack_map
-from duplexd.core.pair import PairRecord
+from duplexd.core.pair import ONLY_THE_MAP, PairRecord
 from duplexd.core.pair_states import BY_COMMAND
 from duplexd.core.rollback_state import Rollback
 from duplexd.errors import DamageError
@@ -40,6 +42,7 @@ class Unpacked(NamedTuple):
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
     changes: dict[int, ChangeHistory]
+    marks: MarkBook
 
 
 def take_all(
@@ -86,6 +89,8 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **({"horizon": list(pair.horizon)} if pair.horizon is not None else {}),
+        **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
@@ -93,6 +98,11 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"drill": list(pair.drill)} if pair.drill is not None else {}),
         **_cuts_of(pair),
     }
+
+
+def _lacks_records(pair: PairRecord) -> bool:
+    """Or may be thought to, as it does not replay the journal: `unrecorded` is 0 then."""
+    return pair.unrecorded > 0 or pair.adopted or pair.tracked_bytes >= ONLY_THE_MAP
 
 
 def _cuts_of(pair: PairRecord) -> Json:
@@ -151,6 +161,9 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
     pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next five
+    # older versions did not write since when: nothing is certain then but where the secondary is
+    pair.unrecorded = saved.get("unrecorded", 1 if _lacks_records(pair) else 0)
+    pair.horizon = Horizon(*saved["horizon"]) if "horizon" in saved else None
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
@@ -167,7 +180,7 @@ def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
     """What was taken of a ledger, and packed. Raises DamageError."""
     try:
         return _unpack_all(saved, limits)
-    except (KeyError, ValueError, TypeError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise DamageError(
             f"the checkpoint is not readable ({error!r}); restore the state directory from a copy"
         ) from error
@@ -187,7 +200,8 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
     starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
     # left out where no volume has been cut, and not written by older versions
     changes = change_history.unpack_all(saved["changes"]) if "changes" in saved else {}
-    scrub = saved.get("scrub", 0)
+    scrub, marks = saved.get("scrub", 0), MarkBook()
+    marks.restore(saved.get("marks", {}))
     return Unpacked(
-        saved["boot"], saved["closed"], starts, (first, last), scrub, cuts, pairs, changes
+        saved["boot"], saved["closed"], starts, (first, last), scrub, cuts, pairs, changes, marks
     )

@@ -19,6 +19,7 @@ PAIR_EVENTS: dict[type[Marker], str] = {
     markers.Attach: pair_states.ATTACH,
     markers.Copy: pair_states.COPY,
     markers.MakeCut: pair_states.SUSPEND,
+    markers.CutAt: pair_states.SUSPEND,
     markers.Fail: pair_states.FAIL,
     markers.Resync: pair_states.RESYNC,
     markers.Abandon: pair_states.ABANDON,
@@ -29,6 +30,8 @@ PAIR_EVENTS: dict[type[Marker], str] = {
 # Of `cut_states`
 CUT_EVENTS: dict[type[Marker], str] = {
     markers.MakeCut: cut_states.MAKE,
+    markers.CutAt: cut_states.MAKE,
+    markers.Mark: cut_states.MAKE,
     markers.Ready: cut_states.STAND,
     markers.Stood: cut_states.ALONE,
     markers.Agreed: cut_states.AGREE,
@@ -40,6 +43,7 @@ Moving = (
     markers.Attach
     | markers.Copy
     | markers.MakeCut
+    | markers.CutAt
     | markers.Fail
     | markers.Resync
     | markers.Abandon

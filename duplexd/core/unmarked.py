@@ -44,6 +44,12 @@ class Unmarked:
         pair.applied = min(pair.applied, sequence)
         pair.secondary_at = min(pair.secondary_at, sequence)
 
+    def follows_to_the_tail(self, pair: PairRecord) -> None:
+        """Note that the secondary is not kept behind any more. Its caller lets a start compare it
+        as a whole with its primary, and every start that comes after one that died would, too.
+        """
+        pair.horizon = None
+
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change: since the newest cut that is remembered, and, where the secondary does
         not get it, since the cut that it is at. A restart tracks it again from its record.

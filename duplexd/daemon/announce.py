@@ -29,6 +29,8 @@ EVENT_LEVELS = {
     "image-changed": "warning",
     "journal-full": "error",
     "legs-differ": "error",
+    "mark-failed": "warning",
+    "marked": "debug",  # perhaps every second
     "image-misplaced": "warning",
     "primary-error": "error",
     "primary-failed": "error",

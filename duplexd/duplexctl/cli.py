@@ -20,6 +20,7 @@ JSON.
     clones   clones.show      clones_text          drill           drill.run, in backup
     rollback  client.rollback  rolled_back_text        restore     restore.run, in backup
     restart  client.restart   restarted_text
+    mark      marks.make      marked_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -62,6 +63,7 @@ _MODULES = {
     "drop-clone": "cloning",
     "events": "looking",
     "health": "wellness",
+    "mark": "marking",
     "points": "reading_cuts",
     "quiesce": "hold",
     "release": "hold",

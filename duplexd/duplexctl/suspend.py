@@ -11,6 +11,7 @@ from duplexd.client import Suspended
 from duplexd.client import certificate as certificates
 from duplexd.core.leg_differences import DIFFER
 from duplexd.duplexctl import texts
+from duplexd.duplexctl.at_option import Point
 from duplexd.duplexctl.options import Name, Seconds, common, targets
 from duplexd.duplexctl.output import complain
 from duplexd.duplexctl.runner import run
@@ -29,6 +30,7 @@ from duplexd.runtime.hooks import AFTER, faults
 
 if TYPE_CHECKING:
     from duplexd.client import Client
+    from duplexd.core.past_point import PastPoint
     from duplexd.runtime.hooks import HookRun
 
 
@@ -66,6 +68,12 @@ if TYPE_CHECKING:
     default="",
     help="name who reads the cut: nothing moves it until `resync --reader NAME`",
 )
+@click.option(
+    "--at",
+    type=Point(),
+    metavar="POINT",
+    help="of delayed secondaries: suspend at this time (14:01:50), or number, which has passed",
+)
 @common()
 @click.pass_obj
 def suspend(
@@ -77,6 +85,7 @@ def suspend(
     certificate: str | None,
     allow_existing: bool,
     reader: str,
+    at: PastPoint | None,
 ) -> None:
     """Cut at one point.
 
@@ -84,6 +93,8 @@ def suspend(
     """
     of_groups = settings.of_groups(targets)
     _check_options(of_groups, lease, hold_max_s)
+    if lease and at is not None:
+        raise UsageError("--lease holds writes of now; leave it out to suspend at a past point")
     if certificate is not None:
         certificates.check_place(certificate)
     outcome = _Outcome(certificate)
@@ -99,6 +110,7 @@ def suspend(
             reader=reader,
             on_cut=outcome.known,
             on_hook=outcome.hook,
+            at=at,
         )
 
     try:

@@ -16,7 +16,7 @@ from duplexd.units import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from duplexd.client import Cut, Cuts, Resynced, Suspended
+    from duplexd.client import Cut, Cuts, HoldFigures, Resynced, Suspended
     from duplexd.json_object import Json
 
 # volumes that are listed one by one; of more, those that failed are, others counted
@@ -95,7 +95,7 @@ def drill_text(last: Json | None, now: float) -> str:
 
 def moment_text(moment: float) -> str:
     """`2026-11-28T21:00:00Z`."""
-    return _clock(moment, "seconds")
+    return clock(moment, "seconds")
 
 
 def suspended_text(result: Suspended) -> str:
@@ -106,7 +106,7 @@ def suspended_text(result: Suspended) -> str:
     lines = [f"{state} {result.group}: {result.verdict}, cut {result.cut}{tag}: {names}"]
     lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
     if not result.already:
-        lines.append("  " + _hold_text(result))
+        lines.append("  " + hold_text(result.hold))
     if result.reader:
         lines.append(
             f"  read by {printable(result.reader)}: it stays there until"
@@ -131,8 +131,8 @@ def _hook_text(run: Json) -> str:
     return f"{name}: {said} ({run['seconds']:.2f} s)"
 
 
-def _hold_text(result: Suspended) -> str:
-    hold = result.hold
+def hold_text(hold: HoldFigures) -> str:
+    """How long writes waited."""
     figures = (("max", hold.seconds_max), ("p50", hold.p50_s), ("p99", hold.p99_s))
     waits = ", ".join(f"{name} {_MILLISECONDS * value:.1f} ms" for name, value in figures)
     limit = "within" if hold.within_limit else "OVER"
@@ -166,7 +166,7 @@ def cuts_text(cuts: Cuts) -> str:
 
 def _cut_row(cut: Cut) -> Sequence[str]:
     return (
-        _clock(cut.time, "seconds"),
+        clock(cut.time, "seconds"),
         cut.cut,
         verdict_text(cut.verdict),
         printable(cut.group) or "-",
@@ -300,7 +300,7 @@ def _lost_text(lost: Json) -> str:
     count = f"{lost['records']} changes" if lost.get("records") else "all changes"
     last = f" to {lost['last']}" if lost.get("last") else " on"
     numbers = f" from number {lost['first']}{last}" if lost.get("first") else ""
-    since = f", since {_clock(at, 'seconds')}" if (at := lost.get("since")) else ""
+    since = f", since {clock(at, 'seconds')}" if (at := lost.get("since")) else ""
     return f"{count}{numbers}{since}, {format_size(lost.get('bytes') or 0)}"
 
 
@@ -373,7 +373,7 @@ def event_text(event: Json, head: str = "") -> str:
     if volumes := [str(name) for name in event.get("volumes") or ()]:
         more = f",... ({len(volumes)})" if len(volumes) > _NAMES_MAX else ""
         fields["volumes"] = ",".join(volumes[:_NAMES_MAX]) + more
-    words = [_clock(event.get("time"), "microseconds"), event["event"]]
+    words = [clock(event.get("time"), "microseconds"), event["event"]]
     said = (f"{key.replace('_', ' ')} {_said(value)}" for key, value in fields.items())
     return printable(" ".join([*words, ", ".join(filter(None, said))]).strip())
 
@@ -390,7 +390,8 @@ def _said(value: object) -> str:
     return str(value)
 
 
-def _clock(moment: object, precision: str) -> str:
+def clock(moment: object, precision: str) -> str:
+    """A time in UTC, to the second or the microsecond."""
     if not isinstance(moment, int | float):
         return str(moment or "")
     from datetime import UTC, datetime

@@ -18,7 +18,7 @@ from duplexd.duplexctl.output import put, writing
 from duplexd.duplexctl.texts import age_text, copy_text, cut_text, group_text, listed, table_text
 from duplexd.errors import UnreachableError, error_of
 from duplexd.printable import joined, printable
-from duplexd.units import format_size
+from duplexd.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -79,6 +79,9 @@ def secondary_text(volume: Json, form: int | None = None) -> str:
     if volume["state"] == "PENDING":  # a resync by map leaves its old point only at its end
         return f"{at}, not current"
     lag = secondary.get("lag_bytes") or 0
+    if delay := secondary.get("delay"):
+        back, wanted = format_duration(delay["back_s"]), format_duration(delay["wanted_s"])
+        return f"back to {back} ago, delay {wanted}"
     return f"{format_size(lag)} behind" if lag else "current"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.leaving import AS_IT_IS
 from duplexd.core.rollback import refuse
-from duplexd.errors import WrongStateError
+from duplexd.errors import UsageError, WrongStateError
 from duplexd.replication.job import READ
 from duplexd.replication.left_out import Refusals
 
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
     from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
+    from duplexd.core.past_point import PastPoint
     from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.engine.adopt import Adoptions
     from duplexd.engine.answering import Answering
     from duplexd.engine.comparisons import Comparisons
     from duplexd.engine.cut_readers import CutReaders
     from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.marks import Marks
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
+    from duplexd.engine.suspend_at import RetroactiveSuspends
     from duplexd.engine.swapping import Swaps
     from duplexd.engine.verify import Progress
     from duplexd.engine.volumes import Volumes
@@ -43,6 +46,8 @@ class Commands:
         volumes: Volumes,
         leases: Leases,
         suspends: Suspends,
+        retroactive: RetroactiveSuspends,
+        marks: Marks,
         resyncs: Resyncs,
         comparisons: Comparisons,
         reopening: Reopening,
@@ -55,6 +60,8 @@ class Commands:
         self._volumes = volumes
         self._leases = leases
         self._suspends = suspends
+        self._retroactive = retroactive
+        self._marks = marks
         self._resyncs = resyncs
         self._comparisons = comparisons
         self._reopening = reopening
@@ -73,11 +80,23 @@ class Commands:
         return pairs
 
     async def quiesce(
-        self, names: Sequence[str], hold_s: float | None, owner: str, cut_id: str = ""
+        self,
+        names: Sequence[str],
+        hold_s: float | None,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> Hold:
         """See `Leases.quiesce`; None lasts as long as the configuration allows."""
         seconds = self._leases.longest_allowed_s if hold_s is None else hold_s
-        return await self._leases.quiesce(self._served(names), seconds, owner, cut_id)
+        pairs = self._served(names)
+        if mark:
+            self._marks.check_room()
+        return await self._leases.quiesce(pairs, seconds, owner, cut_id, mark)
+
+    async def mark(self, names: Sequence[str], tag: str = "") -> Json:
+        """See `Marks.mark`."""
+        return await self._journal.in_time(self._marks.mark(self._served(names), tag))
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
         """See `Leases.renew`; returns the lease as status shows it."""
@@ -93,11 +112,19 @@ class Commands:
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Json:
-        """See `Suspends.suspend`."""
-        work = self._suspends.suspend(
-            self._served(names), tag, lease_id, fence, certificate, existing, reader, on_cut
-        )
+        """See `Suspends.suspend`; with `at`, `RetroactiveSuspends.make`."""
+        pairs, suspends = self._served(names), self._suspends
+        if at is None:
+            work = suspends.suspend(
+                pairs, tag, lease_id, fence, certificate, existing, reader, on_cut
+            )
+        elif lease_id is not None:
+            raise UsageError("a lease holds writes of now; leave it out to suspend at a past point")
+        else:
+            made = self._retroactive.make(pairs, at, tag, existing, reader)
+            work = suspends.settled(pairs, made, certificate, reader, on_cut)
         return await self._journal.in_time(work)
 
     async def resync(

@@ -36,7 +36,9 @@ from duplexd.engine.image_changes import ImageChanges
 from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
-from duplexd.engine.live_settings import settings_changes
+from duplexd.engine.live_settings import delay_changes, settings_changes
+from duplexd.engine.mark_every import Marking
+from duplexd.engine.marks import Marks
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
 from duplexd.engine.recovery.last_calls import EndOfStart, leave
@@ -48,6 +50,7 @@ from duplexd.engine.settling import Settling
 from duplexd.engine.splices import Splices
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
+from duplexd.engine.suspend_at import RetroactiveSuspends
 from duplexd.engine.swapping import Swaps
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.volumes import Volumes
@@ -62,6 +65,7 @@ from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.core.pair import Pair
     from duplexd.engine.counters import Counters
     from duplexd.engine.events import Events
     from duplexd.engine.recovery.progress import Report
@@ -214,7 +218,12 @@ class Controller:
         )  # fmt: skip
         origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
+        self.retroactive = RetroactiveSuspends(
+            timeline, followers, self.secondaries.backlog, self.legs, settling, archive,
+            self.readers, clock, self._limits,
+        )  # fmt: skip
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
+        self.marks = Marks(timeline, self.admission, archive, self.volumes)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         files, limits = self._file.changes, self._limits
         self.changes = Changes(timeline, self.volumes, files, archive, self.legs, limits)
@@ -228,7 +237,8 @@ class Controller:
         )
         self.status_of = Status(
             timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
-            self.comparisons.scrubs.unreadable, self.comparisons.rollbacks.show, clock,
+            self.comparisons.scrubs.unreadable, self.comparisons.rollbacks.show,
+            self.marks.last_time, clock,
         )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
@@ -247,14 +257,15 @@ class Controller:
             timeline, self.leases, followers, self.resyncs, failures, self.legs, disk, self.readers
         )
         self.commands = commands = Commands(
-            volumes, self.leases, self.suspends, self.resyncs, self.comparisons, images.reopening,
-            images.adoptions, swaps, self.readers, clock,
+            volumes, self.leases, self.suspends, self.retroactive, self.marks, self.resyncs,
+            self.comparisons, images.reopening, images.adoptions, swaps, self.readers, clock,
             Answering(timeline.writer.ring.directory, self.journal_waits_s,
                       lambda: self.config.controller.primary_timeout),
         )  # fmt: skip
         self.auto_resync = AutoResync(
             timeline, volumes, commands.resync_again, self.events, clock, limits
         )
+        self.marking = Marking(timeline, volumes, commands.mark, self.events, clock, limits)
 
     def _serve(self) -> None:
         """See `Backend`; bound here, they cost no call more than there. And what the API asks."""
@@ -270,7 +281,7 @@ class Controller:
         self.add_reader, self.release_reader = commands.add_reader, commands.release_reader
         self.quiesce, self.renew, self.adopt = commands.quiesce, commands.renew, commands.adopt
         self.release, self.look_again = self.leases.release, self.places.look_again
-        self.suspend, self.rollback = commands.suspend, commands.rollback
+        self.suspend, self.rollback, self.mark = commands.suspend, commands.rollback, commands.mark
         self.restore = commands.restore
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.verify, self.swap, self.repair = commands.verify, commands.swap, commands.repair
@@ -297,6 +308,8 @@ class Controller:
         ]
         admission.on_open = self.write_path.kick_soon
         self.space.followers_floor = followers.floor
+        followers.trailing.delay_of = self._delay_of
+        followers.trailing.hurries = lambda: NO_ROOM in admission.reasons
         followers.on_moved.append(self.space.may_be_free)
         self.reloads.on_switched = self._switched
         self.leases.on_cut_hold_ended = self.group_cuts.hold_ended
@@ -307,6 +320,7 @@ class Controller:
         self.leases.longest_allowed_s = own.hold_max
         self.copying.rate, self.clones.limit_bytes = own.copy_rate, own.clone_limit
         self.changes.remember(own.tracked_cuts)
+        self.timeline.ledger.book.marks.keep(own.marks_kept)
         seconds = own.secondary_timeout, own.primary_timeout
         self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = own.on_primary_error == "swap"
@@ -341,6 +355,8 @@ class Controller:
         """What goes on by itself, if the configuration says so."""
         self.auto_resync.enable(self.config.controller.auto_resync)
         self.comparisons.scrubs.take(self.config.scrub.every, self.config.scrub.rate)
+        groups = self.config.groups.items()
+        self.marking.take({name: each.mark_every for name, each in groups if each.mark_every})
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -351,12 +367,18 @@ class Controller:
         self.commands.stop()
         await self.places.stop()
         await self.auto_resync.stop()
+        await self.marking.stop()
         await self.comparisons.stop()
         await self.bad_ranges.stop()
         await self.clones.stop()
         await self.followers.stop()
-        # A reason that a follower set is not lifted any more: what waits for it is given up.
-        while self.write_path.queued and not (admission.refusal or admission.reasons - {NO_ROOM}):
+        # A reason that a follower set is not lifted any more: what waits for it is given up. So is
+        # what waits for room that a secondary needs which stays behind.
+        while self.write_path.queued and not (
+            admission.refusal
+            or admission.reasons - {NO_ROOM}
+            or (admission.reasons and self.followers.floor() < timeline.written)
+        ):
             await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
         await self.space.stop()
@@ -380,9 +402,15 @@ class Controller:
 
     def _switched(self, config: Config, changes: list[str]) -> None:
         changes += settings_changes(self.config.controller, config.controller)
+        changes += delay_changes(self.config, config)
         self._take_settings(config)
         self._take_tasks()
+        self.followers.trailing.poke()
         self.events.emit("reloaded", changes=changes)
+
+    def _delay_of(self, pair: Pair) -> float:
+        volume = self.config.volumes.get(pair.name)
+        return (volume.delay or 0.0) if volume is not None else 0.0
 
     # ------------------------------------------------------------------------- the NBD server's
 
@@ -403,7 +431,10 @@ class Controller:
         own, nbd = self.config.controller, [str(each) for each in self.config.nbd.addresses]
         pinned_bytes, short_s = self.space.pinned_bytes, self.space.waits_s()
         waits = self.journal_waits_s(), short_s, self.followers.needing() if short_s else ()
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, *waits, pinned_bytes))
+        facts = Facts(
+            self.name, own.hold_max, nbd, *waits, pinned_bytes, mark_every=self.marking.every
+        )
+        return self.status_of.show(facts)
 
     def journal_waits_s(self) -> float:
         """How long a write or a sync of the journal has not been answered; 0 if there is none."""

@@ -28,6 +28,8 @@ class Counters(NamedTuple):
     journal_appends: Histogram  # seconds that writing a batch to the journal took
     journal_syncs: Histogram
     journal_pinned_bytes: int = 0  # what cannot be written over now
+    marks: int = 0  # consistent ones
+    last_mark_time: float = 0.0  # of the newest consistent mark that is kept; 0: there is none
 
 
 def count(
@@ -45,10 +47,12 @@ def count(
         batches=write_path.batches,
         changes_by_threads=executor.heavy_changes,
         cuts=archive.made,
+        marks=archive.marked,
         holds_lost=leases.lost,
         checkpoints=checkpointer.taken,
         copied_bytes=copying.copied_bytes,
         journal_appends=executor.appends,
         journal_syncs=timeline.group_commit.took,
         journal_pinned_bytes=space.pinned_bytes,
+        last_mark_time=archive.last_mark_time,
     )

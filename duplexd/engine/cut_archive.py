@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -41,7 +42,8 @@ class Figures(NamedTuple):
 
 class CutArchive:
     """All cuts of a controller, as shown. `unsettled`: ids of those whose secondaries are not yet
-    known to be durable there, or whose verdict is not. `made` counts the cuts of this run.
+    known to be durable there, or whose verdict is not. `made` counts the cuts of this run, `marked`
+    its marks that were found consistent.
     """
 
     def __init__(
@@ -59,11 +61,12 @@ class CutArchive:
         self._kept_max = limits.cut_figures_kept_max
         self._figures: OrderedDict[str, Figures] = OrderedDict()  # of the latest, oldest first
         self._announced: dict[str, str] = {}  # verdicts by id
+        self._last_marked = ("", "")  # id and verdict: settling and ending a hold may both say it
         self.unsettled: set[str] = set()
-        self.made = 0
+        self.made = self.marked = 0
 
     def find(self, cut_id: str) -> Cut:
-        """The cut of that id. Raises NotFoundError."""
+        """The cut or mark of that id. Raises NotFoundError."""
         cut = self._ledger.cut(cut_id)
         if cut is None:
             raise NotFoundError(
@@ -90,6 +93,9 @@ class CutArchive:
     def announce(self, cut: Cut) -> None:
         """Emit the event of a group's cut once its verdict is known, and when that changes."""
         verdict = cut.verdict
+        if self.is_mark(cut):
+            self.announce_marked(cut)
+            return
         if verdict is None or self._announced.get(cut.id) == verdict:
             return
         self._announced[cut.id] = verdict
@@ -99,6 +105,34 @@ class CutArchive:
         kept = self._figures.get(cut.id)
         names = kept.names if kept is not None else []
         self.announce_suspended(cut, names or self.show(cut)["volumes"], verdict)
+
+    def is_mark(self, cut: Cut) -> bool:
+        """Whether it is a mark, at which no secondary is."""
+        return cut.id in self._ledger.book.marks.known
+
+    @property
+    def last_mark_time(self) -> float:
+        """Of the newest mark that is consistent; 0 if none is kept."""
+        mark = self._ledger.book.marks.latest(())
+        return mark.time_us / 1e6 if mark is not None else 0.0
+
+    def announce_marked(self, mark: Cut, names: Sequence[str] | None = None) -> None:
+        """Emit `marked`, once its verdict is known."""
+        verdict = mark.verdict
+        if verdict is None or self._last_marked == (mark.id, verdict):
+            return
+        self._last_marked = mark.id, verdict
+        self.marked += verdict == CONSISTENT
+        group = {"group": mark.group, "members": list(mark.members)} if mark.members else {}
+        self._events.emit(
+            "marked",
+            volumes=names or [each.name for each in self._volumes.all() if mark.is_of([each.id])],
+            mark=mark.id,
+            tag=mark.tag,
+            verdict=verdict,
+            at=mark.sequence,
+            **group,
+        )
 
     def announce_suspended(self, cut: Cut, volumes: list[str], verdict: str | None) -> None:
         """Emit `suspended`."""
@@ -153,8 +187,8 @@ class CutArchive:
         return self.show_all(cut for cut in cuts if not numbers or cut.is_of(numbers))
 
     def undecided(self) -> list[Json]:
-        """Those of groups without a verdict: in doubt."""
-        cuts = self._ledger.cuts.values()
+        """Those of groups without a verdict: in doubt. Marks too."""
+        cuts = chain(self._ledger.cuts.values(), self._ledger.book.marks.known.values())
         return self.show_all(cut for cut in cuts if cut.members and cut.verdict is None)
 
     def _show_one(self, cut: Cut, pairs: list[Pair]) -> Json:
@@ -162,6 +196,7 @@ class CutArchive:
         return {
             "id": cut.id,
             "controller": self._name,
+            "kind": "mark" if self.is_mark(cut) else "cut",
             **self._common(cut),
             "volumes": [pair.name for pair in pairs],
             "readers": list(dict.fromkeys(names)),

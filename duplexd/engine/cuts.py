@@ -71,6 +71,10 @@ class Cuts:
     async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json:
         """Record what a canary found on the secondaries of a cut; a broken cut is void."""
         timeline, cut = self._timeline, self._archive.find(cut_id)
+        if self._archive.is_mark(cut):
+            raise WrongStateError(
+                f"{cut_id} is a mark, and no secondary is at it: suspend there, and grade that cut"
+            )
 
         def marks() -> None:
             timeline.append(Grade(cut_id, consistent, records, detail))

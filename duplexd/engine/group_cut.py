@@ -1,4 +1,4 @@
-"""Cuts that this controller takes together with others, as a participant of a two-phase commit.
+"""Cuts and marks that this controller takes together with others: two-phase commit, as participant.
 
 No journal orders writes across controllers; the gates do: all are closed and drained, then all
 controllers cut, then all gates open. What a participant may do in which state is the table
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from duplexd.core import cut_states
 from duplexd.core import lease as ends
 from duplexd.core.cuttable import check_can_be_cut
-from duplexd.core.markers import MakeCut
+from duplexd.core.markers import MakeCut, Mark
+from duplexd.engine.marks import check_whole, refused_mark
 from duplexd.engine.suspend import images, refused_cut
 
 if TYPE_CHECKING:
@@ -63,30 +64,37 @@ class GroupCuts:
         group: str,
         members: list[str],
     ) -> Json:
-        """Cut all pairs of a lease that is held for this cut. The gates stay closed, and the cut is
-        in doubt. Raises LeaseLostError and others.
+        """Cut all pairs of a lease that is held for this cut; or mark them, if it is held for a
+        mark. The gates stay closed, and it is in doubt. Raises LeaseLostError and others.
         """
 
         def step() -> tuple[Json, list[str]]:
             hold = self._leases.participant.find(lease_id, fence)
             pairs = list(hold.pairs)
-            check_can_be_cut(pairs)
             numbers = [pair.id for pair in pairs]
-            marker = MakeCut(cut_id, tag, numbers, group, members)
+            if hold.mark:
+                check_whole(pairs)
+                marker: MakeCut | Mark = Mark(cut_id, tag, numbers, group, members)
+            else:
+                check_can_be_cut(pairs)
+                marker = MakeCut(cut_id, tag, numbers, group, members)
             try:
                 self._leases.participant.cut(lease_id, fence, marker)
             except OSError as error:
-                raise refused_cut(error) from error
+                raise (refused_mark if hold.mark else refused_cut)(error) from error
             cut = self._archive.find(cut_id)
             self._archive.unsettled.add(cut_id)
             hold.cut_at = self._clock.monotonic()
+            if hold.mark:
+                return self._origin.certify(cut), []
             names = [pair.name for pair in pairs]
             self._archive.keep_figures(cut, None, names)
             self._archive.made += 1
             return self._origin.certify(cut), names
 
         result, names = await self._timeline.at_rest(step)
-        self._events.emit("cut", cut=cut_id, tag=tag, group=group, volumes=names)
+        if names:
+            self._events.emit("cut", cut=cut_id, tag=tag, group=group, volumes=names)
         return result
 
     async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json:
@@ -96,15 +104,18 @@ class GroupCuts:
         """
         cut = self._archive.find(cut_id)
 
-        def gates() -> Hold:
+        def gates() -> tuple[Hold, Json]:
             hold = self._leases.participant.may_open(cut_id, lease_id, fence)
             self._leases.end(hold, ends.BY_SUSPEND)
-            self._archive.keep_figures(cut, self._leases.figures(hold), hold.volumes)
-            return hold
+            figures = self._leases.figures(hold)
+            if not hold.mark:  # there are many, and only the latest figures are kept
+                self._archive.keep_figures(cut, figures, hold.volumes)
+            return hold, figures
 
-        hold = await self._timeline.at_rest(gates)
+        hold, figures = await self._timeline.at_rest(gates)
         await self._settling.wait(cut)
-        return self._archive.show(cut) | {"images": images(hold.pairs)}
+        found = self._archive.show(cut) | {"hold": figures}
+        return found if hold.mark else found | {"images": images(hold.pairs)}
 
     def certify(self, cut: Cut, pairs: Sequence[Pair]) -> Json:
         """What a certificate has of a cut that these pairs are at."""
@@ -117,7 +128,7 @@ class GroupCuts:
         cut = self._timeline.ledger.cut(hold.cut_id)
         if cut is None:
             return
-        self._settling.begin(list(hold.pairs), cut)
+        self._settling.begin([] if hold.mark else list(hold.pairs), cut)
 
         def lost() -> None:
             # If the journal cannot be written, the controller has failed; a restart finds the

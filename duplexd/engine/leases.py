@@ -46,9 +46,15 @@ class Hold(Lease):
     __slots__ = ("ended", "timer", "writes")
 
     def __init__(
-        self, pairs: Sequence[Pair], owner: str, hold_s: float, began: float, cut_id: str
+        self,
+        pairs: Sequence[Pair],
+        owner: str,
+        hold_s: float,
+        began: float,
+        cut_id: str,
+        mark: bool = False,
     ) -> None:
-        super().__init__(secrets.token_hex(8), pairs, owner, hold_s, began, cut_id)
+        super().__init__(secrets.token_hex(8), pairs, owner, hold_s, began, cut_id, mark)
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = loop.create_future()
         self.timer: asyncio.TimerHandle | None = None
@@ -74,7 +80,8 @@ class Hold(Lease):
             "owner": self.owner,
             "hold_s": self.hold_s,
             "fence": self.fence,
-            "cut": self.cut_id or None,
+            "cut": None if self.mark else self.cut_id or None,
+            "mark": self.cut_id if self.mark else None,
             "remaining_s": max(0.0, self.deadline - now),
         }
 
@@ -112,35 +119,44 @@ class Leases:
 
     def holds(self, pair: Pair) -> bool:
         """Whether some lease holds this volume."""
-        return self.holder(pair) is not None
+        return any(pair in hold.pairs for hold in self.held.values())
 
     def holder(self, pair: Pair) -> Hold | None:
-        """A lease that holds this volume."""
-        return next((hold for hold in self.held.values() if pair in hold.pairs), None)
+        """A lease that holds this volume for somebody who relies on it longer than a mark takes."""
+        held = (hold for hold in self.held.values() if not hold.mark)
+        return next((hold for hold in held if pair in hold.pairs), None)
 
-    async def quiesce(self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = "") -> Hold:
+    async def quiesce(
+        self,
+        pairs: list[Pair],
+        hold_s: float,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
+    ) -> Hold:
         """Close the gates: from now on changes wait. Returns when none is in flight. The lease ends
         no later than its deadline.
 
-        With `cut_id` it is held for that cut of a group. Raises UsageError, LimitError,
-        WrongStateError, LeaseLostError with nothing held. Cancelled: the hold is released.
+        With `cut_id` it is held for that cut of a group, or for that `mark`. Raises UsageError,
+        LimitError, WrongStateError, LeaseLostError with nothing held. Cancelled: it is released.
         """
         self._check(pairs, hold_s)
         self._check_room(pairs, hold_s)
-        if cut_id:
+        if cut_id and not mark:
             check_can_be_cut(pairs)  # before any write waits for a cut that cannot be made
-        hold = Hold(pairs, owner, hold_s, self._clock.monotonic(), cut_id)
+        hold = Hold(pairs, owner, hold_s, self._clock.monotonic(), cut_id, mark)
         self.participant.close(hold)
         self._write_path.close_gates(pairs)
         self._start_timer(hold, hold_s)
-        self._events.emit(
-            "quiesced",
-            volumes=hold.volumes,
-            lease=hold.id,
-            owner=owner,
-            hold_s=hold_s,
-            **_cut_field(hold),
-        )
+        if not mark:  # one a second is no news
+            self._events.emit(
+                "quiesced",
+                volumes=hold.volumes,
+                lease=hold.id,
+                owner=owner,
+                hold_s=hold_s,
+                **_cut_field(hold),
+            )
         try:
             await self._timeline.at_rest(lambda: None)
         except asyncio.CancelledError:
@@ -257,16 +273,17 @@ class Leases:
         self.lost += lost
         if hold.cut_id and hold.cut_at is not None:
             self.on_cut_hold_ended(hold)
-        self._events.emit(
-            "released",
-            volumes=hold.volumes,
-            lease=hold.id,
-            reason=reason,
-            held_s=hold.held_s,
-            writes_held=len(hold.writes),
-            **_cut_field(hold),
-            **({"verdict": VOID} if lost else {}),
-        )
+        if lost or not hold.mark:
+            self._events.emit(
+                "released",
+                volumes=hold.volumes,
+                lease=hold.id,
+                reason=reason,
+                held_s=hold.held_s,
+                writes_held=len(hold.writes),
+                **_cut_field(hold),
+                **({"verdict": VOID} if lost else {}),
+            )
         return True
 
     def figures(self, hold: Hold | None, pause_s: float = 0.0) -> Json:

@@ -121,6 +121,11 @@ class LiveChanges:
         key = f"volumes.{pair.name}.mode"
         if pair.failed:
             problems.append(f"{key}: can't be changed: the volume is not served: {pair.failed}")
+        elif pair.is_delayed:
+            problems.append(
+                f"{key}: can't be changed while the secondary is behind by its delay; "
+                f"`duplexctl suspend {pair.name}`, reload, then `duplexctl resync {pair.name}`"
+            )
         elif self._is_unsettled(pair):
             problems.append(
                 f"{key}: can't be changed while the secondary is on its way to a cut; try again"

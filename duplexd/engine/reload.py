@@ -12,6 +12,8 @@ fails, only some of its markers are in the journal, so the controller fails, and
     image                   are, and not by where they lie
     sync to async           the follower takes the pair over at the tail
     async to sync           the volume is held until its secondary has arrived at the tail
+    delayed to another      refused while the pair is DUPLEX: its secondary is behind
+    another delay           the secondary waits for longer, or is brought along
 """
 
 from __future__ import annotations

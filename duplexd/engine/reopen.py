@@ -257,6 +257,8 @@ class Reopening:
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)
+        if changed.any() and pair.state == pair_states.DUPLEX and pair.record.horizon is not None:
+            changed.set_all()  # it lacks what it may not get yet, too
         if (why := why_absent(pair.secondary)) and pair.state == pair_states.DUPLEX:
             error, at = OSError(errno.EIO, why), self._timeline.written
             self._failures.freeze({pair}, pair, at, error, {pair}, {pair: changed})

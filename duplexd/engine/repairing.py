@@ -270,6 +270,11 @@ def _check(pair: Pair) -> Differences:
         )
     if pair.failed:
         raise WrongStateError(f"{pair.name} is not served: {pair.failed}")
+    if pair.is_delayed:
+        raise WrongStateError(
+            f"{pair.name}: its secondary is delayed; a repair needs one that holds all changes: "
+            'suspend it, reload with mode = "async", resync --wait, then repair'
+        )
     if pair.state == DUPLEX:
         return differs
     todo = {

@@ -170,7 +170,8 @@ class Scrubs:
 
 
 def _is_ready(pair: Pair) -> bool:
-    return pair.state == DUPLEX and not pair.failed and pair.id > 0 and not pair.record.removed
+    comparable = pair.state == DUPLEX and not pair.is_delayed
+    return comparable and not pair.failed and pair.id > 0 and not pair.record.removed
 
 
 def _nobody_reads() -> bool:

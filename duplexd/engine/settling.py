@@ -91,8 +91,9 @@ class Settling:
         """Make the secondaries durable at a cut, and record the verdict or the vote."""
         timeline = self._timeline
         await timeline.durable()  # up to the marker, which a freeze writes later than its position
-        await self._reached(pairs, cut.sequence)
-        await self._checkpointer.sync_secondaries(pairs)
+        if pairs:  # none of a mark: it is where it is
+            await self._reached(pairs, cut.sequence)
+            await self._checkpointer.sync_secondaries(pairs)
         if cut.members:
             vote = partial(self._vote, pairs, cut)
             await timeline.at_rest(lambda: timeline.must(vote))

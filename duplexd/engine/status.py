@@ -29,7 +29,8 @@ class Facts(NamedTuple):
     """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
     a sync of the journal has not been answered by its disk. `no_room_s`: how long changes have
     waited for room in the journal; `needing`: volumes whose secondaries need its oldest records;
-    `journal_pinned_bytes`: what of the journal cannot be written over.
+    `journal_pinned_bytes`: what of the journal cannot be written over; `mark_every`: seconds, by
+    group.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Facts(NamedTuple):
     no_room_s: float = 0.0
     needing: Sequence[str] = ()
     journal_pinned_bytes: int = 0
+    mark_every: Mapping[str, float] = {}
 
 
 class Status:
@@ -55,10 +57,12 @@ class Status:
         misplaced: Callable[[Leg], str],
         unreadable: Mapping[str, str],
         rollback: Callable[[Pair], Json | None],
+        last_mark: Callable[[Sequence[str]], float | None],
         clock: Clock,
     ) -> None:
         """`misplaced`: what was found at the path of an open image, "" if nothing is wrong.
         `unreadable`: by volume, what a scrub could not read. `rollback`: the last one of a pair.
+        `last_mark`: when volumes were last marked together.
         """
         self._timeline = timeline
         self._admission = admission
@@ -69,6 +73,7 @@ class Status:
         self._misplaced = misplaced
         self._unreadable = unreadable
         self._rollback = rollback
+        self._last_mark = last_mark
         self._clock = clock
         self._errors: dict[tuple[str, str], float] = {}  # by volume and path
 
@@ -78,12 +83,19 @@ class Status:
         return {
             "controller": self._journal(facts),
             "volumes": [self._volume(pair) for pair in volumes.all()],
-            "groups": [
-                {"name": name, "volumes": names, "state": group_state(volumes.named(names))}
-                for name, names in volumes.groups.items()
-            ],
+            "groups": [self._group(name, names, facts) for name, names in volumes.groups.items()],
             "leases": [hold.show(now) for hold in self._leases.held.values()],
             "cuts": self._archive.undecided(),
+        }
+
+    def _group(self, name: str, names: Sequence[str], facts: Facts) -> Json:
+        every = facts.mark_every.get(name)
+        return {
+            "name": name,
+            "volumes": names,
+            "state": group_state(self._volumes.named(names)),
+            "mark_every_s": every,
+            "last_mark_time": self._last_mark(names) if every else None,
         }
 
     def _journal(self, facts: Facts) -> Json:
@@ -190,6 +202,7 @@ class Status:
             "as_of_time": self._as_of_time(pair) if usable else None,
             "cut": self._archive.of_pair(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
+            "delay": self._followers.trailing.delay(pair),
             "path": pair.secondary.path,
             "error": error,
             "error_time": self._seen(pair, pair.secondary, error),
@@ -210,6 +223,8 @@ class Status:
     def _as_of_time(self, pair: Pair) -> float | None:
         if pair.state == pair_states.SUSPENDED and pair.cut is not None:
             return pair.cut.time_us / 1e6
+        if pair.is_delayed and pair.record.horizon is not None:
+            return pair.record.horizon.time_us / 1e6
         return self._clock.wall() if pair.mirrors else None
 
     def _copy(self, pair: Pair) -> Json | None:

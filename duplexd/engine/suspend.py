@@ -20,7 +20,7 @@ from duplexd.engine.settling import reached
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
@@ -58,13 +58,13 @@ class Origin(NamedTuple):
         }
 
 
-class _Step(NamedTuple):
+class Made(NamedTuple):
     """What the step at rest found or made."""
 
     cut: Cut
     already: bool  # the pairs were suspended at it before
-    hold: Hold | None
-    pause_s: float
+    hold: Hold | None = None
+    pause_s: float = 0.0
 
 
 class Suspends:
@@ -108,13 +108,23 @@ class Suspends:
         proves the cut. A `reader` reads the secondaries from that step on, unless the cut is void.
         `on_cut` is called with the id of a cut that is made, before it is settled.
         """
-        if not pairs:
-            raise UsageError("name at least one volume or group")
-        self._archive.made += 1
-        began = self._clock.monotonic()
-        step = await self._timeline.at_rest(
+        cut = self._timeline.at_rest(
             lambda: self._step(pairs, tag, lease_id, fence, existing, reader)
         )
+        return await self.settled(pairs, cut, certificate, reader, on_cut)
+
+    async def settled(
+        self,
+        pairs: Sequence[Pair],
+        work: Awaitable[Made],
+        certificate: bool,
+        reader: str,
+        on_cut: Callable[[str], object] | None,
+    ) -> Json:
+        """The result of a suspend, once the cut that `work` makes is settled."""
+        self._archive.made += 1
+        began = self._clock.monotonic()
+        step = await work
         cut, already = step.cut, step.already
         if on_cut is not None and not already:
             on_cut(cut.id)
@@ -172,12 +182,14 @@ class Suspends:
         fence: int | None,
         existing: bool,
         reader: str,
-    ) -> _Step:
+    ) -> Made:
         if reader:
             self._readers.check_new(pairs, reader)
         began = self._clock.monotonic()
         hold = self._find_lease(lease_id, fence, pairs) if lease_id is not None else None
-        cut = _common_cut(pairs)
+        if not pairs:
+            raise UsageError("name at least one volume or group")
+        cut = common_cut(pairs)
         already = cut is not None
         if cut is not None:
             self._check_common(pairs, cut, existing)
@@ -186,19 +198,10 @@ class Suspends:
             if hold is not None:
                 hold.cut_at = self._clock.monotonic()
         if reader:
-            self._begin_reading(pairs, cut, reader)
+            begin_reading(self._readers, pairs, cut, reader)
         if hold is not None:
             self._leases.end(hold, ends.BY_SUSPEND)
-        return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
-
-    def _begin_reading(self, pairs: Sequence[Pair], cut: Cut, reader: str) -> None:
-        try:
-            self._readers.begin(pairs, reader)
-        except OSError as error:
-            raise WrongStateError(
-                f"the pairs are at cut {cut.id}, but {reader!r} could not be recorded in the "
-                f"journal: {error.strerror or error}"
-            ) from error
+        return Made(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
 
     def _check_common(self, pairs: Sequence[Pair], cut: Cut, existing: bool) -> None:
         if cut.members and cut.verdict is None:
@@ -245,7 +248,7 @@ class Suspends:
         return hold
 
 
-def _common_cut(pairs: Sequence[Pair]) -> Cut | None:
+def common_cut(pairs: Sequence[Pair]) -> Cut | None:
     """The cut that all these pairs are suspended at."""
     records = [pair.record for pair in pairs]
     first = records[0].cut
@@ -263,6 +266,17 @@ def _check_still_there(pairs: Sequence[Pair], cut: Cut) -> None:
             f"not at cut {cut.id} any more: {names}" + (f" ({why})" if why else "") + "; "
             "duplexctl status shows the state; resync, then suspend again"
         )
+
+
+def begin_reading(readers: CutReaders, pairs: Sequence[Pair], cut: Cut, reader: str) -> None:
+    """Record who reads a cut, in the step that makes it."""
+    try:
+        readers.begin(pairs, reader)
+    except OSError as error:
+        raise WrongStateError(
+            f"the pairs are at cut {cut.id}, but {reader!r} could not be recorded in the journal: "
+            f"{error.strerror or error}"
+        ) from error
 
 
 def refused_cut(error: OSError) -> WrongStateError:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.leaving import Leaving
-from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.pair import ONLY_THE_MAP
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.engine.each_of import each_of
 from duplexd.errors import DuplexdError, WrongStateError
@@ -223,6 +223,13 @@ class Swaps:
         if pair.mirrors:
             await self._timeline.at_rest(lambda: self._exchange(pair, check))
             return
+        async with self._followers.trailing.at_once(pair):
+            await self._exchange_trailing(pair, check)
+
+    async def _exchange_trailing(self, pair: Pair, check: Callable[[Pair], None]) -> None:
+        last = self._timeline.written
+        if pair.is_delayed:  # most of the way with nobody waiting
+            await self._followers.until(lambda: pair.state != DUPLEX or pair.applied >= last)
         hold = await self._leases.quiesce([pair], self._leases.longest_allowed_s, "swap")
         try:
             last, followers = self._timeline.written, self._followers

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import marker_check
 from duplexd.core.ledger import Place
-from duplexd.core.markers import Equal, MakeCut, Regions, encode
+from duplexd.core.markers import CutAt, Equal, MakeCut, Regions, encode
 from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
@@ -212,7 +212,7 @@ class Timeline:
             raise
         if moving:
             refresh(moving)
-            if not isinstance(marker, MakeCut):  # it moves pairs that nobody reads yet
+            if not isinstance(marker, MakeCut | CutAt):  # it moves pairs that nobody reads yet
                 self.on_moved(moving)
 
     def now_us(self) -> int:

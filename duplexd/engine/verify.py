@@ -91,6 +91,8 @@ class Verification:
         path no longer names the open image, makes the pair unequal, whatever else it holds, and
         whether it is usable or not: that says more.
         """
+        for pair in pairs:
+            _refuse_delayed(pair)
         wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
         if wrong:
             raise WrongStateError(
@@ -232,6 +234,7 @@ def _place(pair: Pair) -> tuple[str, Cut | None]:
             f"{pair.name} became {pair.state} while it was compared; "
             "compare it again when it is DUPLEX or SUSPENDED"
         )
+    _refuse_delayed(pair)
     _refuse_unusable(pair)
     return pair.state, pair.cut
 
@@ -250,6 +253,14 @@ def _remedy(pair: Pair) -> str:
 
 def _unusable(pair: Pair) -> bool:
     return pair.state == pair_states.SUSPENDED and not pair.usable
+
+
+def _refuse_delayed(pair: Pair) -> None:
+    if pair.is_delayed:
+        raise WrongStateError(
+            f"{pair.name}: its secondary is delayed, so it differs from the primary by what "
+            "changed since; suspend it, then compare"
+        )
 
 
 def _refuse_unusable(pair: Pair) -> None:

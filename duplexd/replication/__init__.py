@@ -7,5 +7,7 @@
     await followers.until(lambda: pair.state == DUPLEX)
     await resyncs.resync(pairs)                   # by journal or by map, whichever copies less
 
+    trailing.add(pairs)                           # async pairs, and delayed ones, by their delay
+
 `seams.py` has the protocols of what these use of the engine, which is the layer above.
 """

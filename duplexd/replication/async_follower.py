@@ -1,7 +1,8 @@
 """The follower of `async` pairs: it trails the tail by a bounded amount.
 
 There is one for all of them, so that their secondaries are at one number and the journal is read
-once. A suspended pair leaves it at its cut. It exists only while there are such pairs.
+once. A suspended pair leaves it at its cut. It exists only while there are such pairs. Those that
+trail by a time have others of this class, see `delayed_walk.py`.
 
 A secondary that hangs is given up after its time-out: the pair and its group are suspended where
 they are, and another follower goes on from there with the others. The thread that hangs changes
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
@@ -56,8 +58,12 @@ class AsyncFollower:
         legs: LegCalls,
         clock: Clock,
         limits: EngineLimits,
+        goal: Callable[[], int] | None = None,
     ) -> None:
+        """`goal`: up to which number to go; None for the tail, where clients wait for it."""
         self._timeline = timeline
+        self._goal = goal or (lambda: timeline.performed)
+        self._end = goal or (lambda: timeline.written)
         self._backlog = backlog
         self._freeze = freeze
         self._group_of = group_of
@@ -66,7 +72,10 @@ class AsyncFollower:
         self._limits = limits
         self._chunk_bytes = limits.follower_chunk_bytes
         self._throttle = Throttle(
-            gates, limits.async_lag_bytes_max, lambda: legs.patience.secondary_s, self._is_late
+            gates,
+            limits.async_lag_bytes_max if goal is None else math.inf,
+            lambda: legs.patience.secondary_s,
+            self._is_late,
         )
         self._late = False
         self._follower: Follower | None = None
@@ -84,7 +93,7 @@ class AsyncFollower:
         timeline, task = self._timeline, self._task
         if task is None:
             return
-        while self.floor < timeline.written and not (timeline.failed or task.done()):
+        while self.floor < self._end() and not (timeline.failed or task.done()):
             self._something.set()
             await asyncio.sleep(0.005)
         task.cancel()
@@ -106,6 +115,10 @@ class AsyncFollower:
             raise ValueError(f"{', '.join(behind)}: the follower is at {self.floor} already")
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
+        self.poke()
+
+    def poke(self) -> None:
+        """Look again: there may be more to do."""
         self._something.set()
 
     def is_past(self, pair: Pair) -> bool:
@@ -128,9 +141,10 @@ class AsyncFollower:
         suspended = pair.state == pair_states.SUSPENDED
         return suspended and self._follower is not None and pair.id in self._follower.pairs
 
-    def names(self) -> list[str]:
-        """The volumes that it follows for."""
-        return [pair.name for pair in self._follower.pairs.values()] if self._follower else []
+    @property
+    def pairs(self) -> list[Pair]:
+        """Those that it follows for."""
+        return list(self._follower.pairs.values()) if self._follower else []
 
     def _release_arrived(self) -> None:
         follower = self._follower
@@ -188,7 +202,7 @@ class AsyncFollower:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self.floor < self._timeline.performed or self._late:
+            while self.floor < self._goal() or self._late:
                 async with self.stepping:
                     follower = self._follower
                     if follower is not None:
@@ -216,7 +230,7 @@ class AsyncFollower:
         Raises SinkError; UNREADABLE. The thread is given up that hangs, and another follower takes
         the place of this one.
         """
-        until, began = self._timeline.performed, self._clock.monotonic()
+        until, began = self._goal(), self._clock.monotonic()
         step = to_its_end(
             self._legs.walk(
                 self, follower.sink.legs.watch, lambda: follower.step(until, self._chunk_bytes)

@@ -64,11 +64,12 @@ class Backlog:
             if isinstance(why, JournalHungError):
                 yield _everything(pairs)
             else:
-                yield await self._read(position, pairs, tail)
+                yield await self.read(position, pairs, tail)
 
-    async def _read(
+    async def read(
         self, position: int, pairs: Collection[Pair], tail: int
     ) -> dict[Pair, ChangeMap]:
+        """What the records after number `position`, up to `tail`, change of each pair."""
         ring, watch = self._timeline.writer.ring, Watch[Waited]()
         read = partial(backlog, ring, pairs, position, tail, self._chunk_bytes, watch)
         try:

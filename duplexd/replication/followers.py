@@ -1,4 +1,4 @@
-"""All followers of the journal: one for the `async` pairs, and one for each running job.
+"""All followers of the journal: those of pairs that trail, and one for each running job.
 
 The rest of the engine needs the same from all of them: how far back the journal is still needed,
 how far a secondary trails, and a way to wait until it has arrived. New changes of its volumes wait
@@ -23,11 +23,12 @@ from duplexd.replication.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from duplexd.core.pair import Pair
-    from duplexd.replication.async_follower import AsyncFollower
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.replication.seams import Gates, Timeline
+    from duplexd.replication.trailing import Trailing
     from duplexd.runtime.clock import Clock
 
 
@@ -39,7 +40,7 @@ class Followers:
         timeline: Timeline,
         gates: Gates,
         legs: LegCalls,
-        async_follower: AsyncFollower,
+        trailing: Trailing,
         run: Callable[[Job], Awaitable[None]],
         clock: Clock,
     ) -> None:
@@ -47,7 +48,7 @@ class Followers:
         self._timeline = timeline
         self._gates = gates
         self._legs = legs
-        self._async_follower = async_follower
+        self.trailing = trailing
         self._run_job = run
         self._clock = clock
         self._throttles: dict[Job, Throttle] = {}
@@ -59,7 +60,7 @@ class Followers:
 
     def start(self, pairs: Sequence[Pair]) -> None:
         """Go on with what was under way."""
-        self._async_follower.start()
+        self.trailing.start()
         self.adopt(pairs)
 
     def adopt(self, pairs: Sequence[Pair]) -> None:
@@ -69,7 +70,7 @@ class Followers:
         In the same step as the markers that brought them: the follower would be past the changes
         that come in between, and never apply them.
         """
-        self._async_follower.add([pair for pair in pairs if _is_followed_for(pair)])
+        self.trailing.add([pair for pair in pairs if _is_followed_for(pair)])
         # One that a job works on was not served for a moment: the job knows, and ends.
         pending = [
             pair
@@ -81,7 +82,7 @@ class Followers:
 
     def is_past(self, pair: Pair) -> bool:
         """Whether a pair that is new here would miss changes, so that it cannot be adopted."""
-        return _is_followed_for(pair) and self._async_follower.is_past(pair)
+        return _is_followed_for(pair) and self.trailing.is_past(pair)
 
     def begin(self, job: Job) -> None:
         """Run a job."""
@@ -113,12 +114,12 @@ class Followers:
 
     def forget(self, pair: Pair) -> None:
         """A pair was removed from the configuration. Only while `stepping` is held."""
-        self._async_follower.forget(pair)
+        self.trailing.forget(pair)
 
     @property
-    def stepping(self) -> asyncio.Lock:
-        """While it is held, no worker writes to secondaries of `async` pairs that are DUPLEX."""
-        return self._async_follower.stepping
+    def stepping(self) -> AbstractAsyncContextManager[None]:
+        """While it is held, no worker writes to secondaries that trail and are DUPLEX."""
+        return self.trailing.standing()
 
     async def stop(self) -> None:
         """End all tasks; what they were at is in the journal."""
@@ -126,14 +127,14 @@ class Followers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._async_follower.stop()
+        await self.trailing.stop()
 
     # ------------------------------------------------------------------------ seen from outside
 
     def lag_bytes(self, pair: Pair) -> int:
         """How many bytes of journal a secondary that is being followed for trails behind."""
         if pair.state == pair_states.DUPLEX:
-            return self._async_follower.lag_bytes
+            return self.trailing.lag_bytes(pair)
         job = self._job_of(pair)
         return job.lag_bytes(self._timeline.log_position) if job is not None else 0
 
@@ -149,7 +150,7 @@ class Followers:
 
     def floor(self) -> int:
         """The number after which they still need the journal."""
-        return min([*(job.floor for job in self.jobs.values()), self._async_follower.floor])
+        return min([*(job.floor for job in self.jobs.values()), self.trailing.floor])
 
     def needing(self) -> list[str]:
         """The volumes whose secondaries need the journal from `floor` on."""
@@ -157,13 +158,11 @@ class Followers:
         names = [
             pair.name for job in self.jobs.values() if job.floor == floor for pair in job.pairs
         ]
-        if self._async_follower.floor == floor:
-            names += self._async_follower.names()
-        return names
+        return names + [pair.name for pair in self.trailing.pairs(floor)]
 
     def is_on_its_way(self, pair: Pair) -> bool:
         """Whether a suspended pair is not yet at its cut."""
-        return self._async_follower.takes(pair)
+        return self.trailing.takes(pair)
 
     def _look_at_lag(self) -> None:
         position = self._timeline.log_position
@@ -188,7 +187,8 @@ class Followers:
 
     async def reached(self, pairs: Sequence[Pair], sequence: int) -> None:
         """Wait until the secondaries of suspended pairs are at `sequence`, or that is off."""
-        trailing = [pair for pair in pairs if pair.mode == "async"]
+        trailing = [pair for pair in pairs if pair.mode != "sync"]
+        self.trailing.poke()
 
         def there(pair: Pair) -> bool:
             off = pair.cut is None or pair.cut.sequence != sequence or not pair.usable
@@ -203,12 +203,13 @@ class Followers:
             if not future.done():
                 future.set_result(None)
         self._look_at_lag()
+        self.trailing.poke()
         for listener in self.on_moved:
             listener()
 
 
 def _is_followed_for(pair: Pair) -> bool:
     if pair.state == pair_states.DUPLEX:
-        return pair.mode == "async"
+        return pair.mode != "sync"
     suspended = pair.state == pair_states.SUSPENDED
     return suspended and pair.usable and pair.applied < pair.limit(0)

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.limits import EngineLimits
-    from duplexd.replication.async_follower import AsyncFollower
     from duplexd.replication.backlog import Backlog
     from duplexd.replication.copying import Copying
     from duplexd.replication.job import Job
     from duplexd.replication.seams import Emit, Freeze, Timeline
+    from duplexd.replication.trailing import Trailing
     from duplexd.runtime.clock import Clock
 
     Backlogs = dict[Pair, ChangeMap]
@@ -51,7 +51,7 @@ class Runner:
         freeze: Freeze,
         backlog: Backlog,
         copying: Copying,
-        async_follower: AsyncFollower,
+        trailing: Trailing,
         emit: Emit,
         clock: Clock,
         limits: EngineLimits,
@@ -60,7 +60,7 @@ class Runner:
         self._freeze = freeze
         self._backlog = backlog
         self._copying = copying
-        self._async_follower = async_follower
+        self._trailing = trailing
         self._emit = emit
         self._clock = clock
         self._limits = limits
@@ -209,7 +209,7 @@ class Runner:
             pair.copy_done = pair.copy_total = 0
             follower.pairs.pop(pair.id, None)
             job.pairs.remove(pair)
-        self._async_follower.add([pair for pair in pairs if pair.mode == "async"])
+        self._trailing.add([pair for pair in pairs if pair.mode != "sync"])
         copied_bytes = sum(pair.copied_bytes for pair in pairs)
         self._emit("duplex", volumes=[pair.name for pair in pairs], copied_bytes=copied_bytes)
         return True

@@ -41,6 +41,9 @@ class Timeline(Protocol):
     def log_position(self) -> int:
         """Bytes ever written to the journal."""
 
+    def now_us(self) -> int:
+        """The time that a record gets, microseconds since 1970."""
+
     def when_at_rest(self, call: Callable[[], None]) -> None:
         """Run `call` between two batches."""
 

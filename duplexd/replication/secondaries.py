@@ -15,6 +15,7 @@ from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
+from duplexd.replication.trailing import Trailing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -45,17 +46,25 @@ class Secondaries:
         limits: EngineLimits,
     ) -> None:
         """`unsettled`: cuts whose secondaries are not durable yet, by id."""
-        backlog = Backlog(timeline, gates, legs, limits)
-        self.async_follower = AsyncFollower(
-            timeline, gates, backlog, freeze, group_of, legs, clock, limits
-        )
+        self.backlog = backlog = Backlog(timeline, gates, legs, limits)
+
+        def make(goal: Callable[[], int] | None) -> AsyncFollower:
+            follower = AsyncFollower(
+                timeline, gates, backlog, freeze, group_of, legs, clock, limits, goal
+            )
+            follower.on_moved = moved
+            return follower
+
+        def moved() -> None:
+            self.followers.moved()  # which is made later
+
+        self.trailing = Trailing(timeline, legs, clock, limits, make)
+        self.async_follower = self.trailing.async_follower
         self.copying = Copying(timeline, checkpointer, staging, legs, clock, emit, limits)
         self.runner = Runner(
-            timeline, freeze, backlog, self.copying, self.async_follower, emit, clock, limits
+            timeline, freeze, backlog, self.copying, self.trailing, emit, clock, limits
         )
-        self.followers = Followers(
-            timeline, gates, legs, self.async_follower, self.runner.run, clock
-        )
+        self.followers = Followers(timeline, gates, legs, self.trailing, self.runner.run, clock)
         self.resyncs = Resyncs(timeline, checkpointer, self.followers, unsettled, emit)
-        self.async_follower.on_moved = self.copying.on_moved = self.followers.moved
+        self.copying.on_moved = self.followers.moved
         self.runner.again = self.resyncs.begin_again

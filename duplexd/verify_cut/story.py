@@ -136,7 +136,7 @@ class Story:
 
     def _made(self, name: str, number: int, marker: Json) -> None:
         by_command = name == "cut" and number == self.sequence
-        by_freeze = name == "fail" and marker.get("at") == self.sequence
+        by_freeze = name in {"fail", "cutat"} and marker.get("at") == self.sequence
         if marker.get("id") == self.cut_id and (by_command or by_freeze):
             self.marker, self.made_at = marker, number
             for story in self._named(marker):

@@ -50,9 +50,9 @@ class Author:
 
     def __init__(self, disk: SimDisk) -> None:
         self._disk = disk
-        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 5)
+        self.ring = Ring(disk, f"{STATE}/journal", CONTROLLER, SEGMENT_SIZE, 7)
         self.ring.live.append(self.ring.grow())
-        self.ring.spares += [self.ring.grow() for _ in range(4)]
+        self.ring.spares += [self.ring.grow() for _ in range(6)]
         self.writer = Writer(self.ring, 0, 0)
         self.ledger = Ledger(LIMITS)
         self._time_us = TIME_US
@@ -157,6 +157,10 @@ def write() -> SimDisk:
     mark("agreed", cut="cafe000000000004")
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")
     mark("void", cut="cafe000000000005")
+    mark("mark", id="cafe000000000006", tag="stündlich", volumes=[3, 5])
+    mark("mark", id="cafe000000000007", tag="", volumes=[5], group="db", members=["alpha", "beta"])
+    mark("ready", cut="cafe000000000007")
+    mark("agreed", cut="cafe000000000007")
     mark("rollback", id="beef000000000001", cut="cafe000000000004", volumes=[5], backup="b1")
     mark("rolledback", id="beef000000000001", volumes=[5], whole=False)
     mark("rollback", id="beef000000000002", cut="cafe000000000004", volumes=[5])
@@ -169,6 +173,22 @@ def write() -> SimDisk:
     mark(
         "drilled", id="feed000000000001", cut="cafe000000000004", exit=1, took=1500, volumes=[5]
     )  # fmt: skip
+    mark("volume", id=6, name="late", size=SIZE)
+    mark("attach", volumes=[6])
+    mark("horizon", volumes=[6], to=author.writer.sequence, time=TIME_US)
+    change(WRITE, 6, 8192, 3, b"abc")
+    at = author.writer.sequence
+    change(WRITE, 6, 200_000, 3, b"abc")
+    mark(
+        "cutat",
+        id="cafe000000000008",
+        tag="zurück",
+        volumes=[6],
+        at=at,
+        time=TIME_US,
+        changed={"6": some_map(200_000)},
+    )
+    mark("stood", cut="cafe000000000008")
     author.writer.sync_now()
     mark("synced")
     mark("close")

@@ -20,7 +20,7 @@ because its owner is gone; it is renewed by another. A member is killed and star
 number of times. A second copy of CLOSE gets a lease of its own. Scenarios add: other coordinators
 that send anything for other cuts of the same pairs (so every pair of coordinators of two cuts is
 covered, for either cut); power cuts, after which a journal has what was synced; secondaries that
-fail after the promise; wall clocks that are set.
+fail after the promise; wall clocks that are set; marks, in the place of either cut or both.
 
 **What must hold in each state.**
 

@@ -62,7 +62,7 @@ def behaviour(
     With `alone`, raises ViolationError if it breaks a promise that is its own.
     """
     cuts = (OURS, OTHER) if world.others else (OURS,)
-    first = Local(("",) * len(cuts), ("",) * len(cuts))
+    first = Local(("",) * len(cuts), ("",) * len(cuts), marks=world.marks)
     edges: dict[Local, list[tuple[str, str, Local]]] = {}
 
     def successors(local: Local) -> list[Local]:

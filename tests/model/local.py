@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import cut_states
 from duplexd.core import lease as ends
 from duplexd.core.lease import Lease
-from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
+from duplexd.core.markers import Agreed, MakeCut, Mark, Marker, Ready, Void
 from duplexd.core.pair import Pair, PairRecord
 from duplexd.core.transitions import CUT_EVENTS
 from duplexd.errors import DuplexdError
@@ -49,7 +49,9 @@ class Held(NamedTuple):
 
 
 class Local(NamedTuple):
-    """All that decides what a member does next. `durable` is what a power cut leaves of `votes`."""
+    """All that decides what a member does next. `durable` is what a power cut leaves of `votes`.
+    `marks`: which of the two cuts are marks, from the beginning.
+    """
 
     votes: tuple[str, ...]
     durable: tuple[str, ...]
@@ -60,6 +62,7 @@ class Local(NamedTuple):
         str, ...
     ] = ()  # a lease with a cut has ended, the step that says so in the journal is yet to come
     stepped: bool = False  # its wall clock was set back
+    marks: tuple[str, ...] = ()
 
     @property
     def vote(self) -> str:
@@ -83,22 +86,26 @@ class Running:
         self.durable = dict(zip((OURS, OTHER), local.durable, strict=False))
         self.losing = set(local.losing)
         self.stepped = local.stepped
+        self.marks = local.marks
         self.member = kind(self._state_of, self._mark)
         self.member.opened.update(local.opened)
         self.member.ended.update(dict.fromkeys(local.ended, ends.DEADLINE))
         if isinstance(self.member, AsksTheWallClock):
             self.member.stepped = local.stepped
         for held in local.leases:
-            lease = Lease(held.id, _PAIRS, "", 2.0, 0.0, held.cut)
+            lease = self._lease(held.id, held.cut)
             lease.fence, lease.drained = held.fence, 1.0 if held.drained else None
             self.member.leases[held.id] = lease
+
+    def _lease(self, lease_id: str, cut: str) -> Lease:
+        return Lease(lease_id, _PAIRS, "", 2.0, 0.0, cut, cut in self.marks)
 
     def _state_of(self, cut: str) -> str:
         return self.votes[cut]
 
     def _mark(self, marker: Marker) -> None:
-        assert isinstance(marker, MakeCut | Ready | Agreed | Void)
-        cut = marker.id if isinstance(marker, MakeCut) else marker.cut
+        assert isinstance(marker, MakeCut | Mark | Ready | Agreed | Void)
+        cut = marker.id if isinstance(marker, MakeCut | Mark) else marker.cut
         after = cut_states.after(self.votes[cut], CUT_EVENTS[type(marker)])
         assert after is not None, f"{marker} does not fit: the cut is {self.votes[cut]}"
         self.votes[cut] = after
@@ -118,13 +125,14 @@ class Running:
             tuple(sorted(self.member.opened)),
             tuple(sorted(self.losing)),
             self.stepped,
+            self.marks,
         )
 
     # requests
 
     def close(self, cut: str, lease_id: str = "") -> str:
         """The gate closes; answered by `drained`."""
-        lease = Lease(lease_id or cut, _PAIRS, "", 2.0, 0.0, cut)
+        lease = self._lease(lease_id or cut, cut)
         self.member._fence = _FENCES[lease.id]
         self.member.close(lease)
         return ""
@@ -135,7 +143,8 @@ class Running:
 
     def cut(self, cut: str) -> str:
         """The marker, under the lease and the fence that CLOSE was answered with."""
-        self.member.cut(cut, _FENCES[cut] + 1, MakeCut(cut, "", [1]))
+        kind = Mark if cut in self.marks else MakeCut
+        self.member.cut(cut, _FENCES[cut] + 1, kind(cut, "", [1]))
         return "ok"
 
     def open(self, cut: str) -> str:
@@ -268,6 +277,7 @@ class World(NamedTuple):
     power: bool = False  # power cuts: what was not synced is lost
     secondaries: bool = False  # fail after the promise
     clocks: bool = False  # are set
+    marks: tuple[str, ...] = ()  # which of OURS and OTHER is a mark, not a cut
 
 
 def by_itself(

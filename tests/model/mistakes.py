@@ -16,7 +16,7 @@ from duplexd.core.participant import Participant
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from duplexd.core.markers import MakeCut
+    from duplexd.core.markers import MakeCut, Mark
 
 # members
 
@@ -48,6 +48,17 @@ class AsksTheWallClock(TakesLeasesThatEnded):
             if self.stepped
             else Participant.find(self, lease_id, fence)
         )
+
+
+class MarksWithoutAHold(TakesLeasesThatEnded):
+    """A mark suspends nobody, so nobody looks whether its gate is closed still."""
+
+    __slots__ = ()
+
+    def find(self, lease_id: str, fence: int | None) -> Lease:
+        lease = super().find(lease_id, fence)
+        lease.mark = True
+        return lease
 
 
 class IgnoresFences(Participant[Lease]):
@@ -114,7 +125,7 @@ class PromisesTooEarly(Participant[Lease]):
 
     __slots__ = ()
 
-    def cut(self, lease_id: str, fence: int | None, marker: MakeCut) -> Lease:
+    def cut(self, lease_id: str, fence: int | None, marker: MakeCut | Mark) -> Lease:
         lease = super().cut(lease_id, fence, marker)
         self.opened.add(lease.cut_id)
         return lease

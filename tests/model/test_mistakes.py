@@ -13,7 +13,7 @@ from duplexd.client import protocol
 from duplexd.core import cut_states
 from tests.model import mistakes
 from tests.model.explorer import ViolationError
-from tests.model.local import World
+from tests.model.local import OURS, World
 from tests.model.properties import ALONE, KNOWN, ONE_OUTCOME, SEQUENCE_CONSISTENT, SETTLED
 from tests.model.whole import Model, Scenario
 
@@ -100,6 +100,28 @@ def test_deadlines_on_wall_clocks() -> None:
 
 def test_the_wall_clock_is_a_mistake_only_if_it_is_set() -> None:
     Model(Scenario(members=2, kind=mistakes.AsksTheWallClock)).run()
+
+
+# marks
+
+MARKS = World(marks=(OURS,))
+
+
+def test_a_mark_whose_gates_were_open_again() -> None:
+    scenario = Scenario(members=2, kind=mistakes.MarksWithoutAHold, world=MARKS)
+    found(scenario._replace(only=ALONE), "undecided without a promise")
+    steps = found(scenario._replace(only=SEQUENCE_CONSISTENT), BROKEN)
+    assert any("takes open" in step for step in steps), "a late command was taken"
+
+
+@pytest.mark.long
+def test_marking_one_member_after_the_other() -> None:
+    found(Scenario(members=2, rounds=mistakes.OneAfterTheOther, world=MARKS), BROKEN)
+
+
+def test_a_mark_that_is_ready_with_its_marker() -> None:
+    scenario = Scenario(members=2, kind=mistakes.PromisesTooEarly, world=MARKS, only=ALONE)
+    found(scenario, "a hold that was lost can still become ready")
 
 
 # members that do not agree

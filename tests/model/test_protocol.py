@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from duplexd.core.cut_states import CONSISTENT, CUT, NONE, READY, VOID
-from tests.model.local import World
+from tests.model.local import OTHER, OURS, World
 from tests.model.mistakes import CutsUponItsOwnClose, OpensAllUponTheFirstCut, OpensUponItsOwnCut
 from tests.model.whole import Model, Scenario
 
@@ -75,6 +75,29 @@ def test_clocks_that_are_set() -> None:
 def test_merging_indistinguishable_members_loses_nothing() -> None:
     merged, plain = Scenario(members=2, settlers=0), Scenario(members=2, settlers=0, merge=False)
     assert explored(merged).properties.seen() == explored(plain).properties.seen()
+
+
+# Marks: neither is in the way of the other, whatever is sent for either, in any order.
+
+
+@pytest.mark.parametrize("mark", [OURS, OTHER], ids=["a mark", "a cut beside marks"])
+def test_a_mark_beside_cuts_of_the_same_pairs(mark: str) -> None:
+    world = World(others=True, marks=(mark,))
+    seen = explored(Scenario(members=2, settlers=0, world=world)).properties.seen()
+    assert {(CONSISTENT, CONSISTENT), (READY, VOID), (CUT, CUT)} <= seen
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("marks", [(OURS,), (OTHER,), (OURS, OTHER)])
+def test_marks_beside_cuts_and_a_settler(marks: tuple[str, ...]) -> None:
+    explored(Scenario(members=2, world=World(others=True, marks=marks)))
+
+
+@pytest.mark.long
+def test_marks_of_three_controllers_and_power_cuts() -> None:
+    explored(Scenario(world=World(marks=(OURS,))))
+    explored(Scenario(settlers=0, world=World(others=True, marks=(OURS,))))
+    explored(Scenario(members=2, world=World(power=True, marks=(OURS,))))
 
 
 # Facts about the order of the phases. Two barriers are kept, all closed before one is cut, all cut

@@ -42,6 +42,7 @@ class History:
     bases: dict[int, bytes] = field(default_factory=dict)  # what a volume held at its birth
     unseen: set[int] = field(default_factory=set)  # volumes whose image is not recorded yet
     lost: dict[int, list[Entry]] = field(default_factory=dict)
+    times: dict[int, int] = field(default_factory=dict)  # of records by number, us since 1970
     tail: int = 0  # where the last recovery found the end of the journal
     refused: dict[float, Entry] = field(
         default_factory=dict
@@ -56,6 +57,7 @@ class History:
     def truncate(self, tail: int) -> None:
         """Recovery found the journal's end at `tail`: later numbers will be used again."""
         self.tail = tail
+        self.times = {number: us for number, us in self.times.items() if number <= tail}
         self._settle(kept=False)  # died before they were written, or in it
         self.entries += [
             entry
@@ -194,6 +196,7 @@ class History:
             time_us: int,
         ) -> None:
             collect(writer, kind, volume, offset, length, data, size, flags, time_us)
+            self.times[writer.sequence] = time_us
             if kind == SEAL:
                 self._given.add(writer.sequence)
             else:
@@ -202,6 +205,7 @@ class History:
         def tapped_append_changes(writer: Writer, changes: Any, first: int, time_us: int) -> int:
             behind = append_changes(writer, changes, first, time_us)
             for change in changes[first:behind]:
+                self.times[change.sequence] = time_us
                 number, payload = change.volume.id, change.data
                 self._appended(
                     change.sequence, change.kind, number, change.offset, change.length, payload

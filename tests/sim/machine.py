@@ -94,7 +94,7 @@ class Machine:
         )
 
     def add_volume(
-        self, name: str, size: int, secondary: bool, mode: Literal["sync", "async"]
+        self, name: str, size: int, secondary: bool, mode: Literal["sync", "async", "delayed"]
     ) -> None:
         """Configure a volume; it is there after the next start or reload."""
         self.volumes[name] = VolumeConfig.model_construct(

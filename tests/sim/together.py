@@ -14,6 +14,8 @@ from tests.sim import scenario
 from tests.sim.scenario import Scenario
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from duplexd.core.lease import Lease
 
 # What a cut may be found as, by what was said of it before the crash. Anything may be void once a
@@ -67,14 +69,17 @@ class Together(Scenario):
         if self.rng.random() < 0.5:
             await super()._administrate()
             return
+        await self._attempt(self._take_part())
+        await asyncio.sleep(self.rng.choice((0, 0, 0.01, 0.3)))
+
+    async def _attempt(self, work: Awaitable[None]) -> None:
         try:
-            await self._take_part()
+            await work
         except DuplexdError as error:
             self.machine.note(f"  {type(error).__name__}: {error}")
         except OSError:
             if not self.machine.controller.failed:
                 raise
-        await asyncio.sleep(self.rng.choice((0, 0, 0.01, 0.3)))
 
     async def _take_part(self) -> None:
         """One cut with other controllers, interrupted at any point."""

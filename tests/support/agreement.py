@@ -241,6 +241,10 @@ def _modes(_files: DaemonFiles, text: str) -> str:
     return text.replace('mode = "sync"', 'mode = "async"')
 
 
+def _delayed(_files: DaemonFiles, text: str) -> str:
+    return text.replace('mode = "sync"', 'mode = "delayed"\ndelay = "1h"')
+
+
 def _listening(text: str, port: int) -> str:
     return text.replace("listen = [", f'insecure = true\nlisten = ["tcp:127.0.0.1:{port}", ', 1)
 
@@ -263,6 +267,10 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "tracked_cuts": _controller("tracked_cuts = 3"),
     "no tracked cuts": _controller("tracked_cuts = 0"),
     "too many tracked cuts": _controller("tracked_cuts = 1000000"),
+    "marks_kept": _controller("marks_kept = 100"),
+    "too few marks kept": _controller("marks_kept = 1"),
+    "mark_every": _group('mark_every = "60s"'),
+    "mark_every too often": _group('mark_every = "0.5s"'),
     "on_start_error": _controller('on_start_error = "refuse"'),
     "on_primary_error": _controller('on_primary_error = "refuse"'),
     "journal_size": _replace('journal_size = "16MiB"', 'journal_size = "32MiB"'),
@@ -293,6 +301,7 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "another secondary": _elsewhere("secondary"),
     "no secondary": _without_secondary,
     "mode": _modes,
+    "delayed": _delayed,
     "read_only": _volume("read_only = true"),
     "allow": _volume('allow = ["user:0"]'),
     "hooks": _group('before_suspend = ["/bin/true"]\nafter_suspend = ["/bin/true"]'),

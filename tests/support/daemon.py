@@ -69,6 +69,7 @@ class DaemonFiles:
     volumes: Mapping[str, str | int]
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     mode: str = "sync"
+    delay: str = ""  # of the mode "delayed"
     secondary: bool = True
     journal_size: str | int = "16MiB"
     copy_rate: str | None = None
@@ -134,6 +135,7 @@ class DaemonFiles:
             ]
             if self.secondary:
                 lines += [f'secondary = "{self.secondary_of(volume)}"', f'mode = "{self.mode}"']
+                lines += [f'delay = "{self.delay}"'] if self.delay else []
         for group, members in self.groups.items():
             lines += [f'[groups."{group}"]', f"volumes = {json.dumps(list(members))}"]
         return "\n".join([*lines, self.extra, ""])

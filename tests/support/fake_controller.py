@@ -78,6 +78,7 @@ from duplexd.runtime.histogram import Histogram
 from tests.support.fake_changes import FakeChanges
 from tests.support.fake_clones import FakeClones
 from tests.support.fake_drills import FakeDrills
+from tests.support.fake_marks import FakeMarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from duplexd.api.models.base import PairState, Verdict
+    from duplexd.core.past_point import PastPoint
     from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.json_object import Json
 
@@ -102,12 +104,20 @@ class FakeLease:
     """A hold. See `duplexd.api.actions.Lease`."""
 
     def __init__(
-        self, lease_id: str, fence: int, volumes: list[str], hold_s: float, owner: str, cut_id: str
+        self,
+        lease_id: str,
+        fence: int,
+        volumes: list[str],
+        hold_s: float,
+        owner: str,
+        cut_id: str,
+        mark: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.id = lease_id
         self.fence = fence
         self.cut_id = cut_id
+        self.mark = mark
         self.volumes = volumes
         self.hold_s = hold_s
         self.owner = owner
@@ -125,7 +135,8 @@ class FakeLease:
             owner=self.owner,
             hold_s=self.hold_s,
             fence=self.fence,
-            cut=self.cut_id or None,
+            cut=None if self.mark else self.cut_id or None,
+            mark=self.cut_id if self.mark else None,
             remaining_s=remaining_s,
         )
         return dumped(shown)
@@ -164,7 +175,7 @@ class FakeCuts:
             members=members,
             volumes=[],
         )
-        for name in lease.volumes:
+        for name in () if lease.mark else lease.volumes:
             self._controller.volumes[name] = "SUSPENDED"
             self._controller.cut_of[name] = cut_id
         self._controller.emit("cut", cut=cut_id, volumes=lease.volumes)
@@ -329,6 +340,8 @@ class FakeController:
         self.changes = FakeChanges()
         self.clones = FakeClones()
         self.drills = FakeDrills()
+        self.marks = FakeMarks(self)
+        self.mark = self.marks.mark
         self.drain_s = 0.0
         self.draining = 0  # holds that were begun
         self.resync_s = 0.0
@@ -477,7 +490,12 @@ class FakeController:
     # ------------------------------------------------------------------------------------- holds
 
     async def quiesce(
-        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+        self,
+        names: list[str],
+        hold_s: float | None,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> FakeLease:
         hold_s = self.hold_max_s if hold_s is None else hold_s
         for lease in self.leases.values():
@@ -492,7 +510,8 @@ class FakeController:
             self.cancelled.append("quiesce")
             raise
         self.fence += 1
-        lease = FakeLease(f"L{len(self.leases) + 1}", self.fence, names, hold_s, owner, cut_id)
+        name = f"L{len(self.leases) + 1}"
+        lease = FakeLease(name, self.fence, names, hold_s, owner, cut_id, mark)
         self.leases[lease.id] = lease
         self._start_timer(lease, hold_s)
         self.emit("held", volumes=names, lease=lease.id)
@@ -562,7 +581,10 @@ class FakeController:
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
+        at: PastPoint | None = None,
     ) -> Json:
+        if at is not None:
+            raise WrongStateError(f"{at}: nothing is delayed here")
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
         states = {self.volumes[name] for name in names}

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -137,6 +138,19 @@ def test_the_canary_unit_restarts_only_after_transient_errors() -> None:
     assert command[0] == "duplexctl"
     assert cli.get_command(click.Context(cli), "canary") is not None
     assert command[1:] == ["--json", "canary", "%i"]
+
+
+def test_the_mark_unit_marks_until_it_is_stopped_and_goes_on_after_what_passes() -> None:
+    unit = settings(ROOT / "systemd" / "duplexd-mark@.service")
+    never = {int(code) for code in unit["RestartPreventExitStatus"].split()}
+    assert never == {2, 3, 4, 6}
+    assert unit["SuccessExitStatus"] == str(128 + signal.SIGTERM)
+    assert unit["Environment"] == "EVERY=60"
+    command = unit["ExecStart"].split()
+    assert command == ["duplexctl", "--quiet", "mark", "%i", "--every", "${EVERY}"]
+    cli.make_context(
+        "duplexctl", [*command[1:3], "db", *command[4:5], "60"], resilient_parsing=True
+    )
 
 
 def test_the_backup_unit_fails_without_its_configuration() -> None:

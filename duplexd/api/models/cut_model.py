@@ -128,6 +128,9 @@ class CutStatus(Answer):
 
     id: str
     controller: str
+    kind: Literal["cut", "mark"] = Field(
+        "cut", description="mark: a consistent point that no secondary was suspended at"
+    )
     state: CutState
     verdict: Verdict | None = Field(description="null while it is in doubt")
     sequence: int

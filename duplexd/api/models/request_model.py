@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from duplexd.api.models.base import Name, Request
+from duplexd.core.past_point import PastPoint
 from duplexd.limits import (
     GRADE_CHARACTERS_MAX,
     HOLD_SECONDS_MAX,
@@ -25,6 +26,7 @@ Targets = Annotated[
         description="names of volumes or groups; a group means its volumes",
     ),
 ]
+TIME_MAX = 253_402_300_799.0  # the end of the year 9999, which others can show
 INTEGER_MAX = (1 << 63) - 1  # what others keep in 64 bits, and Prometheus in a float
 CUT_ID_PATTERN = "^[0-9a-f]{16}$"
 CutId = Annotated[str, Field(pattern=CUT_ID_PATTERN, description="id of a cut")]
@@ -50,6 +52,27 @@ class QuiesceRequest(Request):
     cut: CutId | None = Field(
         None, description="hold for this cut of a group of controllers; all must be DUPLEX"
     )
+    mark: bool = Field(
+        False, description="that cut is a mark: it suspends nobody, and no state is needed for it"
+    )
+
+
+class AtSequence(Request):
+    """A point of the past: a number."""
+
+    sequence: int = Field(ge=0, le=INTEGER_MAX, description="of the sequence")
+
+
+class AtTime(Request):
+    """A point of the past: what was there at a time."""
+
+    time: float = Field(ge=0, le=TIME_MAX, description="seconds since 1970")
+
+
+class AtMark(Request):
+    """A point of the past: a mark."""
+
+    mark: Name = Field(description="id, or tag of the latest")
 
 
 class SuspendRequest(Request):
@@ -73,6 +96,14 @@ class SuspendRequest(Request):
     progress: bool = Field(
         False, description="answer with lines: when the cut is made, then the result"
     )
+    at: AtSequence | AtTime | AtMark | None = Field(
+        None, description="suspend delayed secondaries at this point, which has passed"
+    )
+
+    @property
+    def point(self) -> PastPoint | None:
+        """The point of the past that it names."""
+        return None if self.at is None else PastPoint(**self.at.model_dump())
 
 
 class ResyncRequest(Request):

@@ -89,6 +89,16 @@ class Rebuild(Answer):
     )
 
 
+class Delay(Answer):
+    """Of a delayed secondary: how far back `suspend --at` can go."""
+
+    wanted_s: float = Field(description="`delay` of the configuration")
+    back_s: float = Field(description="it can be suspended at any time up to so long ago")
+    shortened: bool = Field(
+        description="less than is wanted, because the journal could not hold more"
+    )
+
+
 class Secondary(Answer):
     usable: bool = Field(
         description="false: not a consistent copy of any point; ignore the other fields"
@@ -99,6 +109,7 @@ class Secondary(Answer):
     as_of_time: float | None = Field(None, description="when that was")
     cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
     lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
+    delay: Delay | None = Field(None, description="null unless it is delayed, and DUPLEX")
     path: str = Field("", description="of the image")
     error: str = Field("", description="what is wrong with it; empty if nothing is known")
     error_time: float | None = Field(None, description="since when that is known")
@@ -140,7 +151,7 @@ class VolumeStatus(Answer):
     state: PairState
     reason: str | None = Field(None, description="why it is in that state")
     held: bool = Field(description="its writes wait")
-    mode: str | None = Field(None, description='"sync" or "async"')
+    mode: str | None = Field(None, description='"sync", "async" or "delayed"')
     connections: int = Field(0, description="NBD connections")
     sequence: int = Field(0, description="number of its last change")
     secondary: Secondary | None = Field(None, description="null for SIMPLEX")
@@ -180,6 +191,10 @@ class GroupStatus(Answer):
     name: str
     volumes: list[str]
     state: str | None = Field(None, description="the state of its pairs, or MIXED")
+    mark_every_s: float | None = Field(None, description="`mark_every`; null without it")
+    last_mark_time: float | None = Field(
+        None, description="of its last consistent mark, where it has `mark_every`"
+    )
 
 
 class LeaseStatus(Answer):
@@ -193,6 +208,7 @@ class LeaseStatus(Answer):
         description="fencing number: rises with each lease and each renewal, also over restarts",
     )
     cut: str | None = Field(None, description="the group's cut that it is held for")
+    mark: str | None = Field(None, description="the group's mark that it is held for")
 
 
 class Status(Answer):
@@ -203,5 +219,6 @@ class Status(Answer):
     groups: list[GroupStatus]
     leases: list[LeaseStatus]
     cuts: list[CutStatus] = Field(
-        default_factory=list, description="cuts of groups of controllers that are in doubt"
+        default_factory=list,
+        description="cuts and marks of groups of controllers that are in doubt",
     )

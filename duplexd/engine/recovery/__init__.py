@@ -11,6 +11,7 @@ run again.
     foresee.py    the same questions without a start, for `duplexd check`; foreseen_images.py judges
     room.py       room in the journal for the markers of the start
     last_calls.py  the calls on the state directory that end the start, each with its time-out
+    left_behind.py  secondaries that are to stay behind, and those that are not any more
     reconcile.py  record in the journal what an unclean stop may have made unequal, what is new in
                   the configuration, and, by degraded.py, what follows from images with a fault
                   (image_faults.py): a pair is suspended or swapped, or its volume is not served

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
 from duplexd.engine.opening import places
+from duplexd.engine.recovery import left_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,13 +107,15 @@ class Judge(NamedTuple):
         return judged[0], doubted(judged[1], record, theirs, of_theirs)
 
     def _facts(self, volume: VolumeConfig, record: PairRecord) -> tuple[Facts, Facts]:
-        return self.since.facts(record, self.complete, mirrors=volume.mode == "sync")
+        mirrors = left_behind.mode(record, volume.mode) == "sync"
+        return self.since.facts(record, self.complete, mirrors)
 
     def _may_lead(self, record: PairRecord) -> bool:
         """Whether its secondary, which is what it should be, takes the place of the primary. One
-        that no checkpoint has recorded may be any image.
+        that no checkpoint has recorded may be any image; a delayed one lacks changes.
         """
         known = record.secondary_image is not None and record.differs is None
+        known = known and record.horizon is None
         return self.may_swap and known and record.state == pair_states.DUPLEX
 
 

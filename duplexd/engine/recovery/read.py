@@ -70,8 +70,12 @@ class ReadJournal(NamedTuple):
         the volume was served then. One that the checkpoint does not know was made by a start that
         died before it was done.
         """
+        return self.ledger.closed and self.was_served(pair)
+
+    def was_served(self, pair: PairRecord) -> bool:
+        """Whether the checkpoint knows the pair, and its primary held everything by then."""
         known = any(each["id"] == pair.id for each in self.saved["pairs"])
-        return self.ledger.closed and known and pair.primary_at >= int(self.saved["sequence"])
+        return known and pair.primary_at >= int(self.saved["sequence"])
 
 
 def read_journal(

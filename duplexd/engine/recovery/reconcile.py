@@ -22,6 +22,7 @@ from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.leg_differences import joined
 from duplexd.core.markers import Abandon, Copy, Differ, Equal, Missed, Open, Remove
 from duplexd.engine.opening import why_absent
+from duplexd.engine.recovery import left_behind
 from duplexd.engine.recovery.degraded import Degraded
 from duplexd.engine.volumes import introduce, unrecorded
 
@@ -84,6 +85,7 @@ def reconcile(
     interrupted = _abandon_uncommitted(timeline, volumes)
     _compare_open_regions(timeline, recovered.uncompared, limits.differing_runs_max)
     _end_arrived(timeline, volumes)
+    interrupted += left_behind.left(timeline, volumes, config.volumes)
     for name, record in known.items():
         if name not in config.volumes:
             timeline.append(Remove(record.id))
@@ -92,7 +94,8 @@ def reconcile(
     _announce_overwritten(recovered, volumes, emit)
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
-    participant.restarted([cut.id for cut in (*ledger.cuts.values(), *at_cuts) if cut.members])
+    cuts = (*ledger.cuts.values(), *ledger.book.marks.known.values(), *at_cuts)
+    participant.restarted([cut.id for cut in cuts if cut.members])
     timeline.append(Open(boot_id, recovered.ahead))
     return interrupted
 

@@ -26,6 +26,7 @@ from duplexd.engine.opening import (
     places,
     why_absent,
 )
+from duplexd.engine.recovery import left_behind
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
 from duplexd.engine.recovery.primary_replay import lacking
@@ -111,6 +112,8 @@ class _Work:
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
         self.unproven: set[Pair] = set()  # their secondaries may be any image
+        self.uncompared: set[Pair] = set()
+        self.brought_along = set[int]()  # delayed ones that do not stay behind, by number
 
     async def open(self, journal: ReadJournal) -> None:
         """Open the images of all volumes, and judge them; a pair for each volume that the journal
@@ -121,7 +124,9 @@ class _Work:
         self._progress(OPENING, 0, 0)
         await self._opener.all(volumes, known, self.opened)
         self.opened = {name: self.opened[name] for name in volumes}
-        modes = {name: volume.mode for name, volume in volumes.items()}
+        modes = {
+            name: left_behind.mode(known.get(name), each.mode) for name, each in volumes.items()
+        }
         judging = Judging(journal, self._opener, self._adopt)
         self.judged = await judging.all(self.opened, known, modes)
         self.ahead = judging.ahead
@@ -134,6 +139,16 @@ class _Work:
                 if judged.exchanged:
                     journal.ledger.exchange_keys(record)
                 await self._take(journal, pair, judged)
+        is_short = left_behind.is_short(journal, self._limits)
+        inexact = {
+            pair
+            for pair in self.pairs.values()
+            if not left_behind.is_exact(journal, pair.record, is_short)
+        }
+        self.uncompared = self.unproven | inexact
+        for pair in self.uncompared if is_short else inexact:
+            journal.ledger.follows_to_the_tail(pair.record)
+            self.brought_along.add(pair.id)
         self.refuse_faults()
 
     def refuse_faults(self) -> None:
@@ -233,9 +248,11 @@ class _Work:
 
     async def loosen(self, file: CheckpointFile, journal: ReadJournal) -> None:
         """What a start that dies in the replay leaves on the images is not held against them. It
-        may die of the journal, whose sync tells of lost records once.
+        may die of the journal, whose sync tells of lost records once. Nor does the next one keep a
+        secondary behind that this one brings along.
         """
         loose = forget_mount(loosened(journal.saved))
+        loose = left_behind.brought_along(loose, self.brought_along)
         watch: Watch[OfState] = Watch()
 
         def replace() -> None:
@@ -295,10 +312,8 @@ async def recover(
         work.give_up()
         steps.afterwards(work.close)
         raise
-    unclean = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
-    uncompared = unclean | work.unproven
     return Recovered(
-        journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted,
+        journal, work.pairs, work.opened, work.faults, work.uncompared, work.judged, work.adopted,
         work.ahead,
     )  # fmt: skip
 

@@ -23,7 +23,12 @@ class Draining(FakeController):
         self.drained = asyncio.Event()
 
     async def quiesce(
-        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+        self,
+        names: list[str],
+        hold_s: float | None,
+        owner: str,
+        cut_id: str = "",
+        mark: bool = False,
     ) -> FakeLease:
         await self.drained.wait()
         return await super().quiesce(names, hold_s, owner, cut_id)

@@ -80,6 +80,11 @@ def in_doubt(status: Json, age_s: float) -> None:
     status["cuts"] = [{"id": "c8", "time": NOW - age_s, "group": "db"}]
 
 
+def marked(status: Json, last: float | None) -> None:
+    group = {"name": "db", "volumes": ["data"], "mark_every_s": 60.0, "last_mark_time": last}
+    status["groups"] = [group, {"name": "plain", "volumes": ["data"]}]
+
+
 # How a status becomes one with a finding of that kind
 UNWELL: dict[str, Callable[[Json], Any]] = {
     "controller-failed": lambda it: it["controller"].update(failed="no sync"),
@@ -100,6 +105,10 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "drill-overdue": lambda it: data(it)["last_drill"].update(passed_time=NOW - 3601),
     "cut-too-old": lambda it: data(it).update(consistent_cut_time=NOW - 26 * 3600 - 1),
     "cut-in-doubt": lambda it: in_doubt(it, 61),
+    "delay-shortened": lambda it: data(it)["secondary"].update(
+        delay={"wanted_s": 1800.0, "back_s": 720.0, "shortened": True}
+    ),
+    "mark-too-old": lambda it: marked(it, NOW - 191),
 }
 
 
@@ -239,3 +248,10 @@ def test_errors_come_first_and_a_reason_is_said_once() -> None:
     data(status)["secondary"]["error"] = "/b/data.img: full"
     data(status).update(served=False, error="/a/data.img: gone")
     assert kinds(status) == ["volume-not-served", "secondary-error"]
+
+
+@pytest.mark.parametrize(("last", "expected"), [(NOW, 0), (NOW - 190, 0), (None, 1)])
+def test_a_group_is_marked_in_time_or_not_yet(last: float | None, expected: int) -> None:
+    status = copy.deepcopy(WELL)
+    marked(status, last)
+    assert kinds(status) == ["mark-too-old"] * expected

@@ -13,7 +13,7 @@ from duplexd.backend import TRIM, WRITE
 from duplexd.core.cut import Cut
 from duplexd.core.cut_states import CONSISTENT, CUT, VOID
 from duplexd.core.image_record import Image
-from duplexd.core.ledger import ONLY_THE_MAP, UNCOMMITTED, Ledger, Place
+from duplexd.core.ledger import UNCOMMITTED, Ledger, Place
 from duplexd.core.markers import (
     JOURNAL,
     KINDS,
@@ -42,7 +42,7 @@ from duplexd.core.markers import (
     Swap,
     Void,
 )
-from duplexd.core.pair import refresh
+from duplexd.core.pair import ONLY_THE_MAP, refresh
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.transitions import PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
@@ -677,7 +677,7 @@ RECORDED = {
 }  # fmt: skip
 WRITERS = {
     *("core/ledger.py", "core/unmarked.py", "core/change_history.py"),
-    *("core/snapshot.py", "core/pair.py", "core/cut.py"),
+    *("core/snapshot.py", "core/pair.py", "core/cut.py", "core/delayed.py"),
 }
 
 

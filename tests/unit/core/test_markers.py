@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duplexd.core import markers
-from duplexd.core.marker_fields import unpack_map
+from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.markers import (
     KINDS,
     Abandon,
@@ -21,13 +21,16 @@ from duplexd.core.markers import (
     Commit,
     Copied,
     Copy,
+    CutAt,
     Detach,
     Differ,
     Drilled,
     Equal,
     Fail,
     Grade,
+    Horizon,
     MakeCut,
+    Mark,
     Missed,
     NewVolume,
     Open,
@@ -165,7 +168,26 @@ WRITTEN: list[tuple[Marker, Json]] = [
         Drilled("d1", "c1", 3, 1500, [1, 2]),
         {"m": "drilled", "id": "d1", "cut": "c1", "exit": 3, "took": 1500, "volumes": [1, 2]},
     ),
-]
+    (
+        Mark("m1", "stündlich", [1, 2], "db", ["alpha", "beta"]),
+        {
+            "m": "mark",
+            "id": "m1",
+            "tag": "stündlich",
+            "volumes": [1, 2],
+            "group": "db",
+            "members": ["alpha", "beta"],
+        },
+    ),
+    (Horizon([1, 2], 7, 9), {"m": "horizon", "volumes": [1, 2], "to": 7, "time": 9}),
+    (
+        CutAt("c1", "nightly", [1, 2], 7, 9, {1: changed(1)}),
+        {
+            "m": "cutat", "id": "c1", "tag": "nightly", "volumes": [1, 2], "at": 7, "time": 9,
+            "changed": {"1": pack_map(changed(1))},
+        },
+    ),
+]  # fmt: skip
 
 # What older versions left out, or is left out where there is none: the marker that it is
 LEFT_OUT: list[tuple[Json, Marker]] = [
@@ -186,6 +208,7 @@ LEFT_OUT: list[tuple[Json, Marker]] = [
         Rollback("r1", "c1", [1, 2], ""),
     ),
     ({"m": "abandon", "job": "j", "volumes": [1]}, Abandon("j", [1], {})),
+    ({"m": "mark", "id": "m1", "tag": "", "volumes": [1]}, Mark("m1", "", [1], "", [])),
 ]  # fmt: skip
 
 
@@ -213,10 +236,11 @@ def test_what_older_versions_left_out_has_its_default(fields: Json, marker: Mark
     ("marker", "left_out"),
     [
         (MakeCut("c1", "", [1]), {"group", "members"}),
+        (Mark("m1", "", [1]), {"group", "members"}),
         (Abandon("j", [1], {}), {"reasons"}),
         (Open("boot"), {"ahead"}),
     ],
-    ids=["cut of one controller", "abandon", "open"],
+    ids=["cut of one controller", "mark of one controller", "abandon", "open"],
 )
 def test_what_says_nothing_is_left_out(marker: Marker, left_out: set[str]) -> None:
     whole = next(fields for other, fields in WRITTEN if type(other) is type(marker))
@@ -284,6 +308,8 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(MakeCut, texts, texts, lists),
     st.builds(MakeCut, texts, texts, lists, texts, st.lists(texts, min_size=1, max_size=3)),
     st.builds(lambda make, cut: make(cut), named, texts),
+    st.builds(Horizon, lists, places, places),
+    st.builds(CutAt, texts, texts, lists, places, places, maps_by_volume),
     st.builds(Fail, texts, places, lists, lists, lists, texts, maps_by_volume),
     st.builds(Grade, texts, st.booleans(), places, texts),
     st.builds(Resync, texts, st.sampled_from([markers.MAP, markers.JOURNAL]), lists),

@@ -12,7 +12,7 @@ from duplexd.core import cut_states, participant
 from duplexd.core import lease as ends
 from duplexd.core.cut_states import AGREE, CONSISTENT, CUT, NONE, READY, VOID
 from duplexd.core.lease import Lease
-from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
+from duplexd.core.markers import Agreed, MakeCut, Mark, Marker, Ready, Void
 from duplexd.core.participant import FENCES_OF_A_START, Participant
 from duplexd.core.transitions import CUT_EVENTS
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UsageError, WrongStateError
@@ -37,8 +37,8 @@ class Journal:
         )
 
     def mark(self, marker: Marker) -> None:
-        assert isinstance(marker, MakeCut | Ready | Agreed | Void)
-        cut = marker.id if isinstance(marker, MakeCut) else marker.cut
+        assert isinstance(marker, MakeCut | Mark | Ready | Agreed | Void)
+        cut = marker.id if isinstance(marker, MakeCut | Mark) else marker.cut
         after = cut_states.after(self.states.get(cut, NONE), CUT_EVENTS[type(marker)])
         assert after is not None, f"{marker} does not fit"
         self.states[cut] = after
@@ -231,3 +231,60 @@ def test_an_abort_between_open_and_the_vote_counts(journal: Journal) -> None:
     assert journal.participant.abort("c") == VOID
     journal.participant.stood("c", whole=True)
     assert (journal.states["c"], journal.participant.opened) == (VOID, set())
+
+
+# -------------------------------------------------------------------------------------- marks
+
+
+def marking(journal: Journal, name: str = "M", mark: str = "m") -> Lease:
+    lease = Lease(name, (DATA,), "me", 2.0, 0.0, mark, mark=True)
+    journal.participant.close(lease)
+    return lease
+
+
+def test_a_mark_and_a_cut_of_the_same_pairs_are_in_nobodys_way(journal: Journal) -> None:
+    first = marking(journal)
+    cut = journal.close()
+    second = marking(journal, "N", "n")
+    journal.cut(cut)
+    for lease in (first, second):
+        members = ["alpha", "beta"]
+        marker = Mark(lease.cut_id, "", [1], "db", members)
+        journal.participant.cut(lease.id, lease.fence, marker)
+        journal.open(lease, lease.cut_id)
+        journal.participant.stood(lease.cut_id, whole=True)
+    journal.open(cut)
+    journal.participant.stood("c", whole=True)
+    assert journal.states == {"c": READY, "m": READY, "n": READY}
+
+
+def test_two_cuts_of_the_same_pairs_are_in_each_others_way_beside_a_mark(journal: Journal) -> None:
+    marking(journal)
+    journal.close()
+    refused(WrongStateError, lambda: journal.close("O", "o"), "another suspend")
+
+
+def test_a_second_copy_of_close_gets_no_lease_of_its_own(journal: Journal) -> None:
+    """An abort would open the gate of one of them only."""
+    marking(journal)
+    refused(WrongStateError, lambda: marking(journal, "N"), "held for already")
+    assert list(journal.participant.leases) == ["M"]
+
+
+def test_a_mark_whose_hold_was_lost_is_void(journal: Journal) -> None:
+    lease = marking(journal)
+    journal.participant.cut(lease.id, lease.fence, Mark("m", "", [1], "db", ["alpha", "beta"]))
+    journal.participant.end(lease, ends.DEADLINE)
+    journal.participant.lost("m")
+    assert journal.states == {"m": VOID}
+    refused(LeaseLostError, lambda: journal.open(lease, "m"), "expired")
+
+
+def test_a_lease_for_a_mark_makes_no_cut_and_one_for_a_cut_no_mark(journal: Journal) -> None:
+    lease = marking(journal)
+    with pytest.raises(RuntimeError, match="under a lease for a mark"):
+        journal.participant.cut(lease.id, lease.fence, MakeCut("m", "", [1], "db", ["alpha"]))
+    other = journal.close()
+    with pytest.raises(RuntimeError, match="under a lease for a cut"):
+        journal.participant.cut(other.id, other.fence, Mark("c", "", [1], "db", ["alpha"]))
+    assert journal.states == {}

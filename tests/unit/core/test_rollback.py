@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from duplexd.core import markers, rollback
-from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.pair import ONLY_THE_MAP
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.rollback_state import ABANDONED, DONE, Rollback, behind_door, door
 from duplexd.errors import DamageError, WrongStateError

@@ -115,6 +115,7 @@ def test_a_certificate_changes_no_field(
         existing: bool,
         reader: str,
         on_cut: Callable[[str], object],
+        at: None,
     ) -> Json:
         answer = await suspend(names, tag, lease, fence)
         return answer | {"members": [proof] if certificate else []}

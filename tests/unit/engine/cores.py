@@ -200,7 +200,7 @@ def settings(
     size: int = SIZE,
     journal: str = "32MiB",
 ) -> Config:
-    """Volumes by name with their mode ("" has no secondary)."""
+    """Volumes by name with their mode ("" has no secondary; "delayed 60s" has a delay)."""
     lines = [
         "[controller]",
         'name = "alpha"',
@@ -209,9 +209,11 @@ def settings(
         "[nbd]",
         'listen = ["unix:/nbd.sock"]',
     ]
-    for name, mode in (volumes if volumes is not None else {"data": "sync"}).items():
+    for name, wanted in (volumes if volumes is not None else {"data": "sync"}).items():
         lines += [f"[volumes.{name}]", f"size = {size}", f'primary = "/a/{name}.img"']
+        mode, _, delay = wanted.partition(" ")
         lines += [f'secondary = "/b/{name}.img"', f'mode = "{mode}"'] if mode else []
+        lines += [f'delay = "{delay}"'] if delay else []
     for name, members in (groups or {}).items():
         lines += [f"[groups.{name}]", f"volumes = {members!r}".replace("'", '"')]
     return config.parse("\n".join(lines), "/duplexd.toml")

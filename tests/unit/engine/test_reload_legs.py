@@ -334,13 +334,13 @@ async def test_a_lease_that_came_after_changes_is_no_hold_of_the_reload() -> Non
             reloading = asyncio.ensure_future(core.controller.reload(settings()))
             await core.until(lambda: leases.holds(pair))
             await core.turns(200)
-            await core.controller.followers.stepping.acquire()
+            await core.controller.followers.trailing.async_follower.stepping.acquire()
         await core.turns(200)  # now the reload is the next that waits for the follower
         (hold,) = leases.held.values()
         leases.end(hold, DEADLINE)
         await core.write("data", 0, DATA)
         other = await leases.quiesce([pair], 5.0, "another")
-        core.controller.followers.stepping.release()
+        core.controller.followers.trailing.async_follower.stepping.release()
         with pytest.raises(WrongStateError, match="did not get to the last change"):
             await reloading
         leases.release(other.id)

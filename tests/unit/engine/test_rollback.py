@@ -11,8 +11,8 @@ import pytest
 from duplexd.core import rollback as steps
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.leaving import Leaving
-from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.markers import Differ
+from duplexd.core.pair import ONLY_THE_MAP
 from duplexd.core.rollback import Order
 from duplexd.engine import rollback_job
 from duplexd.engine.rollback_content import PIECE_BYTES, pieces

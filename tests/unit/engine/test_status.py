@@ -64,7 +64,8 @@ async def test_the_fields_are_those_promised() -> None:
         assert set(status["volumes"][0]["secondary"]) == SECONDARY
         assert set(status["volumes"][0]["primary"]) == PRIMARY
         assert status["volumes"][1]["secondary"] is None
-        assert status["groups"] == [{"name": "db", "volumes": ["data"], "state": "DUPLEX"}]
+        group = {"name": "db", "volumes": ["data"], "state": "DUPLEX"}
+        assert status["groups"] == [group | {"mark_every_s": None, "last_mark_time": None}]
         (lease,) = status["leases"]
         assert (lease["volumes"], lease["hold_s"], lease["remaining_s"]) == (["data"], 5.0, 5.0)
         assert [entry["held"] for entry in status["volumes"]] == [True, False]
@@ -313,6 +314,7 @@ async def test_every_figure_that_the_metrics_read_is_counted() -> None:
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
         await core.controller.checkpointer.checkpoint()
+        await core.controller.mark(["data"])
         hold = await core.controller.quiesce(["data"], 5.0, "me")
         core.controller.release(hold.id, "owner gone")
         after = counted(core.controller.counters())

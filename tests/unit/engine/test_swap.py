@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.lease import DEADLINE
-from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.markers import Missed
+from duplexd.core.pair import ONLY_THE_MAP
 from duplexd.errors import DuplexdError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
@@ -346,7 +346,8 @@ async def test_nothing_is_given_up_for_a_cut_that_the_secondary_is_still_on_its_
     """
     async with running({"data": "async"}) as core:
         controller, pair, cuts = core.controller, core.pair(), list[asyncio.Task[object]]()
-        sync, stepping = controller.checkpointer.sync_secondaries, controller.followers.stepping
+        sync = controller.checkpointer.sync_secondaries
+        stepping = controller.followers.trailing.async_follower.stepping
 
         async def sync_and_cut_again(pairs: Sequence[Pair]) -> dict[Pair, OSError]:
             lost = await sync(pairs)

@@ -70,6 +70,9 @@ class FakeTimeline:
         self._before_batch = 0
         self._steps: list[Callable[[], None]] = []
 
+    def now_us(self) -> int:
+        return 1_795_000_000_000_000
+
     @property
     def written(self) -> int:
         return self.writer.written

@@ -26,6 +26,7 @@ from duplexd.replication.job_runner import Runner
 from duplexd.replication.left_out import Refusals
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
+from duplexd.replication.trailing import Trailing
 from duplexd.units import KIB
 from tests.support.bad_sectors import BadSectors
 from tests.unit.engine.cores import SIZE as CORE_SIZE
@@ -49,16 +50,22 @@ class Replication:
         self.world = world
         timeline = world.timeline
         backlog = Backlog(timeline, world.gates, world.calls, LIMITS)
-        self.async_follower = AsyncFollower(
-            timeline,
-            world.gates,
-            backlog,
-            world.freeze,
-            lambda pair: {pair},
-            world.calls,
-            world.clock,
-            LIMITS,
-        )
+
+        def follower(goal: Callable[[], int] | None) -> AsyncFollower:
+            return AsyncFollower(
+                timeline,
+                world.gates,
+                backlog,
+                world.freeze,
+                lambda pair: {pair},
+                world.calls,
+                world.clock,
+                LIMITS,
+                goal,
+            )
+
+        self.trailing = Trailing(timeline, world.calls, world.clock, LIMITS, follower)
+        self.async_follower = self.trailing.async_follower
         self.copying = Copying(
             timeline,
             world.checkpointer,
@@ -73,13 +80,13 @@ class Replication:
             world.freeze,
             backlog,
             self.copying,
-            self.async_follower,
+            self.trailing,
             world.emit,
             world.clock,
             LIMITS,
         )
         self.followers = Followers(
-            timeline, world.gates, world.calls, self.async_follower, self.runner.run, world.clock
+            timeline, world.gates, world.calls, self.trailing, self.runner.run, world.clock
         )
         self.unsettled: set[str] = set()
         self.resyncs = Resyncs(

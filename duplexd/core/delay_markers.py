@@ -1,0 +1,66 @@
+"""The markers of delayed secondaries: how far one may go, and a cut at a number of the past.
+
+How they are written is said in `core/markers.py`, where all markers are listed; what they do to a
+pair is in `core/delayed.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.json_object import Json
+
+
+class Horizon(NamedTuple):
+    """The secondaries of these DUPLEX pairs may get changes up to number `to`, of which none is
+    later than `time_us`. It is durable before the first of these changes is applied, so a restart
+    brings them to no later number.
+    """
+
+    volumes: Sequence[int]
+    to: int
+    time_us: int
+
+    def pack(self) -> Json:
+        volumes = list(self.volumes)
+        return {"m": "horizon", "volumes": volumes, "to": self.to, "time": self.time_us}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Horizon:
+        return cls(numbers(fields["volumes"]), int(fields["to"]), int(fields["time"]))
+
+
+class CutAt(NamedTuple):
+    """A cut at number `at`, before this record, whose time was `time_us`. `changed`: what the
+    volumes changed after it, up to this record.
+    """
+
+    id: str
+    tag: str
+    volumes: Sequence[int]
+    at: int
+    time_us: int
+    changed: Mapping[int, ChangeMap]
+
+    def pack(self) -> Json:
+        return {
+            "m": "cutat", "id": self.id, "tag": self.tag, "volumes": list(self.volumes),
+            "at": self.at, "time": self.time_us, "changed": pack_maps(self.changed),
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, fields: Json) -> CutAt:
+        return cls(
+            str(fields["id"]),
+            str(fields["tag"]),
+            numbers(fields["volumes"]),
+            int(fields["at"]),
+            int(fields["time"]),
+            unpack_maps(fields["changed"]),
+        )

@@ -1,0 +1,108 @@
+"""Scenarios with delayed secondaries, which are suspended at points of the past.
+
+All that is checked of other secondaries is checked of these: each that status calls usable holds
+exactly the changes up to the number that it shows, and a cut stays where it was promised. What is
+special here are the points, and that a kill takes nothing of what can be gone back to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from duplexd.core import pair_states as state
+from duplexd.core.past_point import PastPoint
+from tests.sim import checks, scenario
+from tests.sim.clients import SimClient
+from tests.sim.scenario import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.core.pair import Pair
+
+DELAYS = (0.2, 3.0, 1e6)
+
+
+class Delayed(Scenario):
+    """Most volumes are delayed, by times that pass within a life, and one that never does."""
+
+    def _add_volume(self, name: str) -> None:
+        super()._add_volume(name)
+        if self.rng.random() < 0.8:
+            volume = self.machine.volumes[name]
+            delay = self.rng.choice(DELAYS)
+            self.machine.volumes[name] = volume.model_copy(
+                update={"mode": "delayed", "delay": delay}
+            )
+
+    def _actions(self) -> list[Callable[[], Awaitable[None]]]:
+        return [*super()._actions(), *[self._suspend_at] * 6, self._change_delay]
+
+    def _delayed(self) -> list[Pair]:
+        pairs = self.machine.controller.volumes.by_name.values()
+        return [pair for pair in pairs if pair.is_delayed and not pair.failed]
+
+    async def _suspend_at(self) -> None:
+        pairs, rng, controller = self._delayed(), self.rng, self.machine.controller
+        if not pairs:
+            return
+        chosen = rng.sample(pairs, rng.randint(1, len(pairs)))
+        first, last = max(pair.applied for pair in chosen), controller.timeline.written
+        point = PastPoint(sequence=rng.choice((first, last, rng.randint(max(first - 3, 0), last))))
+        if rng.random() < 0.4:
+            now = controller.timeline.now_us() / 1e6
+            point = PastPoint(time=now - rng.choice((0.0, 0.01, 0.3, 2.0)))
+        names = [pair.name for pair in chosen]
+        result = await controller.suspend(names, "past", at=point)
+        (number,) = result["controllers"].values()
+        self.machine.note(f"  {result['verdict']} {result['cut']} at {point}: {number} {names}")
+        if point.time is not None:
+            self._check_time(point.time, number, last)
+        else:
+            assert number == point.sequence, result
+        self.cuts.returned(result)
+
+    def _check_time(self, time: float, number: int, last: int) -> None:
+        """What is later is after the cut, and what is not is before it. `last`: the last number
+        when it was asked for.
+        """
+        times, time_us = self.machine.history.times, int(time * 1e6)
+        later = [at for at, us in times.items() if us > time_us and at <= last]
+        assert number < min(later, default=number + 1), f"{number} has changes from after {time}"
+        first = [times[at] for at in (number + 1,) if at <= last]
+        assert all(us > time_us for us in first), f"{number} lacks changes from before {time}"
+
+    async def _change_delay(self) -> None:
+        machine = self.machine
+        for name, volume in machine.volumes.items():
+            if volume.mode == "delayed" and self.rng.random() < 0.5:
+                delay = self.rng.choice(DELAYS)
+                machine.volumes[name] = volume.model_copy(update={"delay": delay})
+        await machine.controller.reload(machine.config())
+
+    async def _end(self) -> None:
+        """All that are delayed are suspended, and hold what the journal says; the others mirror."""
+        machine = self.machine
+        controller = machine.controller
+        self.cuts.promised.clear()
+        await SimClient(machine, self.rng).run(5)
+        await self._rest()
+        names = [pair.name for pair in controller.volumes.all() if pair.state != state.SIMPLEX]
+        await controller.resync(names)
+        await asyncio.wait_for(controller.resync_wait(names), 200)
+        await SimClient(machine, self.rng).run(5)
+        await self._rest()
+        for name in names:
+            pair = controller.volumes.by_name[name]
+            assert pair.state == state.DUPLEX, f"{name} is {pair.state} ({pair.reason})"
+        if names:
+            self.cuts.returned(await controller.suspend(names))
+            assert self.cuts.promised, "a suspend with nothing in its way was void"
+            checks.check_secondaries(machine, self.cuts)
+        await asyncio.wait_for(controller.stop(), 100)
+
+
+def run(seed: int) -> None:
+    """One seed."""
+    scenario.run(seed, Delayed)

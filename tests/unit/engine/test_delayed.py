@@ -1,0 +1,361 @@
+"""Delayed secondaries in a controller: they stay behind, through everything but a power cut."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.core.past_point import PastPoint
+from duplexd.errors import NotFoundError, WrongStateError
+from duplexd.limits import EngineLimits
+from duplexd.replication import delayed_walk
+from duplexd.units import KIB
+from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.sim.disk import SimDisk
+
+DELAYED = {"data": "delayed 60s"}
+BOTH = {"data": "delayed 60s", "wal": "delayed 60s"}
+BLOCK = 4096
+
+
+async def fill(core: Core, *letters: str, name: str = "data", apart_s: float = 10.0) -> list[float]:
+    """Write a block of each letter, one behind the other; the time after each."""
+    times = []
+    for place, letter in enumerate(letters):
+        assert await core.write(name, place * BLOCK, letter.encode() * BLOCK) == 0
+        times.append(core.clock.wall())
+        core.clock.now += apart_s
+    return times
+
+
+def held(core: Core | SimDisk, name: str = "data") -> str:
+    """The letters that the secondary has."""
+    disk = core.disk if isinstance(core, Core) else core
+    image = disk.read_file(f"/b/{name}.img")
+    return "".join(chr(image[at]) for at in range(0, SIZE, BLOCK) if image[at])
+
+
+async def soon(true: Callable[[], bool]) -> None:
+    """Wait, in the time of the loop, until it is true."""
+    for _ in range(600):
+        if true():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("it did not come true in 60 s")
+
+
+async def settle(core: Core) -> None:
+    """Long enough for everything that is due."""
+    await soon(lambda: core.pair().record.horizon is not None)
+    await asyncio.sleep(3.0)
+
+
+async def test_a_change_reaches_the_secondary_when_it_is_old_enough() -> None:
+    async with running(DELAYED) as core:
+        await fill(core, "a", "b", apart_s=40.0)
+        await soon(lambda: held(core) == "a")
+        await settle(core)
+        assert held(core) == "a"
+        core.clock.now += 40.0
+        await soon(lambda: held(core) == "ab")
+
+
+async def test_status_says_how_far_back_one_can_go() -> None:
+    async with running(DELAYED) as core:
+        await fill(core, "a", "b", apart_s=40.0)
+        await soon(lambda: held(core) == "a")
+        secondary = core.controller.status()["volumes"][0]["secondary"]
+        assert secondary["delay"]["wanted_s"] == 60.0
+        assert secondary["delay"]["back_s"] >= 60.0
+        assert not secondary["delay"]["shortened"]
+        assert secondary["usable"]
+        assert secondary["lag_bytes"] > BLOCK
+
+
+async def test_what_a_suspend_at_a_time_leaves_is_the_state_of_then() -> None:
+    async with running(DELAYED) as core:
+        times = await fill(core, "a", "b", "c")
+        result = await core.controller.suspend(["data"], at=PastPoint(time=times[1]))
+        assert result["verdict"] == "consistent"
+        assert held(core) == "ab"
+        assert result["time"] == pytest.approx(times[1])
+        assert core.pair().state == SUSPENDED
+        assert core.controller.status()["volumes"][0]["changed_bytes"] > 0
+
+
+async def test_a_resync_after_it_copies_what_changed_since_that_time() -> None:
+    async with running(DELAYED) as core:
+        times = await fill(core, "a", "b", "c")
+        await core.controller.suspend(["data"], at=PastPoint(time=times[0]))
+        await fill(core, "d")
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.pair().state == DUPLEX
+        assert core.equal()
+        assert held(core) == "dbc"
+
+
+async def test_a_suspend_at_a_number_is_exact() -> None:
+    async with running(BOTH) as core:
+        await fill(core, "a", name="data")
+        await fill(core, "x", name="wal")
+        number = core.controller.timeline.written
+        await fill(core, "b", name="data")
+        result = await core.controller.suspend(["data", "wal"], at=PastPoint(sequence=number))
+        assert result["controllers"]["alpha"] == number
+        assert (held(core), held(core, "wal")) == ("a", "x")
+
+
+async def test_a_suspend_of_one_leaves_the_others_behind() -> None:
+    async with running(BOTH) as core:
+        await fill(core, "a", name="data")
+        await fill(core, "x", name="wal")
+        await core.controller.suspend(["data"])
+        assert held(core) == "a"
+        await asyncio.sleep(3.0)
+        assert held(core, "wal") == ""
+        core.clock.now += 60.0
+        await soon(lambda: held(core, "wal") == "x")
+
+
+async def test_volumes_of_different_delays_are_cut_at_one_number() -> None:
+    async with running({"data": "delayed 60s", "wal": "delayed 5s"}) as core:
+        await fill(core, "a", name="data")
+        await soon(lambda: core.pair("wal").applied > core.pair().applied)
+        await fill(core, "x", name="wal", apart_s=0.0)
+        number = core.controller.timeline.written
+        await fill(core, "b", name="data", apart_s=0.0)
+        result = await core.controller.suspend(["data", "wal"], at=PastPoint(sequence=number))
+        assert result["verdict"] == "consistent"
+        assert {core.pair(name).applied for name in ("data", "wal")} == {number}
+        assert (held(core), held(core, "wal")) == ("a", "x")
+
+
+async def test_a_mark_is_a_point_to_go_to() -> None:
+    async with running(BOTH) as core:
+        await fill(core, "a", name="data")
+        await core.controller.mark(["data", "wal"], "hourly")
+        await fill(core, "x", name="wal")
+        mark = await core.controller.mark(["data", "wal"], "hourly")
+        await fill(core, "b", name="data")
+        with pytest.raises(NotFoundError, match="no such mark"):
+            await core.controller.suspend(["data"], at=PastPoint(mark="daily"))
+        result = await core.controller.suspend(["data", "wal"], at=PastPoint(mark="hourly"))
+        assert result["controllers"]["alpha"] == mark["sequence"]
+        assert result["time"] == mark["time"]
+        assert (held(core), held(core, "wal")) == ("a", "x")
+
+
+async def test_a_mark_of_another_volume_is_no_point() -> None:
+    async with running(BOTH) as core:
+        mark = await core.controller.mark(["data"], "")
+        with pytest.raises(WrongStateError, match="was not made of wal"):
+            await core.controller.suspend(["data", "wal"], at=PastPoint(mark=mark["id"]))
+
+
+async def test_marks_alone_do_not_fill_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delayed_walk, "IDLE_BYTES_MAX", 16 * KIB)
+    async with running({"data": "delayed 1h"}) as core:
+        await fill(core, "a")
+        await soon(lambda: core.pair().record.horizon is not None)
+        core.clock.now += 3600.0
+        await soon(lambda: held(core) == "a")
+        for _ in range(80):
+            await core.controller.mark(["data"], "t" * 190)
+        floor = core.controller.followers.floor()
+        core.clock.now += 3600.0
+        await soon(lambda: core.controller.followers.floor() > floor)
+
+
+# ------------------------------------------------------------------------------------- refused
+
+
+async def test_a_point_that_the_secondary_is_beyond_is_refused_with_the_earliest() -> None:
+    async with running(DELAYED) as core:
+        times = await fill(core, "a", "b", apart_s=70.0)
+        await soon(lambda: held(core) == "ab")
+        before = core.pair().applied
+        for point in (PastPoint(time=times[0] - 1), PastPoint(sequence=2)):
+            with pytest.raises(WrongStateError, match=f"earliest point is number {before}, 20"):
+                await core.controller.suspend(["data"], at=point)
+        assert core.pair().state == DUPLEX
+
+
+async def test_a_point_that_has_not_come_is_refused() -> None:
+    async with running(DELAYED) as core:
+        with pytest.raises(WrongStateError, match="has not come yet"):
+            await core.controller.suspend(["data"], at=PastPoint(time=core.clock.wall() + 1))
+        with pytest.raises(WrongStateError, match="does not exist yet"):
+            await core.controller.suspend(["data"], at=PastPoint(sequence=1 << 40))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_one_that_is_not_delayed_has_no_past(mode: str) -> None:
+    async with running({"data": mode, "wal": "delayed 60s"}) as core:
+        with pytest.raises(WrongStateError, match="data is in another mode"):
+            await core.controller.suspend(["data", "wal"], at=PastPoint(sequence=5))
+
+
+async def test_a_cut_that_stands_is_the_answer_only_if_it_is_that_point() -> None:
+    async with running(DELAYED) as core:
+        await fill(core, "a", "b")
+        number = core.controller.timeline.written
+        suspend = core.controller.suspend
+        first = await suspend(["data"], at=PastPoint(sequence=number))
+        for point, existing in ((number, False), (number - 1, True)):
+            with pytest.raises(WrongStateError, match="suspended already"):
+                await suspend(["data"], at=PastPoint(sequence=point), existing=existing)
+        again = await suspend(["data"], at=PastPoint(sequence=number), existing=True)
+        assert (again["cut"], again["already"]) == (first["cut"], True)
+
+
+async def test_a_delayed_pair_is_not_compared() -> None:
+    async with running(DELAYED) as core:
+        await fill(core, "a")
+        with pytest.raises(WrongStateError, match="delayed"):
+            await core.controller.verify(["data"])
+        await core.controller.suspend(["data"])
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+# ------------------------------------------------------------------------------------ restarts
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_restart_leaves_it_behind(clean: bool) -> None:
+    disk = new_disk()
+
+    async def first() -> list[float]:
+        core = await Core.begin(disk, settings(DELAYED))
+        await core.controller.checkpointer.checkpoint()
+        times = await fill(core, "a", "b", "c")
+        await soon(lambda: core.pair().record.horizon is not None)
+        if clean:
+            await core.controller.stop()
+        else:
+            await core.crash(power=False)
+        return times
+
+    async def second(times: list[float]) -> None:
+        async with running(DELAYED, disk=disk) as core:
+            assert core.pair().state == DUPLEX
+            assert held(core) == ""
+            core.clock.now = times[-1] - 1_795_000_000.0
+            result = await core.controller.suspend(["data"], at=PastPoint(time=times[1]))
+            assert (result["verdict"], held(core)) == ("consistent", "ab")
+
+    times = run(first())
+    run(second(times))
+
+
+def test_after_a_power_cut_it_is_compared_and_current() -> None:
+    disk = new_disk()
+
+    async def first() -> None:
+        core = await Core.begin(disk, settings(DELAYED))
+        await core.controller.checkpointer.checkpoint()
+        await fill(core, "a", "b", "c")
+        await core.flush()
+        await soon(lambda: core.pair().record.horizon is not None)
+        await core.crash(power=True)
+
+    async def second() -> None:
+        async with running(DELAYED, disk=disk) as core:
+            await soon(lambda: core.pair().state == DUPLEX)
+            assert held(core) == "abc"
+            assert core.equal()
+
+    run(first())
+    run(second())
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_start_with_another_mode_brings_it_along(mode: str) -> None:
+    disk = new_disk()
+
+    async def first() -> None:
+        async with running(DELAYED, disk=disk) as core:
+            await fill(core, "a", "b")
+            await soon(lambda: core.pair().record.horizon is not None)
+
+    async def second() -> None:
+        assert held(disk) == ""
+        async with running({"data": mode}, disk=disk) as core:
+            await soon(lambda: core.pair().state == DUPLEX)
+            assert (core.pair().mode, core.pair().record.horizon) == (mode, None)
+            await core.write("data", 5 * BLOCK, b"c" * BLOCK)
+            await soon(lambda: held(core) == "abc")
+            assert core.equal()
+
+    run(first())
+    run(second())
+
+
+# --------------------------------------------------------------------------------------- others
+
+
+async def test_a_full_journal_brings_it_along_early_and_says_so() -> None:
+    limits = dataclasses.replace(EngineLimits(), follower_chunk_bytes=64 * KIB)
+    async with running({"data": "delayed 1h"}, journal="16MiB", limits=limits) as core:
+        for place in range(40):
+            change = core.send("data", place % 4 * 1024 * KIB, b"x" * 1000 * KIB)
+            await soon(lambda change=change: change in core.peer.answers)  # type: ignore[misc]
+            assert change.error == 0
+        await soon(lambda: core.pair().applied > 10)
+        delay = core.controller.status()["volumes"][0]["secondary"]["delay"]
+        assert delay["shortened"]
+
+
+async def test_a_swap_brings_it_along_at_once() -> None:
+    async with running(DELAYED) as core:
+        await fill(core, "a", "b")
+        await core.controller.swap(["data"], False, None, False)
+        assert core.pair().primary.path == "/b/data.img"
+        assert held(core) == "ab"
+        await core.write("data", 5 * BLOCK, b"c" * BLOCK)
+        number = core.controller.timeline.written
+        core.clock.now += 61
+        await soon(lambda: core.pair().applied >= number)
+        assert core.image("data", "a") == core.image("data", "b")
+
+
+async def test_a_reload_takes_another_delay() -> None:
+    async with running(DELAYED) as core:
+        await fill(core, "a", "b", apart_s=20.0)
+        await settle(core)
+        assert held(core) == ""
+        changes = await core.controller.reload(settings({"data": "delayed 10s"}))
+        assert changes == ["volume data: delay is now '10s'"]
+        await soon(lambda: held(core) == "ab")
+
+
+async def test_a_reload_refuses_another_mode_while_it_is_behind() -> None:
+    async with running(DELAYED) as core:
+        with pytest.raises(WrongStateError, match=r"suspend data.*reload, then.*resync data"):
+            await core.controller.reload(settings({"data": "sync"}))
+        await core.controller.suspend(["data"])
+        await core.controller.reload(settings({"data": "sync"}))
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.pair().mirrors
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_reload_makes_a_pair_delayed(mode: str) -> None:
+    async with running({"data": mode}) as core:
+        await fill(core, "a")
+        await soon(lambda: held(core) == "a")
+        await core.controller.reload(settings(DELAYED))
+        await fill(core, "b")
+        await settle(core)
+        assert held(core) == "a"
+        core.clock.now += 61
+        await soon(lambda: held(core) == "b")
