@@ -17,6 +17,7 @@ from duplexd.core import (
     change_history,
     cut_states,
     leg_differences,
+    lineage,
     marker_check,
     markers,
     pair_states,
@@ -113,6 +114,7 @@ class Ledger(Unmarked):
             self.advance(pair, place.sequence)
         try:
             self._fold(marker, place)
+            lineage.follow(self.pairs, marker, place.time_us)
         except (KeyError, ValueError, TypeError) as error:
             raise DamageError(
                 f"journal record {place.sequence}: "
@@ -265,8 +267,7 @@ class Ledger(Unmarked):
     @_fold.register
     def _(self, marker: markers.Differ, place: Place) -> None:
         pair = self.pairs[marker.id]
-        sequence, time_us = place.sequence, place.time_us
-        pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
+        pair.differs = leg_differences.found(pair.differs, marker.runs, *place[:2])
         if pair.history is not None:  # a backup of a cut may have what is wrong
             pair.history.widen(marker.runs, change_history.DIFFERED)
         self._book.differs(pair)

@@ -66,12 +66,12 @@ class PairRecord:
     time of the latest before that one that is consistent. `history`: what changed between its cuts
     that are remembered; None if there is none. `readers`: who reads the secondary at its
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`: the last one,
-    see `core/rollback_state.py`.
+    see `core/rollback_state.py`. `lineage`: see `core/lineage.py`; 0: not known.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "good_cut_us", "history", "id",
-        "last_cut", "limits", "name", "primary_at", "primary_image", "readers", "reason",
+        "last_cut", "limits", "lineage", "name", "primary_at", "primary_image", "readers", "reason",
         "regions", "removed", "rollback", "scrub", "secondary_at", "secondary_image",
         "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes",
         "usable",
@@ -101,6 +101,7 @@ class PairRecord:
         self.history: ChangeHistory | None = None
         self.readers: dict[str, int] = {}
         self.rollback: Rollback | None = None
+        self.lineage = 0
         self.differs: Differences | None = None
         self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
@@ -232,6 +233,11 @@ class Pair:
     def bitmaps(self) -> Mapping[str, str]:
         """None: what changes while it is read is of no use to who copies it."""
         return {}
+
+    @property
+    def lineage(self) -> str:
+        """See `Volume`."""
+        return f"{self.record.lineage:x}" if self.record.lineage else ""
 
     @property
     def closed(self) -> str:

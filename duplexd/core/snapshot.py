@@ -87,6 +87,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"adopted": True} if pair.adopted else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
+        **({"lineage": pair.lineage} if pair.lineage else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
         **_cuts_of(pair),
@@ -148,9 +149,10 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next four
+    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next five
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
+    pair.lineage = saved.get("lineage", 0)
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))
     # left out where nothing is known of them

@@ -61,6 +61,8 @@ class VisibleExports:
         elif not self._server.places.volume_has_one(volume.connections):
             refused = f"volume {volume.name} has {volume.connections} connections, and no more"
         described = f"duplexd volume {volume.name}"
+        if volume.lineage:
+            described += f", lineage {volume.lineage}"
         return Export(volume.name, volume.size, flags, described, refused, bitmaps=volume.bitmaps)
 
     def names(self) -> Iterator[str]:

@@ -93,7 +93,8 @@ def reconcile(
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
     participant.restarted([cut.id for cut in (*ledger.cuts.values(), *at_cuts) if cut.members])
-    timeline.append(Open(boot_id, recovered.ahead))
+    incomplete = not (ledger.closed or recovered.journal.complete)
+    timeline.append(Open(boot_id, recovered.ahead, lost=incomplete))
     return interrupted
 
 
