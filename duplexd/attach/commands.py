@@ -214,8 +214,8 @@ def _alone(device: NbdDevice) -> Iterator[None]:
     """Two that watch one device would each replace what the other has lost."""
     path = f"{LOCKS}/nbd{device.number}"
     try:
-        os.makedirs(LOCKS, mode=0o700, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.makedirs(LOCKS, mode=0o755, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except PermissionError as error:
         raise ForbiddenError(
             f"{path}: {error.strerror}; attaching devices is for root (CAP_SYS_ADMIN)"

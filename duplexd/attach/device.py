@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECTOR_BYTES = 512  # the unit of sysfs, whatever the device's blocks are
+_OPEN_SECONDS_MAX = 10.0
 _PATH = re.compile(r"/dev/nbd(0|[1-9][0-9]{0,3})")
 
 
@@ -58,25 +59,28 @@ class NbdDevice:
         """Who uses it, so that it must not be taken away; "" for nobody that Linux knows of.
 
         File systems, swap, device mapper, md and others claim a device, and an opener that wants
-        it alone is refused. A program that has it merely open is not seen.
+        it alone is refused. A program that has it merely open is not seen. What cannot be found
+        out counts as use.
         """
-        claimed: list[bool] = []
+        answers: list[str] = []
         # The first opener of a device makes the kernel read it, which may take as long as there is
-        # no connection. A claim is refused before.
-        opener = threading.Thread(target=lambda: claimed.append(self._is_claimed()), daemon=True)
+        # no connection.
+        opener = threading.Thread(target=lambda: answers.append(self._claimed()), daemon=True)
         opener.start()
-        opener.join(1.0)
-        if not any(claimed):
-            return ""
-        where = next(self._mounted_on(), "")
-        return f"mounted on {where}" if where else "in use by the kernel"
+        opener.join(_OPEN_SECONDS_MAX)
+        return answers[0] if answers else "perhaps in use: it does not answer"
 
-    def _is_claimed(self) -> bool:
+    def _claimed(self) -> str:
         try:
             os.close(os.open(self.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
         except OSError as error:
-            return error.errno == errno.EBUSY
-        return False
+            if error.errno in {errno.ENXIO, errno.ENODEV}:
+                return ""
+            if error.errno != errno.EBUSY:
+                return f"perhaps in use: {error.strerror}"
+            where = next(self._mounted_on(), "")
+            return f"mounted on {where}" if where else "in use by the kernel"
+        return ""
 
     def _mounted_on(self) -> Iterator[str]:
         number = self._read("dev")

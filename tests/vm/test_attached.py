@@ -115,29 +115,30 @@ def test_a_mounted_file_system_goes_on_when_the_daemon_is_killed_and_the_watcher
 
 
 @pytest.mark.long
-def test_ten_kills_of_the_daemon_and_two_of_the_watcher_and_a_hold_across_one(
-    attach: GuestAttach, daemon: Daemon
+@pytest.mark.parametrize("beside", ["", "a hold", "kills of the watcher"])
+def test_kills_of_the_daemon_again_and_again(
+    attach: GuestAttach, daemon: Daemon, beside: str
 ) -> None:
     attach.start()
     attach.make_file_system()
     attach.start_load()
-    for turn in range(10):
-        if turn == 5:
-            holder = threading.Thread(target=hold, args=(daemon,))
+    for turn in range(4):
+        holder = threading.Thread(target=hold, args=(daemon,))
+        if beside == "a hold":
             holder.start()
             wait_until_held(daemon)
         kill(daemon)
-        if turn == 5:
-            holder.join()
-        if turn in {3, 7}:
+        if beside == "kills of the watcher" and turn % 2:
             assert attach.signal("KILL") == KILLED
             attach.start()
             assert attach.events("taken-over")
         daemon.start()
+        if holder.ident:
+            holder.join()
         attach.wait_for_files(2)
-    code, held = daemon.request("POST", "/v1/quiesce", {"targets": ["data"], "hold_s": HOLD_S})
-    assert code == 200, held
-    attach.wait_for_files(2)
+    if beside == "a hold":
+        hold(daemon)  # to its end
+        attach.wait_for_files(2)
     attach.stop_load()
     assert attach.trouble() == []
     attach.unmount()
