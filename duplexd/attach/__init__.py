@@ -8,7 +8,7 @@ back: the device is dead. What is here stays, and hands the driver a new connect
     device.py       what Linux knows of /dev/nbdN
     export.py       a connection to the volume, and whether it is the volume that it was
     watcher.py      replaces connections that are lost
-    commands.py     `duplexd attach` and `duplexd detach`: these together, signals, systemd
+    attaching.py    `duplexd attach` and `duplexd detach`: these together, signals, systemd
 
 A client of the daemon like any other: it knows the NBD protocol and no part of the engine.
 """

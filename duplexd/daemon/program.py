@@ -213,7 +213,7 @@ def attach(
     """Make VOLUME the block device DEVICE (/dev/nbd0, ...), and reconnect it when the daemon is
     back, until SIGTERM. VOLUME is a name, or an NBD URI.
     """
-    from duplexd.attach import commands
+    from duplexd.attach import attaching
     from duplexd.attach.device import NbdDevice
     from duplexd.attach.export import address_of
     from duplexd.limits import AttachLimits
@@ -221,8 +221,8 @@ def attach(
 
     log.configure("info")
     uri = address_of(volume, socket_path)
-    wishes = commands.Wishes(uri, connections, timeout, dead_timeout, wait)
-    commands.attach(NbdDevice.named(device), wishes, AttachLimits())
+    wishes = attaching.Wishes(uri, connections, timeout, dead_timeout, wait)
+    attaching.attach(NbdDevice.named(device), wishes, AttachLimits())
 
 
 @cli.command("detach", short_help="End a device that `attach` made.")
@@ -231,10 +231,10 @@ def attach(
 @_JSON_OPTION
 def detach(device: str, force: bool, as_json: bool) -> None:
     """End the block device DEVICE, of whatever NBD client it is, unless it is in use."""
-    from duplexd.attach import commands
+    from duplexd.attach import attaching
     from duplexd.attach.device import NbdDevice
 
-    done = commands.detach(NbdDevice.named(device), force)
+    done = attaching.detach(NbdDevice.named(device), force)
     if as_json:
         click.echo(json.dumps(done, indent=2))
     else:

@@ -17,7 +17,7 @@ import click
 import pytest
 
 import duplexd
-from duplexd.attach.commands import LOCKS
+from duplexd.attach.attaching import LOCKS
 from duplexd.config import groups_file as groups
 from duplexd.config import load as config
 from duplexd.config.daemon_file import (
