@@ -17,6 +17,7 @@ from duplexd.attach.netlink import Device
 from duplexd.attach.watcher import Watcher
 from duplexd.errors import UnreachableError, WrongStateError
 from duplexd.limits import AttachLimits
+from duplexd.nbd.messages import REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,6 +227,10 @@ def test_a_device_that_is_taken_over_is_offered_one_connection_and_left_as_it_is
 ) -> None:
     before = list(driver.places)
     later.wait(lambda: server.opened == PROMISED.connections + 1)
+    offered = server.peers[-1]
+    offered.settimeout(PATIENCE_S)
+    assert len(offered.recv(64)) == REQUEST.size  # a goodbye
+    assert offered.recv(64) == b""
     assert later.stop() is True
     assert server.opened == PROMISED.connections + 1
     assert driver.places == before
