@@ -202,7 +202,7 @@ install-tree: wheel
 		$(PREFIX)/lib/sysusers.d $(PREFIX)/lib/tmpfiles.d)
 	ln -sfr $(addprefix $(DESTDIR)$(LIBDIR)/bin/,duplexd duplexctl) $(DESTDIR)$(PREFIX)/bin/
 	cd $(DESTDIR)$(LIBDIR)/share/duplexd/systemd && \
-		install -m 0644 *.service *.socket *.timer $(DESTDIR)$(SYSTEMD)/systemd/system/ && \
+		install -m 0644 *.service *.socket *.timer *.target $(DESTDIR)$(SYSTEMD)/systemd/system/ && \
 		install -m 0644 sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d/ && \
 		install -m 0644 tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/
 	rm -rf $(DESTDIR)$(LIBDIR)/share/duplexd

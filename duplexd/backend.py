@@ -119,6 +119,12 @@ class Volume(Protocol):
     failed: str  # why it is not served; "" for one that is
 
     @property
+    def lineage(self) -> str:
+        """What stays as it is for as long as its content follows from what clients were answered,
+        see `core/lineage.py`; "" where that is not known, or the name says it.
+        """
+
+    @property
     def of(self) -> str:
         """The volume whose rules count: its own name, but for a point or a clone."""
 

@@ -31,6 +31,13 @@ EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [heal
 HOLD_SECONDS_DEFAULT = 2.0
 DELAY_SECONDS_MIN, DELAY_SECONDS_MAX = 1.0, 7 * 86400.0  # of a delayed secondary
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
+# `duplexd attach`: for an answer to one request of the kernel's driver, which then sends it again
+# on a new connection. A request that was in flight when the daemon died waits for as long.
+ATTACH_TIMEOUT_SECONDS_DEFAULT = 30
+ATTACH_TIMEOUT_SECONDS_MIN, ATTACH_TIMEOUT_SECONDS_MAX = 15, 3600  # above any hold
+ATTACH_DEAD_SECONDS_DEFAULT = 3600  # without a daemon, until requests fail
+ATTACH_DEAD_SECONDS_MAX = 30 * 86400
+ATTACH_CONNECTIONS_MAX = 16
 # Programs around a cut. A database that writes a checkpoint may take minutes.
 HOOK_TIMEOUT_SECONDS_DEFAULT = 10.0
 HOOK_TIMEOUT_SECONDS_MIN, HOOK_TIMEOUT_SECONDS_MAX = 0.1, 600.0
@@ -273,6 +280,16 @@ class ProofLimits:
     tries: int = 5  # to read a journal that its daemon recycles meanwhile
     start_seconds_max: float = 5.0  # to wait for a daemon that is starting
     places_max: int = 16  # of a volume that differ, listed one by one; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class AttachLimits:
+    """Of `duplexd attach`."""
+
+    answer_seconds_max: float = 10.0  # of a server, to each step of a handshake
+    retry_seconds_min: float = 0.1  # before another attempt to connect; doubled each time
+    retry_seconds_max: float = 2.0
+    look_seconds: float = 60.0  # without a notice, at the device and at connections not known
 
 
 @dataclass(frozen=True, slots=True)

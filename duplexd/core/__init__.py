@@ -35,7 +35,8 @@ The tables say what is possible: `pair_states`, `cut_states` (two-phase commit) 
 `transitions` says which event of them a marker is, and `invariants` what is true after every
 marker. `leg_differences` is where legs are known to differ, and what that forbids; `scrub_state` is
 how far a comparison in the background has come. `change_map` and `regions` are the bitmaps, and
-`change_history` has those between cuts. `unmarked` is what the ledger notes without a marker.
+`change_history` has those between cuts. `unmarked` is what the ledger notes without a marker, and
+`lineage` after what no client may go on with what it remembers of a volume.
 `readers` says who keeps a secondary at its cut, `leaving` how a command gets past them, and `point`
 is that cut as an NBD export; `clone` one that can be written to, `overlay_map` which of its blocks
 were. `rollback` is what is not done while volumes go back to it, `rollback_state` what is recorded,

@@ -53,8 +53,8 @@ class Clone:
 
     __slots__ = (
         "__weakref__", "_connected", "base", "can_zero_fast", "clone", "connections",
-        "counted_as", "cut", "ended", "failed", "failing", "limit_bytes", "name", "of", "on_ended",
-        "pair", "read_only", "since", "size", "takes",
+        "counted_as", "cut", "ended", "failed", "failing", "limit_bytes", "lineage", "name",
+        "of", "on_ended", "pair", "read_only", "since", "size", "takes",
     )  # fmt: skip
 
     takes: Changes
@@ -84,6 +84,7 @@ class Clone:
         self.failed = ""
         self.limit_bytes = limit_bytes
         self.since = since
+        self.lineage = f"{int(since * 1e6):x}"  # a later one may have the name
         self.ended = ""
         self.on_ended = on_ended
         self._connected: set[Reader] = set()

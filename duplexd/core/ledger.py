@@ -18,6 +18,7 @@ from duplexd.core import (
     cut_states,
     delayed,
     leg_differences,
+    lineage,
     marker_check,
     markers,
     pair_states,
@@ -114,6 +115,8 @@ class Ledger(Unmarked):
             self.advance(pair, place.sequence)
         try:
             self._fold(marker, place)
+            if isinstance(marker, lineage.MAY_BEGIN_ANEW):
+                lineage.follow(self.pairs, marker, place.time_us)
         except (KeyError, ValueError, TypeError) as error:
             raise DamageError(
                 f"journal record {place.sequence}: "
@@ -261,13 +264,10 @@ class Ledger(Unmarked):
         for pair in rollback.end(self._of(marker.volumes), marker, place.time_us):
             pair.tracked_bytes = ONLY_THE_MAP
 
-    # ----------------------------------------------------------------------------- comparisons
-
     @_fold.register
     def _(self, marker: markers.Differ, place: Place) -> None:
         pair = self.pairs[marker.id]
-        sequence, time_us = place.sequence, place.time_us
-        pair.differs = leg_differences.found(pair.differs, marker.runs, sequence, time_us)
+        pair.differs = leg_differences.found(pair.differs, marker.runs, *place[:2])
         if pair.history is not None:  # a backup of a cut may have what is wrong
             pair.history.widen(marker.runs, change_history.DIFFERED)
         self.book.differs(pair)

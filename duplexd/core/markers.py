@@ -6,7 +6,8 @@ no field is written under one name and read under another. Maps of volumes have 
 decimal string for a key, as JSON has no other keys; change maps are base64 of `ChangeMap.to_bytes`.
 
     m         fields                                 meaning
-    open      boot, version, ahead                   a daemon started, on this boot of the machine
+    open      boot, version, ahead, lost             a daemon started, on this boot of the machine;
+                                                     `lost`: perhaps without unflushed changes
     close                                            clean shutdown: both legs hold everything
     volume    id, name, size                         a new volume, SIMPLEX
     remove    id                                     removed from the configuration
@@ -84,18 +85,22 @@ MAP, JOURNAL = "map", "journal"  # `Resync.how`
 
 
 class Open(NamedTuple):
-    """A daemon started on boot `boot` of the machine; `ahead`: see `identity.Known`."""
+    """A daemon started on boot `boot` of the machine; `ahead`: see `identity.Known`. `lost`:
+    changes that were acknowledged, but not flushed, may be gone.
+    """
 
     boot: str
     ahead: int = 0
+    lost: bool = False
 
     def pack(self) -> Json:
         ahead = {"ahead": self.ahead} if self.ahead else {}
-        return {"m": "open", "boot": self.boot, "version": 1, **ahead}
+        lost = {"lost": True} if self.lost else {}
+        return {"m": "open", "boot": self.boot, "version": 1, **ahead, **lost}
 
     @classmethod
     def unpack(cls, fields: Json) -> Open:
-        return cls(str(fields["boot"]), int(fields.get("ahead", 0)))
+        return cls(str(fields["boot"]), int(fields.get("ahead", 0)), bool(fields.get("lost")))
 
 
 class Close(NamedTuple):

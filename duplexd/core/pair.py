@@ -74,15 +74,16 @@ class PairRecord:
     that are remembered; None if there is none. `readers`: who reads the secondary at its
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`, `drill`: the
     last one of each, see `core/rollback_state.py` and `core/drill_record.py`. `horizon`: how far a
-    delayed secondary may go while it is DUPLEX; None where that is not limited.
+    delayed secondary may go while it is DUPLEX; None where that is not limited. `lineage`: see
+    `core/lineage.py`; 0: not known.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "good_cut_us",
-        "history", "horizon", "id", "last_cut", "limits", "name", "primary_at", "primary_image",
-        "readers", "reason", "regions", "removed", "rollback", "scrub", "secondary_at",
-        "secondary_image", "secondary_path", "size", "staged", "staging", "state", "swapped",
-        "swaps", "tracked_bytes", "unrecorded", "usable",
+        "history", "horizon", "id", "last_cut", "limits", "lineage", "name", "primary_at",
+        "primary_image", "readers", "reason", "regions", "removed", "rollback", "scrub",
+        "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
+        "state", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -112,6 +113,7 @@ class PairRecord:
         self.readers: dict[str, int] = {}
         self.rollback: Rollback | None = None
         self.drill: Drill | None = None
+        self.lineage = 0
         self.differs: Differences | None = None
         self.scrub = Scrub()
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
@@ -245,6 +247,11 @@ class Pair:
     def bitmaps(self) -> Mapping[str, str]:
         """None: what changes while it is read is of no use to who copies it."""
         return {}
+
+    @property
+    def lineage(self) -> str:
+        """See `Volume`."""
+        return f"{self.record.lineage:x}" if self.record.lineage else ""
 
     @property
     def closed(self) -> str:

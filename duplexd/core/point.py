@@ -66,8 +66,8 @@ class Point:
     """
 
     __slots__ = (
-        "__weakref__", "_earlier", "_ends", "_readers", "connections", "counted_as",
-        "cut", "ended", "failed", "failing", "has_lost_writes", "leg", "name", "of", "pair",
+        "__weakref__", "_earlier", "_ends", "_readers", "connections", "counted_as", "cut",
+        "ended", "failed", "failing", "has_lost_writes", "leg", "lineage", "name", "of", "pair",
         "read_cached", "read_only", "size",
     )  # fmt: skip
 
@@ -83,6 +83,7 @@ class Point:
         self.connections = 0
         self.failing: dict[str, int] = {}
         self.failed = ""
+        self.lineage = ""  # the id of the cut is in the name
         self.pair = pair
         self.cut = cut
         self.leg: Leg | None = leg

@@ -93,6 +93,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
+        **({"lineage": pair.lineage} if pair.lineage else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
         **({"drill": list(pair.drill)} if pair.drill is not None else {}),
@@ -166,6 +167,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.horizon = Horizon(*saved["horizon"]) if "horizon" in saved else None
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
+    pair.lineage = saved.get("lineage", 0)
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))
     pair.drill = Drill(*saved["drill"]) if "drill" in saved else None

@@ -81,6 +81,7 @@ class Unmarked:
         """Another image is the primary from now on. Its caller takes a checkpoint before it is
         served; until then a restart does not know the image.
         """
+        pair.lineage += 1
         if pair.history is not None:
             pair.history.widen_all(ADOPTED)
 

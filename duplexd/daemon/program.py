@@ -1,4 +1,4 @@
-"""The program `duplexd`: run, check, demo, journal inspect.
+"""The program `duplexd`: run, check, demo, journal inspect, attach, detach.
 
 Expected errors are one line each and an exit code of `errors.py`; a traceback is a bug. Each
 command imports what it needs, because `duplexd --version` should not load an event loop.
@@ -20,6 +20,14 @@ import click
 from duplexd import __version__
 from duplexd.daemon.lean import lean
 from duplexd.errors import DuplexdError, ForbiddenError
+from duplexd.limits import (
+    ATTACH_CONNECTIONS_MAX,
+    ATTACH_DEAD_SECONDS_DEFAULT,
+    ATTACH_DEAD_SECONDS_MAX,
+    ATTACH_TIMEOUT_SECONDS_DEFAULT,
+    ATTACH_TIMEOUT_SECONDS_MAX,
+    ATTACH_TIMEOUT_SECONDS_MIN,
+)
 from duplexd.printable import printable
 from duplexd.runtime.descriptors import open_standard
 
@@ -84,6 +92,7 @@ Examples:
   duplexd check --config /etc/duplexd/db.toml
   duplexd run --config /etc/duplexd/db.toml
   duplexd journal inspect /var/lib/duplexd/db
+  duplexd attach tables /dev/nbd0 --socket /run/duplexd/db/nbd.sock
 """
 
 
@@ -168,6 +177,84 @@ def demo(rounds: int | None, pairs: int | None) -> None:
     from duplexd.demo import main as program
 
     sys.exit(program.main(rounds or program.ROUNDS, pairs or program.MANY))
+
+
+@cli.command("attach", short_help="A volume as /dev/nbdN, reconnected when the daemon is back.")
+@click.argument("volume")
+@click.argument("device", metavar="DEVICE")
+@click.option(
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    default="",
+    shell_complete=_complete_file,
+    help="The daemon's NBD socket, for a VOLUME that is a name.",
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(1, ATTACH_CONNECTIONS_MAX),
+    default=2,
+    show_default=True,
+    help="How many, where the server allows several.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(ATTACH_TIMEOUT_SECONDS_MIN, ATTACH_TIMEOUT_SECONDS_MAX),
+    default=ATTACH_TIMEOUT_SECONDS_DEFAULT,
+    show_default=True,
+    help="Seconds after which a request without an answer is sent again, on a new connection.",
+)
+@click.option(
+    "--dead-timeout",
+    type=click.IntRange(1, ATTACH_DEAD_SECONDS_MAX),
+    default=ATTACH_DEAD_SECONDS_DEFAULT,
+    show_default=True,
+    help="Seconds without a daemon after which requests fail.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 86400),
+    default=0.0,
+    help="Seconds to wait for the volume at the start.",
+)
+def attach(
+    volume: str,
+    device: str,
+    socket_path: str,
+    connections: int,
+    timeout: int,
+    dead_timeout: int,
+    wait: float,
+) -> None:
+    """Make VOLUME the block device DEVICE (/dev/nbd0, ...), and reconnect it when the daemon is
+    back, until SIGTERM. VOLUME is a name, or an NBD URI.
+    """
+    from duplexd.attach import attaching
+    from duplexd.attach.device import NbdDevice
+    from duplexd.attach.export import address_of
+    from duplexd.limits import AttachLimits
+    from duplexd.runtime import log
+
+    log.configure("info")
+    uri = address_of(volume, socket_path)
+    wishes = attaching.Wishes(uri, connections, timeout, dead_timeout, wait)
+    attaching.attach(NbdDevice.named(device), wishes, AttachLimits())
+
+
+@cli.command("detach", short_help="End a device that `attach` made.")
+@click.argument("device", metavar="DEVICE")
+@click.option("--force", is_flag=True, help="Although it is mounted: its user gets errors.")
+@_JSON_OPTION
+def detach(device: str, force: bool, as_json: bool) -> None:
+    """End the block device DEVICE, of whatever NBD client it is, unless it is in use."""
+    from duplexd.attach import attaching
+    from duplexd.attach.device import NbdDevice
+
+    done = attaching.detach(NbdDevice.named(device), force)
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+    else:
+        click.echo(f"{device} {'was not attached' if done['already'] else 'is detached'}")
 
 
 @cli.group()

@@ -85,6 +85,7 @@ class NbdClient:
         self.size = 0
         self.flags = 0
         self.block_sizes = (1, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED)
+        self.description = ""  # where the server has one
         self.exports: list[str] = []
         self._option = c.OPT_LIST if list_exports else c.OPT_GO
         self._zeroes = 0  # behind the answer to EXPORT_NAME
@@ -215,7 +216,8 @@ class NbdClient:
                 raise ProtocolError("the server cannot list: it does not speak fixed newstyle")
             self._output.append(m.option(c.OPT_LIST))
         elif flags & c.FLAG_FIXED_NEWSTYLE:
-            self._output.append(m.option(c.OPT_GO, m.go_data(self.export, [c.INFO_BLOCK_SIZE])))
+            asked = [c.INFO_BLOCK_SIZE, c.INFO_DESCRIPTION]
+            self._output.append(m.option(c.OPT_GO, m.go_data(self.export, asked)))
         else:
             self._ask_by_name()
         return m.GREETING.size
@@ -279,6 +281,8 @@ class NbdClient:
             _, self.size, self.flags = m.INFO_EXPORT_DATA.unpack(data)
         elif kind == c.INFO_BLOCK_SIZE and len(data) == m.INFO_BLOCK_SIZE_DATA.size:
             self._take_block_sizes(*m.INFO_BLOCK_SIZE_DATA.unpack(data)[1:])
+        elif kind == c.INFO_DESCRIPTION:
+            self.description = data[m.U16.size :].decode("utf-8", "replace")
         elif kind in (-1, c.INFO_EXPORT, c.INFO_BLOCK_SIZE):
             raise ProtocolError("an information of the wrong length")
 

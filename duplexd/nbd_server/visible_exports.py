@@ -61,6 +61,8 @@ class VisibleExports:
         elif not self._server.places.volume_has_one(volume.connections):
             refused = f"volume {volume.name} has {volume.connections} connections, and no more"
         described = f"duplexd volume {volume.name}"
+        if volume.lineage:
+            described += f", lineage {volume.lineage}"
         # one that is closed goes by the name of who restores it
         known_as = name if volume.closed_to(volume.name) else volume.name
         return Export(known_as, volume.size, flags, described, refused, bitmaps=volume.bitmaps)

@@ -18,6 +18,7 @@ import click
 import pytest
 
 import duplexd
+from duplexd.attach.attaching import LOCKS
 from duplexd.config import groups_file as groups
 from duplexd.config import load as config
 from duplexd.config.daemon_file import (
@@ -50,6 +51,7 @@ UNIT = ROOT / "systemd" / "duplexd@.service"
 UNITS = sorted((ROOT / "systemd").glob("*.service"))
 SOCKETS = sorted((ROOT / "systemd").glob("*.socket"))
 TIMERS = sorted((ROOT / "systemd").glob("*.timer"))
+TARGETS = sorted((ROOT / "systemd").glob("*.target"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -61,9 +63,11 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("path", [*UNITS, *SOCKETS, *TIMERS], ids=lambda path: str(path.name))
+@pytest.mark.parametrize(
+    "path", [*UNITS, *SOCKETS, *TIMERS, *TARGETS], ids=lambda path: str(path.name)
+)
 def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
-    for each in (*UNITS, *SOCKETS, *TIMERS):  # those that a socket names, too
+    for each in (*UNITS, *SOCKETS, *TIMERS, *TARGETS):  # those that a socket names, too
         (tmp_path / each.name).write_text(
             re.sub(
                 "^(ExecStart|ExecReload)=(duplexd|duplexctl)\\b",
@@ -166,6 +170,18 @@ def test_the_drill_unit_makes_a_cut_of_its_own_and_runs_the_check_of_its_name() 
     assert not [key for key in unit if key.startswith("Condition")]
     command = ["duplexctl", "drill", "%i", "--suspend", "--", "/etc/duplexd/drill/%i"]
     assert unit["ExecStart"].split() == command
+
+
+def test_the_attach_unit_takes_a_device_over_and_gives_up_only_for_an_operator() -> None:
+    unit = settings(ROOT / "systemd" / "duplexd-attach@.service")
+    codes = {UsageError.exit_code, ForbiddenError.exit_code, WrongStateError.exit_code}
+    assert {int(code) for code in unit["RestartPreventExitStatus"].split()} == codes
+    assert unit["RuntimeDirectory"] == Path(LOCKS).name
+    assert unit["ExecStart"].split() == [
+        *("duplexd", "attach", "--wait", "90", "$OPTIONS", "${VOLUME}", "/dev/%i"),
+    ]
+    daemon_first = "duplexd-volumes.target"
+    assert (daemon_first in unit["After"].split(), settings()["Before"]) == (True, daemon_first)
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:

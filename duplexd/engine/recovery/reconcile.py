@@ -96,7 +96,8 @@ def reconcile(
     at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
     cuts = (*ledger.cuts.values(), *ledger.book.marks.known.values(), *at_cuts)
     participant.restarted([cut.id for cut in cuts if cut.members])
-    timeline.append(Open(boot_id, recovered.ahead))
+    incomplete = not (ledger.closed or recovered.journal.complete)
+    timeline.append(Open(boot_id, recovered.ahead, lost=incomplete))
     return interrupted
 
 

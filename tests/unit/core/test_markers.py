@@ -64,7 +64,10 @@ MAP = "eAFLSc41FGAAAQjJCGYzMHBC6VFqNARGQ2DkhQAAYkIBkA=="
 
 # Every kind with every field, in the order in which the fields have always been written
 WRITTEN: list[tuple[Marker, Json]] = [
-    (Open("boot-1", 7), {"m": "open", "boot": "boot-1", "version": 1, "ahead": 7}),
+    (
+        Open("boot-1", 7, True),
+        {"m": "open", "boot": "boot-1", "version": 1, "ahead": 7, "lost": True},
+    ),
     (Close(), {"m": "close"}),
     (NewVolume(3, "data", 4096), {"m": "volume", "id": 3, "name": "data", "size": 4096}),
     (Remove(3), {"m": "remove", "id": 3}),
@@ -238,7 +241,7 @@ def test_what_older_versions_left_out_has_its_default(fields: Json, marker: Mark
         (MakeCut("c1", "", [1]), {"group", "members"}),
         (Mark("m1", "", [1]), {"group", "members"}),
         (Abandon("j", [1], {}), {"reasons"}),
-        (Open("boot"), {"ahead"}),
+        (Open("boot"), {"ahead", "lost"}),
     ],
     ids=["cut of one controller", "mark of one controller", "abandon", "open"],
 )

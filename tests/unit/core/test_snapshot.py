@@ -130,7 +130,7 @@ def test_a_checkpoint_that_lacks_something_is_damage(key: str) -> None:
 
 
 def test_a_checkpoint_with_a_pair_that_lacks_something_is_damage() -> None:
-    since_version_3 = {"primary_at", "swapped"}
+    since_version_3 = {"primary_at", "swapped", "lineage"}
     for key in packed_snapshot(many().ledger, 20)["pairs"][0].keys() - since_version_3:
         saved = packed_snapshot(many().ledger, 20)
         del saved["pairs"][0][key]
@@ -160,8 +160,10 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     """A new field of a record must be saved."""
     apart = {
         "adopted",
+        "drill",
         "history",
         "horizon",
+        "lineage",
         "differs",
         "scrub",
         "good_cut_us",

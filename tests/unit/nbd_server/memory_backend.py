@@ -64,6 +64,10 @@ class MemoryVolume:
         return "@" in self.name
 
     @property
+    def lineage(self) -> str:
+        return ""
+
+    @property
     def counted_as(self) -> str:
         return self.name
 
