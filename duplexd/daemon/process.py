@@ -16,7 +16,7 @@ import structlog
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.service import Service
 from duplexd.daemon.startup import in_file
-from duplexd.daemon.succession import Estate, bequeath, inherited, take_signals
+from duplexd.daemon.succession import Estate, bequeath, hold_signals, inherited, take_signals
 from duplexd.daemon.successor import own_command
 from duplexd.limits import Limits
 from duplexd.net.activation import passed_sockets
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 UMASK = 0o027
 _SIGNALS_MAX = 4096  # taken from the kernel at once
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
 def run(config: Config, adopt: bool = False) -> None:
@@ -64,15 +65,22 @@ def _serve(config: Config, limits: Limits, adopt: bool, estate: Estate) -> Estat
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
         service = Service(config, limits, relay, adopt, estate)
-        with receiving_signals(loop, service):
+        with receiving_signals(loop, service) as unread:
             take_signals()
             relay.drive(service.run())
+            if service.leaves is not None:
+                hold_signals()
+                if unread() & _ENDING:
+                    return None
     return service.leaves
 
 
 @contextlib.contextmanager
-def receiving_signals(loop: asyncio.AbstractEventLoop, service: Service) -> Iterator[None]:
-    """Pass them on to the loop, whichever thread drives it. To be called in the main thread.
+def receiving_signals(
+    loop: asyncio.AbstractEventLoop, service: Service
+) -> Iterator[Callable[[], set[int]]]:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread. Yields
+    what gives those that came when the loop did not turn any more.
 
     The kernel gives a signal to any thread, to another one than the main thread as a rule if that
     still has one to handle. Python runs its handlers in the main thread only, which waits for
@@ -91,6 +99,12 @@ def receiving_signals(loop: asyncio.AbstractEventLoop, service: Service) -> Iter
             if number in actions:
                 actions[number]()
 
+    def unread() -> set[int]:
+        try:
+            return set(readable.recv(_SIGNALS_MAX))
+        except BlockingIOError:
+            return set()
+
     with readable, writable:
         readable.setblocking(False)
         writable.setblocking(False)
@@ -99,7 +113,7 @@ def receiving_signals(loop: asyncio.AbstractEventLoop, service: Service) -> Iter
         for number in actions:
             signal.signal(number, _received)
         try:
-            yield
+            yield unread
         finally:
             signal.set_wakeup_fd(-1)
             loop.remove_reader(readable)

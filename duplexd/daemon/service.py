@@ -89,8 +89,7 @@ class Running(NamedTuple):
 
 class Service:
     """One running daemon. `run` returns when it has stopped. `adopt`: images that belong to another
-    state are taken as they are. `leaves`: once it has stopped for a restart in place, what the next
-    program goes on with.
+    state are taken as they are.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class Service:
     ) -> None:
         """`estate`: sockets that were passed, and what a program before this one left."""
         self.config = config
-        self.leaves: Estate | None = None
+        self._leaves: Estate | None = None
         self._estate = estate
         self._passed = estate.passed
         self._passed_addresses = [each.address for each in estate.passed.nbd]
@@ -138,6 +137,7 @@ class Service:
             return  # a thread may hang in what was given up, and nothing waits for it
         workers.close()
         lock.close()
+        self._deadline.end()
         if self._controller is not None and self._controller.failed and self.leaves is None:
             raise DuplexdError(
                 f"stopped after the controller had failed: {self._controller.failed};"
@@ -158,6 +158,11 @@ class Service:
             raise ConfigurationError(line)
         for line in describe_exposure(self.config):
             self._log.warning("NBD listener without protection", problem=line)
+
+    @property
+    def leaves(self) -> Estate | None:
+        """Once it has stopped for a restart in place: what the next program goes on with."""
+        return self._leaves if self._restart else None  # a signal may have come in between
 
     def stop(self, number: int) -> None:
         """Stop in order: `run` returns, or the deadline ends the process."""
@@ -221,7 +226,7 @@ class Service:
             calm_collector()
             await self._until_stopped(running, workers)
             if self._restart:
-                self.leaves = await self._left_to_the_next(running)
+                self._leaves = await self._left_to_the_next(running)
         return True
 
     async def _left_to_the_next(self, running: Running) -> Estate:

@@ -82,8 +82,8 @@ def bequeath(
         for fd in [file.fileno(), *_descriptors(estate)]:
             os.set_inheritable(fd, True)
             undo.callback(os.set_inheritable, fd, False)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-        undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        hold_signals()
+        undo.callback(take_signals)
         given = {**environment, VARIABLE: f"{os.getpid()}:{file.fileno()}"}
         os.execve(command[0], list(command), given)  # noqa: S606  no shell is wanted
 
@@ -99,6 +99,11 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> Estate | No
     with os.fdopen(int(descriptor), "rb") as file:
         file.seek(0)
         return _read(file)
+
+
+def hold_signals() -> None:
+    """Those that come from now on wait in the kernel."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
 
 
 def take_signals() -> None:

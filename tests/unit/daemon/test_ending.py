@@ -55,3 +55,13 @@ def test_it_counts_from_the_first_time() -> None:
     deadline.begin()
     assert ended.get(timeout=PATIENCE_SECONDS) == EXIT_NOT_STOPPED
     assert ended.empty()
+
+
+def test_a_stop_that_is_over_ends_nothing() -> None:
+    ended: SimpleQueue[int] = SimpleQueue()
+    over, later = Deadline(0.05, lambda: "", ended.put), SimpleQueue[int]()
+    over.begin()
+    over.end()
+    Deadline(0.1, lambda: "", later.put).begin()
+    assert later.get(timeout=PATIENCE_SECONDS) == EXIT_NOT_STOPPED
+    assert ended.empty()
