@@ -22,13 +22,15 @@ ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
 # a file system for it; Prometheus and a browser; what makes, checks and shows man pages, shells that
-# complete, and what the recipes of docs/recipes are about. gcc and the next two compile a client that Python's
-# index has only as source.
+# complete, and what the recipes of docs/recipes are about. gcc and the next two compile a client
+# that Python's index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
-	chromium man-db mandoc pandoc zsh fish borgbackup restic cron postgresql mariadb-server \
-	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu
+	chromium man-db mandoc pandoc zsh fish borgbackup cron postgresql
+# What only long tests use: other recipes, and the package in a root of its own
+LONG_PACKAGES := restic mariadb-server libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu \
+	debootstrap lintian systemd-container
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d
@@ -106,8 +108,7 @@ test: $(VENV)/.interop apt ## the tests, without the long sweeps
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.interop apt ## the long sweeps
-	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES) debootstrap lintian \
-		systemd-container"
+	@$(MAKE) --no-print-directory apt-install WANTED="$(DEB_PACKAGES) $(LONG_PACKAGES)"
 	$(BIN)/python -m pytest -q $(SPREAD) --timeout 3600 -m long $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs

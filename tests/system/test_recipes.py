@@ -74,6 +74,9 @@ def duplex_again(daemon: Daemon) -> None:
     wait_for("the resync", is_duplex)
 
 
+LONG = pytest.mark.long  # software that costs 200 MB to install
+
+
 def test_every_page_is_tested_here() -> None:
     assert {path.stem for path in (ROOT / "docs" / "recipes").glob("*.md")} == PAGES
 
@@ -182,7 +185,7 @@ DATABASES: dict[str, tuple[type[PostgreSql | MariaDb], str, tuple[str, str], str
 }
 
 
-@pytest.mark.parametrize("name", DATABASES)
+@pytest.mark.parametrize("name", ["postgresql", pytest.param("mariadb", marks=LONG)])
 def test_a_database_is_backed_up_drilled_and_restored_as_its_page_says(
     serve: Serve, above: Path, name: str
 ) -> None:
@@ -255,7 +258,7 @@ STORES = {
 }
 
 
-@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("name", ["borg", pytest.param("restic", marks=LONG)])
 async def test_a_program_stores_cuts_and_gives_the_newest_back(
     serve: Serve, above: Path, name: str
 ) -> None:
@@ -347,6 +350,7 @@ def libvirt(above: Path) -> Iterator[dict[str, str]]:
             server.terminate()
 
 
+@pytest.mark.long
 async def test_a_guest_of_libvirt_is_backed_up_looked_into_and_restored(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
