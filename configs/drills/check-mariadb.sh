@@ -15,13 +15,16 @@ declare -F on_clone >/dev/null || {
 defaults=--defaults-file=/etc/mysql/my.cnf
 case ${1-} in --defaults-file=*) defaults=$1; shift ;; esac
 sql=${1-}
-settings=$(my_print_defaults "$defaults" mysqld server mariadb mariadbd)
+version=$(mariadbd --no-defaults --version | sed -nE 's/.*Ver ([0-9]+\.[0-9]+).*/\1/p')
+# All groups that a server of this version reads
+settings=$(my_print_defaults "$defaults" mysqld "mysqld-${version:?}" server mariadb \
+    "mariadb-$version" mariadbd "mariadbd-$version" client-server galera)
 data=$(sed -n 's/^--datadir=//p' <<<"$settings" | tail -n 1)
 on_clone "${data:=/var/lib/mysql}"
 while read -r path; do
     [ -d "$path" ] || path=$(dirname "$path")    # the binary log is given by the beginning of a name
     on_clone "$path"
-done < <(sed -nE 's/^--(innodb[-_][a-z_-]*dir[a-z]*|log[-_]bin|aria[-_]log[a-z_-]*)=(\/.*)/\2/p' \
+done < <(sed -nE 's/^--(innodb|log[-_]bin|relay[-_]log|aria[-_]log)([-_][a-z_-]*)?=(\/.*)/\3/p' \
     <<<"$settings")
 run=$(mktemp -d)
 chown mysql "$run"
@@ -34,9 +37,9 @@ trap finish EXIT
 trap 'exit 143' INT TERM
 
 # Nobody can connect but this script, and it connects to no other server.
-mariadbd "$defaults" --user=mysql --socket="$run/socket" --pid-file="$run/pid" \
+mariadbd "$defaults" --datadir="$data" --user=mysql --socket="$run/socket" --pid-file="$run/pid" \
     --log-error="$run/server.err" --skip-networking --skip-grant-tables --skip-slave-start \
-    --event-scheduler=DISABLED &
+    --event-scheduler=DISABLED --general-log=0 --slow-query-log=0 &
 server=$!
 until mariadb-admin --no-defaults --socket="$run/socket" ping >/dev/null 2>&1; do
     kill -0 "$server" 2>/dev/null || { cat "$run/server.err" >&2; exit 1; }

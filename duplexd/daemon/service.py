@@ -59,6 +59,7 @@ from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
 from duplexd.runtime.reserve import Reserve
+from duplexd.runtime.tally_file import TallyFile
 from duplexd.runtime.threads import ThreadWorkers
 
 if TYPE_CHECKING:
@@ -281,7 +282,8 @@ class Service:
         images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
         refuse_problems(config, images)
         disk = RealDisk(str(config.controller.state_dir), images_of(config))
-        machine = Machine(disk, RealClock(), workers.disk, workers.journal, self._relay)
+        tally = TallyFile(f"{config.control.socket}.tally")
+        machine = Machine(disk, RealClock(), workers.disk, workers.journal, self._relay, tally)
         reserve = reserve_of(config)
         recovery = Recovery(
             config,

@@ -73,13 +73,14 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.disk import Disk
+    from duplexd.runtime.tally_file import TallyFile
     from duplexd.runtime.threads import Workers
 
 
 class Machine(NamedTuple):
     """What a controller runs on. `write_workers` run what takes microseconds unless a disk hangs;
     `journal_workers` run large batches and journal syncs, so that these never queue behind a copy,
-    which `workers` do.
+    which `workers` do. `tally`: where the end of the journal is noted, see `journal/tally.py`.
     """
 
     disk: Disk
@@ -87,6 +88,7 @@ class Machine(NamedTuple):
     workers: Workers
     journal_workers: Workers
     write_workers: Workers
+    tally: TallyFile | None = None
 
 
 async def start(
@@ -104,10 +106,10 @@ async def start(
     state_dir = str(config.controller.state_dir)
     file = CheckpointFile(machine.disk, state_dir)
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
-    boot_id = machine.clock.boot_id()
     recovered = await recover(
-        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress, adopt
-    )
+        config, machine.disk, file, staging, machine.clock.boot_id(), machine.workers, limits,
+        progress, adopt, machine.tally,
+    )  # fmt: skip
     steps = Steps()
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
@@ -134,8 +136,7 @@ class Controller:
     ) -> None:
         """The parts, in the order in which they use each other; then what connects them."""
         self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
-        self.config = config
-        self.name = config.controller.name
+        self.config, self.name = config, config.controller.name
         self.events, self.listeners = events, events.listeners
         self._journal(recovered)
         self._legs_and_checkpoints(int(recovered.journal.saved["sequence"]))
@@ -332,6 +333,7 @@ class Controller:
         timeline, config, workers = self.timeline, self.config, self._machine.workers
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
         end = EndOfStart(recovered, config, workers, steps, self.journal_waits_s)
+        await end.keep_tally(writer, self._machine.tally, boot_id)
         await end.make_room(writer, self._file, limits)
         markers = partial(
             reconcile, recovered, config, boot_id, timeline, self.volumes, self.failures,

@@ -35,6 +35,7 @@ from duplexd.journal.format import (
     pack_head,
     pack_record,
 )
+from duplexd.journal.tally import note_last
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
+TALLY_BYTES = 16  # of number and crc
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
@@ -75,13 +77,16 @@ class Change(Protocol):
 
 
 class _Extent(NamedTuple):
-    """Records that lie together in a segment from `start` on; the last has number `sequence`."""
+    """Records that lie together in a segment from `start` on; the last has number `sequence`, and
+    crc `chain`.
+    """
 
     segment: Segment
     start: int
     buffers: list[Buffer]
     size: int
     sequence: int
+    chain: int
 
 
 class Writer:
@@ -90,8 +95,9 @@ class Writer:
     `append` gives a record its number and collects it; `write` puts all collected records into the
     journal file (the page cache), or, on an OSError, none: then their numbers were never given.
     `written` is the last number in the file, `sequence` the last that was given. A change may be
-    acknowledged only after `write` has returned. Not thread-safe: one caller at a time. A record is
-    never split; a batch may run over into spare segments, so ask `room` first.
+    acknowledged only after `write` has returned. `tally` gets number and crc of the last one in the
+    file, see `tally.py`; by default nobody reads it. Not thread-safe: one caller at a time. A
+    record is never split; a batch may run over into spare segments, so ask `room` first.
 
     A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use
     has left the page cache the rest of the page would be read first, in the midst of the write,
@@ -101,7 +107,7 @@ class Writer:
     __slots__ = (
         "_batch_start", "_buffers", "_bytes", "_closed", "_journal", "_sync_from", "_unwiped",
         "_written_in", "chain", "position", "ring", "segment", "sequence", "staged", "synced",
-        "written",
+        "tally", "written",
     )  # fmt: skip
 
     def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
@@ -115,6 +121,7 @@ class Writer:
             sequence  # the last number that is in the file; never ahead of what a reader may read
         )
         self.synced = 0
+        self.tally: bytearray | memoryview = bytearray(TALLY_BYTES)
         self.chain = chain
         self.position = self.segment.end
         self._journal = journal_number(ring.controller)
@@ -294,6 +301,7 @@ class Writer:
         elif self._buffers:
             self._write_one()
         self.written = self.sequence
+        note_last(self.tally, 0, self.sequence, self.chain)
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def _write_one(self) -> None:
@@ -305,7 +313,7 @@ class Writer:
         try:
             segment.file.writev(start, buffers, size + padding)
         except BaseException:
-            self._roll_back([_Extent(segment, start, buffers, size, self.sequence)])
+            self._roll_back([_Extent(segment, start, buffers, size, self.sequence, self.chain)])
             raise
         segment.end = end
         self._written_in = segment.index
@@ -319,6 +327,7 @@ class Writer:
             while self.staged:
                 self._put(self.staged[0])
                 self.written = self.staged[0].sequence
+                note_last(self.tally, 0, self.written, self.staged[0].chain)
                 del self.staged[0]  # last: the loop looks at both
             self._close_extent(self._closed)
             for extent in self._closed:
@@ -331,11 +340,12 @@ class Writer:
     def _close_extent(self, extents: list[_Extent]) -> None:
         if self._buffers:
             start = self.position - self._bytes
-            extents.append(_Extent(self.segment, start, self._buffers, self._bytes, self.sequence))
+            last = self.sequence, self.chain
+            extents.append(_Extent(self.segment, start, self._buffers, self._bytes, *last))
             self._buffers, self._bytes = [], 0
 
     def _put(self, extent: _Extent) -> None:
-        segment, start, buffers, size, _sequence = extent
+        segment, start, buffers, size, _sequence, _chain = extent
         end = start + size
         padding = min(-end % _PAGE_BYTES, segment.size - end)
         padded = [*buffers, _ZEROES[:padding]] if padding else buffers
@@ -365,7 +375,7 @@ class Writer:
         ones. Raises OSError EIO: then it may.
         """
         while self._unwiped:
-            segment, start, _buffers, size, _sequence = self._unwiped[-1]
+            segment, start, _buffers, size, *_last = self._unwiped[-1]
             try:
                 segment.file.write(start, bytes(size))
             except OSError as error:

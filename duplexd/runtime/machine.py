@@ -120,8 +120,19 @@ def folio_bytes_max(file_system: str, release: str) -> int:
     return _FOLIO_BYTES if large else sys.maxsize
 
 
+def is_memory_now(device: int) -> bool:
+    """The same, without what is remembered of devices: another file system may have that number by
+    now.
+    """
+    return _find_file_system(device) in _MEMORY_FILE_SYSTEMS
+
+
 @lru_cache(maxsize=256)
 def _file_system(device: int) -> str:
+    return _find_file_system(device)
+
+
+def _find_file_system(device: int) -> str:
     """The type of the file system with that `st_dev`; "" if that is not known."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:

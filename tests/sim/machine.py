@@ -170,7 +170,8 @@ class Machine:
         """A new controller on what the disk holds. Raises what the engine's `start` raises."""
         self.last = None
         clock = SimClock(self.loop, self.disk)
-        machine = engine.Machine(self.disk, clock, *self.workers)
+        disks, journal, writer = self.workers
+        machine = engine.Machine(self.disk, clock, disks, journal, writer)
         events = Events(clock)
         events.listeners.append(self._note_failure)
         self.last = await engine.start(self.config(), machine, events, SMALL)

@@ -77,6 +77,32 @@ def duplex_again(daemon: Daemon) -> None:
 LONG = pytest.mark.long  # software that costs 200 MB to install
 
 
+@pytest.mark.parametrize(
+    ("setting", "asked"),
+    [
+        ("[mariadb-VERSION]\ndatadir=/srv/live", "/srv/live"),
+        ("[client-server]\ndatadir=/srv/live", "/srv/live"),
+        ("[mysqld]\nlog_bin_index=/srv/log/bin.index", "/srv/log"),
+        ("[mysqld]\nrelay-log=/srv/relay/bin", "/srv/relay"),
+        ("[mysqld]\ninnodb_data_file_path=/srv/raw/ibdata1:12M:autoextend", "/srv/raw"),
+    ],
+)
+def test_a_drill_of_mariadb_asks_of_all_that_its_server_would_write_to(
+    tmp_path: Path, setting: str, asked: str
+) -> None:
+    said = subprocess.run(["mariadbd", "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r"Ver ([0-9]+\.[0-9]+)", said.stdout)
+    assert version is not None
+    settings = tmp_path / "my.cnf"
+    settings.write_text(setting.replace("VERSION", version[1]) + "\n")
+    refuse = f'on_clone() {{ [ "$1" != {asked} ] || {{ echo refused; exit 1; }}; }}'
+    refuse += "; chown() { exit 3; }"  # before a server is started
+    script = ROOT / "configs" / "drills" / "check-mariadb.sh"
+    run = f"{refuse}; export -f on_clone chown; exec bash {script} --defaults-file={settings}"
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "refused\n"), done.stderr
+
+
 def test_every_page_is_tested_here() -> None:
     assert {path.stem for path in (ROOT / "docs" / "recipes").glob("*.md")} == PAGES
 

@@ -22,6 +22,7 @@ from duplexd.core.patience import Patience
 from duplexd.engine.recovery.image_faults import Fault
 from duplexd.engine.recovery.recovered import give_up, refuse
 from duplexd.engine.recovery.room import ensure_room
+from duplexd.journal.tally import PLACE, Tally, pack
 from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
 from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch, patiently
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from duplexd.journal.writer import Writer
     from duplexd.limits import EngineLimits
     from duplexd.replication.staging import StagingArea
+    from duplexd.runtime.tally_file import TallyFile
     from duplexd.runtime.tasks import Steps
     from duplexd.runtime.threads import Workers
 
@@ -61,6 +63,18 @@ class EndOfStart:
         self._workers = workers
         self._steps = steps
         self._waits_s = waits_s
+
+    async def keep_tally(self, writer: Writer, file: TallyFile | None, boot_id: str) -> None:
+        """From now on, before this start writes anything to the journal (`journal/tally.py`)."""
+        if file is None or not boot_id:
+            return
+        recovered = self._recovered
+        starts = recovered.journal.ledger.starts + 1
+        tally = Tally(starts, not recovered.lost, writer.written, writer.chain)
+        begin = partial(file.begin, pack(tally, writer.ring.controller, boot_id))
+        kept = await self._steps.do(self._workers.run(begin))
+        if kept is not None:
+            writer.tally = kept[PLACE:]
 
     async def make_room(self, writer: Writer, file: CheckpointFile, limits: EngineLimits) -> None:
         """See `ensure_room`; again without each image that hangs. Raises JournalHungError too, and

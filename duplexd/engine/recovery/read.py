@@ -26,6 +26,7 @@ from duplexd.journal.format import (
 )
 from duplexd.journal.recover import Position, Walk
 from duplexd.journal.segment import Ring
+from duplexd.journal.tally import Search, unpack
 from duplexd.units import MIB
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
+    from duplexd.journal.tally import Verdict
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.runtime.disk import Disk
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 # take some 5 us for each 88 bytes: 16 MiB of them would be a second of processor time.
 _PROGRESS_BYTES = MIB
 _SEGMENTS_MIN = 4
+_NOTHING_TO_FIND = Search(None, 0, 0, 0)
 
 
 class ReadJournal(NamedTuple):
@@ -51,6 +54,7 @@ class ReadJournal(NamedTuple):
     after it. `floor`: the number after which this start needs records, and each one until there is
     another checkpoint. Markers since the checkpoint may need more than it says: a resync that began
     at an older cut. `since`: what these changed of the images that the checkpoint recorded.
+    `witnessed`: what the tally of the last start says of the journal (`journal/tally.py`).
     `complete`: neither has the machine rebooted since, nor was the file system of the journal
     mounted anew, nor did it refuse a write or a sync, as far as that could be noted
     (`Checkpointer.distrust_journal`); so no record was lost.
@@ -64,6 +68,14 @@ class ReadJournal(NamedTuple):
     floor: int
     since: Since
     complete: bool
+    witnessed: Verdict
+
+    @property
+    def lost(self) -> bool:
+        """Whether changes that were acknowledged may be missing, before this start says so."""
+        if self.witnessed == "unknown":
+            return not (self.ledger.closed or self.complete)
+        return self.witnessed == "lost"
 
     def is_clean(self, pair: PairRecord) -> bool:
         """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
@@ -85,9 +97,11 @@ def read_journal(
     boot_id: str,
     limits: EngineLimits,
     progress: Report,
+    tally: bytes = b"",
 ) -> ReadJournal:
-    """Open the journal, or make a new one. `boot_id` is "" where the machine has none. Blocking.
-    Raises DamageError, OSError, with nothing left open.
+    """Open the journal, or make a new one. `boot_id` is "" where the machine has none. `tally`: the
+    content of that file, if there is one. Blocking. Raises DamageError, OSError, with nothing left
+    open.
     """
     directory = f"{settings.state_dir}/journal"
     disk.make_directory(directory)
@@ -107,7 +121,9 @@ def read_journal(
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
         walk, since = Walk(ring, start), Since(ledger, saved["sequence"], saved.get("time", 0))
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
-        unapplied = fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
+        said = unpack(tally, identity, boot_id)
+        search = Search(said, walk.sequence, walk.chain, ledger.starts)
+        unapplied = fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total), search)
         behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
         now = ledger.snapshot(walk.sequence, {}, behind)
         floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
@@ -116,7 +132,8 @@ def read_journal(
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete)
+    witnessed = search.verdict(ledger.starts)
+    return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete, witnessed)
 
 
 def is_complete(boot: str, boot_id: str, saved: Json, file: CheckpointFile) -> bool:
@@ -157,8 +174,15 @@ def _bytes_after(ring: Ring, start: Position) -> int:
     return max(sum(after) - start.offset, 0)
 
 
-def fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
+def fold(
+    walk: Walk,
+    ledger: Ledger,
+    since: Since,
+    progress: Callable[[int], None],
+    search: Search = _NOTHING_TO_FIND,
+) -> set[int]:
     """Fold everything; returns the volumes that have changes. `progress` gets the bytes read."""
+    noted = search.number
     unapplied: set[int] = set()
     done_bytes = reported_bytes = 0
     for buffer, record in walk:
@@ -175,6 +199,8 @@ def fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], Non
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
             since.change(record, memoryview(buffer)[record.payload_start : record.end])
+        if record.sequence == noted:
+            search.met(record, ledger.starts)
         done_bytes += RECORD_HEADER_BYTES + record.payload_length
         if done_bytes - reported_bytes >= _PROGRESS_BYTES:
             reported_bytes = done_bytes

@@ -96,8 +96,7 @@ def reconcile(
     at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
     cuts = (*ledger.cuts.values(), *ledger.book.marks.known.values(), *at_cuts)
     participant.restarted([cut.id for cut in cuts if cut.members])
-    incomplete = not (ledger.closed or recovered.journal.complete)
-    timeline.append(Open(boot_id, recovered.ahead, lost=incomplete))
+    timeline.append(Open(boot_id, recovered.ahead, lost=recovered.lost))
     return interrupted
 
 

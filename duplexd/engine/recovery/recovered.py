@@ -34,6 +34,7 @@ from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, unreachable
 from duplexd.errors import ConfigurationError
+from duplexd.journal.tally import SIZE as TALLY_BYTES
 from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
 from duplexd.runtime.tasks import Steps
 from duplexd.runtime.watch import HungError, Watch, patiently
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
     from duplexd.replication.staging import StagingArea
     from duplexd.runtime.disk import Disk
+    from duplexd.runtime.tally_file import TallyFile
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
@@ -72,6 +74,13 @@ class Recovered(NamedTuple):
     judged: dict[str, Judged]
     adopted: dict[Pair, Lacks | None]
     ahead: int
+
+    @property
+    def lost(self) -> bool:
+        """Whether changes that were acknowledged may be missing. An older copy of the state
+        directory is whole in itself.
+        """
+        return self.journal.lost or self.ahead > 0
 
     def close(self) -> None:
         """Close the images and the journal."""
@@ -228,7 +237,12 @@ class _Work:
             raise
 
     async def read(
-        self, disk: Disk, file: CheckpointFile, boot_id: str, limits: EngineLimits
+        self,
+        disk: Disk,
+        file: CheckpointFile,
+        boot_id: str,
+        limits: EngineLimits,
+        tally: TallyFile | None,
     ) -> ReadJournal:
         """Read the journal. It is one call that lasts, so each sign of progress is another one."""
         settings, watch = self._config.controller, Watch[OfState]()
@@ -241,7 +255,10 @@ class _Work:
 
         def read() -> None:
             with watch.at(note):
-                self.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
+                said = b"" if tally is None else tally.read(TALLY_BYTES)
+                self.journals.append(
+                    read_journal(disk, file, settings, boot_id, limits, progress, said)
+                )
 
         await self.answered(watch, read)
         return self.journals[-1]
@@ -287,9 +304,10 @@ async def recover(
     limits: EngineLimits,
     progress: Report,
     adopt: bool = False,
+    tally: TallyFile | None = None,
 ) -> Recovered:
     """Everything up to the point where the journal can be written again. `adopt`: primaries that
-    are not the images of the journal are taken as they are.
+    are not the images of the journal are taken as they are. `tally`: see `journal/tally.py`.
 
     Raises DamageError, ConfigurationError, OSError, with nothing left open; JournalHungError or
     StagingHungError if the disk of the state directory does not answer. If cancelled, nothing
@@ -300,7 +318,7 @@ async def recover(
 
     try:
         progress(JOURNAL, 0, 0)
-        journal = await steps.do(work.read(disk, file, boot_id, limits))
+        journal = await steps.do(work.read(disk, file, boot_id, limits, tally))
         await steps.do(work.open(journal))
         await steps.do(work.loosen(file, journal))
         await steps.do(work.replay(journal))
