@@ -62,15 +62,21 @@ class Resumed(Wire):
     def received_before(self) -> bytes:
         return bytes(self._before)
 
+    def unread(self) -> bytes:
+        before, self._before = bytes(self._before), memoryview(b"")
+        return before + super().unread()
+
     def resume_reading(self) -> None:
         super().resume_reading()
         if self._before:
             self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
+        if not self._reading:
+            return  # paused since it was asked for
         if not self._before:
             super()._readable()
-        elif self._reading:
+        else:
             buffer = self._connection.get_buffer(-1)
             count = min(len(buffer), len(self._before))
             buffer[:count] = self._before[:count]
