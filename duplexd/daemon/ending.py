@@ -52,6 +52,11 @@ class Deadline:
             self._timer.name, self._timer.daemon = "deadline", True
             self._timer.start()
 
+    def end(self) -> None:
+        """The process goes on."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _over(self) -> None:
         self.give_up(_TOO_LONG, self._seconds)
 

@@ -108,6 +108,7 @@ class Service:
         self._passed = estate.passed
         self._passed_addresses = [each.address for each in estate.passed.nbd]
         self._restart = ""  # the id of the one that this stop is for
+        self._stops = False  # by a signal, for good
         self.limits = limits
         self._relay = relay
         self._adopt = adopt
@@ -138,7 +139,12 @@ class Service:
             return  # a thread may hang in what was given up, and nothing waits for it
         workers.close()
         lock.close()
-        if self._controller is not None and self._controller.failed and self.leaves is None:
+        if self.leaves is None:
+            self.refuse_failed()
+
+    def refuse_failed(self) -> None:
+        """After a stop: raises DuplexdError if the controller had failed before it."""
+        if self._controller is not None and self._controller.failed:
             raise DuplexdError(
                 f"stopped after the controller had failed: {self._controller.failed};"
                 " the next start recovers"
@@ -163,11 +169,13 @@ class Service:
         """Stop in order: `run` returns, or the deadline ends the process."""
         self._log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1\nSTATUS=stopping")
-        self._restart = ""
+        self._restart, self._stops = "", True
         self._end()
 
     def restart(self, number: str) -> None:
-        """Stop in order, and leave sockets and clients to the next program."""
+        """Stop in order, and leave sockets and clients to the next program; not if it stops."""
+        if self._stops:
+            return
         now_us = time.monotonic_ns() // 1000
         notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=restarting in place")
         self._restart = number
@@ -180,6 +188,10 @@ class Service:
             watch = self._deadline.without_journal(self._controller.journal_waits_s, seconds_max)
             self._journal_watch = asyncio.get_running_loop().create_task(watch, name="journal")
         self._stopping.set()
+
+    def goes_on(self) -> None:
+        """It has stopped, and the process has not ended: there is no next program."""
+        self._deadline.end()
 
     def reload(self) -> None:
         """Read the configuration again, soon."""
@@ -357,7 +369,8 @@ class Service:
             serving=line,
         )
         if (done := running.restarts.last) is not None:
-            self._log.info("restarted in place", **done)
+            how = self._log.error if done["failed"] else self._log.info
+            how("not restarted" if done["failed"] else "restarted in place", **done)
         notify(f"READY=1\nSTATUS={line}")
 
     def _remote(self) -> dict[str, object]:

@@ -174,4 +174,5 @@ def _described(estate: Estate) -> Json:
         "clients_kept": len(estate.clients),
         "clients_lost": estate.lost,
         "previous_version": estate.version,
+        "failed": estate.failed or None,
     }

@@ -374,10 +374,34 @@ def test_without_a_program_to_become_it_goes_on_by_itself(stand_in: StandIn) -> 
     daemon.fails("exec")
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
         talk.write(0, b"x" * 512)
-        done = restart(daemon)
-        assert done["clients_kept"] == 1
+        done = run_duplexctl(daemon.files, "restart")
+        assert done.returncode == 1, done  # what the caller wanted is not so
+        assert "could not be started" in done.stderr
         assert talk.read(0, 512) == b"x" * 512
-    daemon.wait_log("the next program cannot be started")
+        daemon.wait_log("the next program cannot be started")
+        daemon.wait_log("stand-in: deadlines 0")  # one that goes on would end the process
+        daemon.fails("")
+        assert restart(daemon)["clients_kept"] == 1
+
+
+def test_a_signal_while_clients_are_handed_over_stops_the_daemon(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    skipped = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 7, 0, 3 << 30) + bytes(1000)
+    with (
+        closing(Talk(files.nbd_socket, "v0")) as slow,
+        closing(Talk(files.nbd_socket, "v1")) as other,
+    ):
+        slow._socket.sendall(skipped)  # it cannot leave, and all wait for it
+        other.write(0, b"x" * 512)
+        assert daemon.request("POST", "/v1/restart", {})[0] == 200
+        daemon.wait_log("restarting in place")
+        time.sleep(1)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert not files.nbd_socket.exists()
+    assert not files.control_socket.exists()
 
 
 def test_a_signal_in_the_middle_stops_the_next_program_in_order(

@@ -25,6 +25,10 @@ class LastRestart(Answer):
     clients_kept: int = Field(description="connections of NBD clients that went on")
     clients_lost: int = Field(description="those that were closed: with TLS, or too slow")
     previous_version: str = Field(description="of the program before this one")
+    failed: str | None = Field(
+        None,
+        description="why the next program could not be started: the one before it goes on",
+    )
 
 
 class Restarted(Answer):

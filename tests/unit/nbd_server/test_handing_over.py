@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,13 +15,14 @@ from duplexd.nbd import constants as c
 from duplexd.nbd.messages import REQUEST
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd_server.handed import Handed
-from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.nbd_connection import Connection
-from duplexd.nbd_server.reach import NO_POLICY, Listener
 from duplexd.net.address import UnixAddress
 from tests.unit.nbd_server.conftest import VOLUME_BYTES
-from tests.unit.nbd_server.memory_backend import MemoryBackend
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
+
+if TYPE_CHECKING:
+    from duplexd.nbd_server.listeners import Listeners
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
 
 KIB = 1 << 10
 
@@ -42,9 +44,7 @@ def adopt(listeners: Listeners, unread: bytes) -> socket.socket:
     flags |= c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN | c.FLAG_SEND_CACHE
     flags |= c.FLAG_SEND_FAST_ZERO | c.FLAG_SEND_DF
     listener = address_of(listeners)
-    listeners.adopt(
-        [Handed(ours, listener, "data", VOLUME_BYTES, flags, Negotiated(), unread)]
-    )
+    listeners.adopt([Handed(ours, listener, "data", VOLUME_BYTES, flags, Negotiated(), unread)])
     return theirs
 
 
