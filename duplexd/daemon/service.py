@@ -315,7 +315,7 @@ class Service:
 
         await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
-        listeners.adopt(self._estate.clients)
+        refused = listeners.adopt(self._estate.clients)
         await patience.until_possible(control.listen_remote)
         around = Surroundings(
             str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
@@ -336,6 +336,7 @@ class Service:
             workers.disk.of("reload"),
             self.restart,
             self._estate,
+            refused,
         )
         sources = [lambda: nbd_metrics(listeners.server)]
         control.serve(controller, sources, outlook, reloads, restarts)

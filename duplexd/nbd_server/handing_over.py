@@ -100,7 +100,9 @@ class Adopted(Connection):
         if handed.unsent:
             wire.write(handed.unsent)
         export = Export(handed.volume, handed.size, handed.flags)
-        volume = self._server.backend.volume(export.name) if self._still(export) else None
+        # it has no TLS, or it could not have been handed over
+        may = self.exports.tls != "required" and self._still(export)
+        volume = self._server.backend.volume(export.name) if may else None
         if volume is None:
             self._server.log.warning(
                 "NBD client is disconnected",
@@ -113,8 +115,11 @@ class Adopted(Connection):
         self._begin(volume, handed.flags, handed.negotiated, b"")
 
 
-def adopt(server: Server, listener: Listener, handed: Handed) -> None:
-    """Go on with a client. It is disconnected if the rules, or the volume, are not as before."""
+def adopt(server: Server, listener: Listener, handed: Handed) -> bool:
+    """Go on with a client; false if it is disconnected, because the rules, or the volume, are not
+    as before.
+    """
     connection = Adopted(server, listener, handed)
     loop, sock = server.loop, handed.sock
     Resumed(loop, sock, connection, server.reading, server.sends, handed.unread).start()
+    return connection.volume is not None

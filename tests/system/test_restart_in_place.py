@@ -266,6 +266,30 @@ def test_a_client_with_tls_is_disconnected_and_said_to_be(
         assert "nbd.Error" in client.communicate("\n", timeout=PATIENCE_SECONDS)[1]
 
 
+def test_a_client_without_tls_is_disconnected_where_that_is_required_now(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    port, own = free_port(), Certificates(tmp_path)
+
+    def listener(rules: str) -> str:
+        return (
+            f'[[nbd.listeners]]\naddress = "tcp:127.0.0.1:{port}"\n{rules}\n'
+            f'[nbd.tls]\ncertificate = "{own.certificate}"\nkey = "{own.key}"\n'
+        )
+
+    files.extra = listener('tls = "optional"\ninsecure = true')
+    daemon = start_daemon(files.write())
+    with closing(Talk(port, "v0")) as plain, closing(Talk(files.nbd_socket, "v0")) as unix:
+        plain.write(0, b"x" * 512)
+        files.extra = listener('tls = "required"')
+        files.write()
+        done = restart(daemon)
+        assert (done["clients_kept"], done["clients_lost"]) == (1, 1)
+        with pytest.raises(ConnectionError):
+            plain.read(0, 512)
+        assert unix.read(0, 512) == b"x" * 512
+
+
 # --------------------------------------------------------------------------- the program that fails
 
 
