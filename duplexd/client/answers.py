@@ -293,7 +293,8 @@ _LAST_RESTART = fields(
         "clients_kept": whole,
         "clients_lost": whole,
         "previous_version": text,
-    }
+    },
+    {"failed": maybe(text)},
 )
 ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/healthz"): fields({}, {"controller": maybe(text)}),

@@ -23,7 +23,8 @@ SECONDS_MAX = 600.0  # for a program that answers, and recovers
 
 
 async def restart(link: Http, force: bool) -> RestartedInPlace:
-    """Raises WrongStateError with nothing changed; DuplexdError if clients were disconnected;
+    """Raises WrongStateError with nothing changed; DuplexdError if clients were disconnected, or
+    if it is the same program that serves again;
     UnreachableError if no program answers any more, TimedOutError while one is not ready.
     """
     begun = await link.call_patiently("POST", "/v1/restart", {"force": force})
@@ -42,6 +43,12 @@ async def restart(link: Http, force: bool) -> RestartedInPlace:
             continue
         last = answer["last"]
         if last is not None and last["id"] == begun["id"]:
+            if why := last.get("failed"):
+                raise DuplexdError(
+                    f"{link.prefix}the next program could not be started, and the one before it,"
+                    f" {begun['previous_version']}, serves again, for {last['clients_kept']} NBD"
+                    f" connections: {why}"
+                )
             how = {key: last[key] for key in ("pause_s", "clients_kept", "clients_lost")}
             return RestartedInPlace(begun["version"], begun["previous_version"], **how)
         if answer["program"] != begun["program"]:

@@ -53,7 +53,7 @@ class Deadline:
             self._timer.start()
 
     def end(self) -> None:
-        """Count no more: the stop is over, and the process goes on."""
+        """The process goes on."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -16,7 +16,7 @@ import structlog
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.service import Service
 from duplexd.daemon.startup import in_file
-from duplexd.daemon.succession import Estate, bequeath, hold_signals, inherited, take_signals
+from duplexd.daemon.succession import Estate, bequeath, inherited, take_signals
 from duplexd.daemon.successor import own_command
 from duplexd.limits import Limits
 from duplexd.net.activation import passed_sockets
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
 UMASK = 0o027
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS_MAX = 4096  # taken from the kernel at once
-_ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
 def run(config: Config, adopt: bool = False) -> None:
@@ -47,40 +47,50 @@ def run(config: Config, adopt: bool = False) -> None:
     limits = shared_out(Limits(), config, raise_limit())
     with in_file(config):
         estate = inherited() or Estate(passed=passed_sockets())
+    came: set[int] = set()
+
+    def is_stopped() -> bool:
+        return not came.isdisjoint(_STOPS)
+
     while True:
-        left = _serve(config, limits, adopt, estate)
+        service = _serve(config, limits, adopt, estate, came)
+        left = service.leaves
         if left is None:
             return
         try:
-            bequeath(left, own_command())
+            if not is_stopped():
+                bequeath(left, own_command(), is_stopped)
         except OSError as error:
             why = error.strerror or str(error)
             structlog.get_logger("duplexd").error("the next program cannot be started", reason=why)
-            estate = left
+            service.goes_on()
+            estate = left._replace(failed=why)
+        else:  # a signal came too late for the service
+            left.close()
+            service.refuse_failed()
+            return
 
 
-def _serve(config: Config, limits: Limits, adopt: bool, estate: Estate) -> Estate | None:
-    """Until a stop: None; or until a restart: what is left to the next program."""
+def _serve(config: Config, limits: Limits, adopt: bool, estate: Estate, came: set[int]) -> Service:
+    """Until a stop, or until a restart: then there is what it `leaves` to the next program. `came`
+    gets the signals.
+    """
     loop = TurnLoop()
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
         service = Service(config, limits, relay, adopt, estate)
-        with receiving_signals(loop, service) as unread:
+        with receiving_signals(loop, service, came):
             take_signals()
             relay.drive(service.run())
-            if service.leaves is not None:
-                hold_signals()
-                if unread() & _ENDING:
-                    return None
-    return service.leaves
+    return service
 
 
 @contextlib.contextmanager
 def receiving_signals(
-    loop: asyncio.AbstractEventLoop, service: Service
-) -> Iterator[Callable[[], set[int]]]:
-    """Pass them on to the loop, whichever thread drives it. To be called in the main thread. Yields
-    what gives those that came when the loop did not turn any more.
+    loop: asyncio.AbstractEventLoop, service: Service, came: set[int]
+) -> Iterator[None]:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread. Once
+    the loop has ended those that came before, and those that come after that, are in `came`.
 
     The kernel gives a signal to any thread, to another one than the main thread as a rule if that
     still has one to handle. Python runs its handlers in the main thread only, which waits for
@@ -99,25 +109,15 @@ def receiving_signals(
             if number in actions:
                 actions[number]()
 
-    def unread() -> set[int]:
-        try:
-            return set(readable.recv(_SIGNALS_MAX))
-        except BlockingIOError:
-            return set()
-
     with readable, writable:
         readable.setblocking(False)
         writable.setblocking(False)
         loop.add_reader(readable, receive)
         signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
         for number in actions:
-            signal.signal(number, _received)
+            signal.signal(number, lambda number, _frame: came.add(number))
         try:
-            yield unread
+            yield
         finally:
             signal.set_wakeup_fd(-1)
             loop.remove_reader(readable)
-
-
-def _received(_number: int, _frame: object) -> None:
-    """The loop has its number already."""

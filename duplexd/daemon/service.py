@@ -90,7 +90,8 @@ class Running(NamedTuple):
 
 class Service:
     """One running daemon. `run` returns when it has stopped. `adopt`: images that belong to another
-    state are taken as they are.
+    state are taken as they are. `leaves`: once it has stopped for a restart in place, what the next
+    program goes on with.
     """
 
     def __init__(
@@ -103,11 +104,12 @@ class Service:
     ) -> None:
         """`estate`: sockets that were passed, and what a program before this one left."""
         self.config = config
-        self._leaves: Estate | None = None
+        self.leaves: Estate | None = None
         self._estate = estate
         self._passed = estate.passed
         self._passed_addresses = [each.address for each in estate.passed.nbd]
         self._restart = ""  # the id of the one that this stop is for
+        self._stops = False  # by a signal, for good
         self.limits = limits
         self._relay = relay
         self._adopt = adopt
@@ -138,8 +140,12 @@ class Service:
             return  # a thread may hang in what was given up, and nothing waits for it
         workers.close()
         lock.close()
-        self._deadline.end()
-        if self._controller is not None and self._controller.failed and self.leaves is None:
+        if self.leaves is None:
+            self.refuse_failed()
+
+    def refuse_failed(self) -> None:
+        """After a stop: raises DuplexdError if the controller had failed before it."""
+        if self._controller is not None and self._controller.failed:
             raise DuplexdError(
                 f"stopped after the controller had failed: {self._controller.failed};"
                 " the next start recovers"
@@ -160,20 +166,17 @@ class Service:
         for line in describe_exposure(self.config):
             self._log.warning("NBD listener without protection", problem=line)
 
-    @property
-    def leaves(self) -> Estate | None:
-        """Once it has stopped for a restart in place: what the next program goes on with."""
-        return self._leaves if self._restart else None  # a signal may have come in between
-
     def stop(self, number: int) -> None:
         """Stop in order: `run` returns, or the deadline ends the process."""
         self._log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1\nSTATUS=stopping")
-        self._restart = ""
+        self._restart, self._stops = "", True
         self._end()
 
     def restart(self, number: str) -> None:
-        """Stop in order, and leave sockets and clients to the next program."""
+        """Stop in order, and leave sockets and clients to the next program; not if it stops."""
+        if self._stops:
+            return
         now_us = time.monotonic_ns() // 1000
         notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=restarting in place")
         self._restart = number
@@ -186,6 +189,10 @@ class Service:
             watch = self._deadline.without_journal(self._controller.journal_waits_s, seconds_max)
             self._journal_watch = asyncio.get_running_loop().create_task(watch, name="journal")
         self._stopping.set()
+
+    def goes_on(self) -> None:
+        """It has stopped, and the process has not ended: there is no next program."""
+        self._deadline.end()
 
     def reload(self) -> None:
         """Read the configuration again, soon."""
@@ -227,7 +234,7 @@ class Service:
             calm_collector()
             await self._until_stopped(running, workers)
             if self._restart:
-                self._leaves = await self._left_to_the_next(running)
+                self.leaves = await self._left_to_the_next(running)
         return True
 
     async def _left_to_the_next(self, running: Running) -> Estate:
@@ -310,7 +317,7 @@ class Service:
 
         await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
-        listeners.adopt(self._estate.clients)
+        refused = listeners.adopt(self._estate.clients)
         await patience.until_possible(control.listen_remote)
         around = Surroundings(
             str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
@@ -331,6 +338,7 @@ class Service:
             workers.disk.of("reload"),
             self.restart,
             self._estate,
+            refused,
         )
         sources = [lambda: nbd_metrics(listeners.server)]
         control.serve(controller, sources, outlook, reloads, restarts)
@@ -364,7 +372,8 @@ class Service:
             serving=line,
         )
         if (done := running.restarts.last) is not None:
-            self._log.info("restarted in place", **done)
+            how = self._log.error if done["failed"] else self._log.info
+            how("not restarted" if done["failed"] else "restarted in place", **done)
         notify(f"READY=1\nSTATUS={line}")
 
     def _remote(self) -> dict[str, object]:

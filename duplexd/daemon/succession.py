@@ -29,7 +29,7 @@ from duplexd.net.address import parse_address
 from duplexd.net.listen import BoundSocket
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
 
     from duplexd.json_object import Json
     from duplexd.net.address import Address, UnixAddress
@@ -47,7 +47,8 @@ class Estate(NamedTuple):
     """`listening`: sockets for NBD clients, by the address that they were configured with.
     `passed`: those that a service manager made. `began_ns`: since when clients have to wait
     (CLOCK_MONOTONIC). `lost`: how many of them could not be kept. `version`: that of the program
-    that ended; `id`: of this restart.
+    that ended; `id`: of this restart. `failed`: why the next program could not be started, in one
+    that goes on itself.
     """
 
     listening: Sequence[tuple[Address, BoundSocket]] = ()
@@ -58,6 +59,17 @@ class Estate(NamedTuple):
     lost: int = 0
     version: str = ""
     id: str = ""
+    failed: str = ""
+
+    def close(self) -> None:
+        """Nobody goes on with it."""
+        for _address, bound in self.listening:
+            bound.close()
+        for each in (*self.passed.nbd, self.passed.control, self.control):
+            if each is not None:
+                each.close()
+        for client in self.clients:
+            client.sock.close()
 
     def control_at(self, address: UnixAddress) -> BoundSocket | None:
         """The control socket, if that is where it is to be now; otherwise it is closed."""
@@ -70,11 +82,18 @@ class Estate(NamedTuple):
 NOTHING_LEFT = Estate()
 
 
+def _never() -> bool:
+    return False
+
+
 def bequeath(
-    estate: Estate, command: Sequence[str], environment: MutableMapping[str, str] = os.environ
+    estate: Estate,
+    command: Sequence[str],
+    is_stopped: Callable[[], bool] = _never,
+    environment: MutableMapping[str, str] = os.environ,
 ) -> None:
-    """Become the program `command`, with all of the estate. Raises OSError if that is not there;
-    nothing has changed then.
+    """Become the program `command`, with all of the estate. Returns if `is_stopped` by then; raises
+    OSError if the program is not there. Nothing has changed then.
     """
     file = os.fdopen(os.memfd_create("duplexd-estate", os.MFD_CLOEXEC), "r+b")
     with file, contextlib.ExitStack() as undo:
@@ -85,6 +104,8 @@ def bequeath(
         hold_signals()
         undo.callback(take_signals)
         given = {**environment, VARIABLE: f"{os.getpid()}:{file.fileno()}"}
+        if is_stopped():
+            return
         os.execve(command[0], list(command), given)  # noqa: S606  no shell is wanted
 
 

@@ -62,7 +62,8 @@ def own_command() -> list[str]:
 
 class Restarts:
     """`config`: the one in force. `begin` has the daemon end, and leave its estate with this id.
-    `estate`: what the program before this one left; without an id there was none.
+    `estate`: what the program before this one left; without an id there was none. `refused`: how
+    many of its clients may not go on.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Restarts:
         workers: Workers,
         begin: Callable[[str], None],
         estate: Estate,
+        refused: int = 0,
         command: Callable[[], Sequence[str]] = own_command,
     ) -> None:
         self._config = config
@@ -81,7 +83,7 @@ class Restarts:
         self._command = command
         self._begun = False
         self._program = secrets.token_hex(8)  # this one, of those that there are in the process
-        self.last: Json | None = _described(estate) if estate.id else None
+        self.last: Json | None = _described(estate, refused) if estate.id else None
 
     async def restart(self, force: bool) -> Json:
         """Ask the successor, then begin. Returns its version, this `program`, and the `id` by which
@@ -166,12 +168,13 @@ def succeed(config_path: str, formats: Sequence[str]) -> str:
     return json.dumps({"version": __version__})
 
 
-def _described(estate: Estate) -> Json:
+def _described(estate: Estate, refused: int) -> Json:
     return {
         "id": estate.id,
         "time": time.time(),
         "pause_s": (time.monotonic_ns() - estate.began_ns) / 1e9,
-        "clients_kept": len(estate.clients),
-        "clients_lost": estate.lost,
+        "clients_kept": len(estate.clients) - refused,
+        "clients_lost": estate.lost + refused,
         "previous_version": estate.version,
+        "failed": estate.failed or None,
     }

@@ -62,15 +62,21 @@ class Resumed(Wire):
     def received_before(self) -> bytes:
         return bytes(self._before)
 
+    def unread(self) -> bytes:
+        before, self._before = bytes(self._before), memoryview(b"")
+        return before + super().unread()
+
     def resume_reading(self) -> None:
         super().resume_reading()
         if self._before:
             self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
+        if not self._reading:
+            return  # paused since it was asked for
         if not self._before:
             super()._readable()
-        elif self._reading:
+        else:
             buffer = self._connection.get_buffer(-1)
             count = min(len(buffer), len(self._before))
             buffer[:count] = self._before[:count]
@@ -94,7 +100,9 @@ class Adopted(Connection):
         if handed.unsent:
             wire.write(handed.unsent)
         export = Export(handed.volume, handed.size, handed.flags)
-        volume = self._server.backend.volume(export.name) if self._still(export) else None
+        # it has no TLS, or it could not have been handed over
+        may = self.exports.tls != "required" and self._still(export)
+        volume = self._server.backend.volume(export.name) if may else None
         if volume is None:
             self._server.log.warning(
                 "NBD client is disconnected",
@@ -107,8 +115,11 @@ class Adopted(Connection):
         self._begin(volume, handed.flags, handed.negotiated, b"")
 
 
-def adopt(server: Server, listener: Listener, handed: Handed) -> None:
-    """Go on with a client. It is disconnected if the rules, or the volume, are not as before."""
+def adopt(server: Server, listener: Listener, handed: Handed) -> bool:
+    """Go on with a client; false if it is disconnected, because the rules, or the volume, are not
+    as before.
+    """
     connection = Adopted(server, listener, handed)
     loop, sock = server.loop, handed.sock
     Resumed(loop, sock, connection, server.reading, server.sends, handed.unread).start()
+    return connection.volume is not None

@@ -154,16 +154,19 @@ class Listeners:
         self._endpoints.clear()
         return sockets, await leaving(self.server, seconds)
 
-    def adopt(self, clients: Iterable[Handed]) -> None:
+    def adopt(self, clients: Iterable[Handed]) -> int:
         """Go on with clients of the program before this one. Those whose listener is gone, or whose
-        rules or volumes are not as before, are disconnected.
+        rules or volumes are not as before, are disconnected: returns how many.
         """
+        lost = 0
         for handed in clients:
             group = self._endpoints.get(handed.listener)
             if group:
-                adopt(self.server, group[0].listener, handed)
+                lost += not adopt(self.server, group[0].listener, handed)
             else:
                 handed.sock.close()
+                lost += 1
+        return lost
 
     async def stop(self, seconds: float = STOP_SECONDS_DEFAULT) -> None:
         """Accept no client, answer what is in flight for up to `seconds`, close all connections.

@@ -266,6 +266,30 @@ def test_a_client_with_tls_is_disconnected_and_said_to_be(
         assert "nbd.Error" in client.communicate("\n", timeout=PATIENCE_SECONDS)[1]
 
 
+def test_a_client_without_tls_is_disconnected_where_that_is_required_now(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    port, own = free_port(), Certificates(tmp_path)
+
+    def listener(rules: str) -> str:
+        return (
+            f'[[nbd.listeners]]\naddress = "tcp:127.0.0.1:{port}"\n{rules}\n'
+            f'[nbd.tls]\ncertificate = "{own.certificate}"\nkey = "{own.key}"\n'
+        )
+
+    files.extra = listener('tls = "optional"\ninsecure = true')
+    daemon = start_daemon(files.write())
+    with closing(Talk(port, "v0")) as plain, closing(Talk(files.nbd_socket, "v0")) as unix:
+        plain.write(0, b"x" * 512)
+        files.extra = listener('tls = "required"')
+        files.write()
+        done = restart(daemon)
+        assert (done["clients_kept"], done["clients_lost"]) == (1, 1)
+        with pytest.raises(ConnectionError):
+            plain.read(0, 512)
+        assert unix.read(0, 512) == b"x" * 512
+
+
 # --------------------------------------------------------------------------- the program that fails
 
 
@@ -374,10 +398,34 @@ def test_without_a_program_to_become_it_goes_on_by_itself(stand_in: StandIn) -> 
     daemon.fails("exec")
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
         talk.write(0, b"x" * 512)
-        done = restart(daemon)
-        assert done["clients_kept"] == 1
+        done = run_duplexctl(daemon.files, "restart")
+        assert done.returncode == 1, done  # what the caller wanted is not so
+        assert "could not be started" in done.stderr
         assert talk.read(0, 512) == b"x" * 512
-    daemon.wait_log("the next program cannot be started")
+        daemon.wait_log("the next program cannot be started")
+        daemon.wait_log("stand-in: deadlines 0")  # one that goes on would end the process
+        daemon.fails("")
+        assert restart(daemon)["clients_kept"] == 1
+
+
+def test_a_signal_while_clients_are_handed_over_stops_the_daemon(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    skipped = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 7, 0, 3 << 30) + bytes(1000)
+    with (
+        closing(Talk(files.nbd_socket, "v0")) as slow,
+        closing(Talk(files.nbd_socket, "v1")) as other,
+    ):
+        slow._socket.sendall(skipped)  # it cannot leave, and all wait for it
+        other.write(0, b"x" * 512)
+        assert daemon.request("POST", "/v1/restart", {})[0] == 200
+        daemon.wait_log("restarting in place")
+        time.sleep(1)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert not files.nbd_socket.exists()
+    assert not files.control_socket.exists()
 
 
 def test_a_signal_in_the_middle_stops_the_next_program_in_order(

@@ -23,8 +23,14 @@ class LastRestart(Answer):
     time: float = Field(description="when clients were served again, Unix time")
     pause_s: float = Field(description="how long clients were not served")
     clients_kept: int = Field(description="connections of NBD clients that went on")
-    clients_lost: int = Field(description="those that were closed: with TLS, or too slow")
+    clients_lost: int = Field(
+        description="those that were closed: with TLS, too slow, or not allowed any longer"
+    )
     previous_version: str = Field(description="of the program before this one")
+    failed: str | None = Field(
+        None,
+        description="why the next program could not be started: the one before it goes on",
+    )
 
 
 class Restarted(Answer):

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
 
+import pytest
 from structlog.testing import capture_logs
 
 from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
-
-if TYPE_CHECKING:
-    import pytest
 
 PATIENCE_SECONDS = 60
 
@@ -22,6 +19,15 @@ def test_a_stop_that_hangs_ends_the_process_and_says_what_was_left() -> None:
     assert [(line["log_level"], line["left"]) for line in logs] == [
         ("error", "the journal from 7 on")
     ]
+
+
+def test_a_process_that_goes_on_is_not_ended() -> None:
+    ended: SimpleQueue[int] = SimpleQueue()
+    deadline = Deadline(0.2, lambda: "", ended.put)
+    deadline.begin()
+    deadline.end()
+    with pytest.raises(Empty):
+        ended.get(timeout=0.5)
 
 
 def test_that_it_cannot_say_what_was_left_does_not_keep_it(

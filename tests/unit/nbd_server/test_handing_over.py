@@ -1,0 +1,99 @@
+"""A client that goes on with another program: what that one received before comes first, and no
+faster than the connection takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.limits import NbdLimits
+from duplexd.nbd import constants as c
+from duplexd.nbd.messages import REQUEST
+from duplexd.nbd.negotiated import Negotiated
+from duplexd.nbd_server.handed import Handed
+from duplexd.nbd_server.nbd_connection import Connection
+from duplexd.net.address import UnixAddress
+from tests.unit.nbd_server.conftest import VOLUME_BYTES
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
+
+if TYPE_CHECKING:
+    from duplexd.nbd_server.listeners import Listeners
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+
+KIB = 1 << 10
+
+
+def write(index: int) -> bytes:
+    header = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, index, index * KIB, KIB)
+    return header + bytes([index + 1]) * KIB
+
+
+def address_of(listeners: Listeners) -> UnixAddress:
+    return next(each for each in listeners.addresses if isinstance(each, UnixAddress))
+
+
+def adopt(listeners: Listeners, unread: bytes) -> socket.socket:
+    """The client's end of a connection that is adopted."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    flags = c.FLAG_HAS_FLAGS | c.FLAG_SEND_FLUSH | c.FLAG_SEND_FUA | c.FLAG_SEND_TRIM
+    flags |= c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN | c.FLAG_SEND_CACHE
+    flags |= c.FLAG_SEND_FAST_ZERO | c.FLAG_SEND_DF
+    listener = address_of(listeners)
+    listeners.adopt([Handed(ours, listener, "data", VOLUME_BYTES, flags, Negotiated(), unread)])
+    return theirs
+
+
+def done(backend: MemoryBackend) -> list[int]:
+    return [int(byte) for byte in backend.volumes["data"].data[: 64 * KIB : KIB] if byte]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [NbdLimits(connection_share_bytes=0, request_bytes=0, connection_in_flight_bytes_max=2 * KIB)],
+)
+async def test_what_came_before_is_done_first_also_after_a_goodbye(
+    listeners: Listeners, backend: MemoryBackend
+) -> None:
+    """Its rest is in another place than what the kernel has, and that is looked at first."""
+    backend.holding = True
+    sent = b"".join(map(write, range(60)))
+    middle = len(sent) - 5 * KIB - 100  # in the middle of a payload
+    with adopt(listeners, sent[:middle]) as theirs:
+        theirs.sendall(sent[middle:] + REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_DISC, 99, 0, 0))
+        theirs.shutdown(socket.SHUT_WR)
+        await eventually(lambda: len(backend.held) >= 2)
+        await asyncio.sleep(0.05)  # until it is known that the client has gone
+        backend.holding = False
+        backend.release()
+        await eventually(lambda: not backend.volumes["data"].connections)
+    assert done(backend) == list(range(1, 61))
+
+
+async def test_a_paused_connection_receives_nothing(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call to go on was on its way, and by then the connection may use its buffer, or be gone."""
+    spoiled: list[object] = []
+    get_buffer = Connection.get_buffer
+
+    def watched(connection: Connection, hint: int) -> memoryview:
+        if not connection._socket._reading:
+            spoiled.append(connection)
+        return get_buffer(connection, hint)
+
+    monkeypatch.setattr(Connection, "get_buffer", watched)
+    reads = [REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_READ, n, 0, 1) for n in range(500)]
+    sent = b"".join([*map(write, range(16)), *reads])  # what fills a buffer; more than are taken
+    with adopt(listeners, sent[:-2000]) as theirs:
+        theirs.sendall(sent[-2000:])
+        theirs.setblocking(False)
+        left = 16 * 16 + 500 * 17
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while left:
+                left -= len(await asyncio.get_running_loop().sock_recv(theirs, left))
+    assert not spoiled
