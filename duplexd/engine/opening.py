@@ -347,6 +347,13 @@ def why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> st
             f"volumes.{name}.secondary: the image under this key is the primary since the images "
             f"changed roles; put the key back, or give that image as volumes.{name}.primary"
         )
+    halfway = known.rollback is not None and known.rollback.unfinished
+    if halfway and known.state == pair_states.SIMPLEX and volume.secondary is not None:
+        return (
+            f"volumes.{name}.secondary: the volume is half-way through a restore or rollback, and "
+            "what is copied now is a mixture; take the key out, finish that or give it up "
+            "(--abandon), then add it again"
+        )
     return ""
 
 
