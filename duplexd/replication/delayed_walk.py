@@ -65,6 +65,7 @@ class DelayedWalk:
         self.delay_s = delay_s
         self.at_once = False
         self.horizon = 0
+        self.bound = 0  # that, or where it is about to be
         self.shortened = False
         self._bytes = 0  # of journal up to the horizon
         self.follower = make(lambda: self.horizon)
@@ -92,7 +93,8 @@ class DelayedWalk:
     def add(self, pairs: list[Pair]) -> None:
         """Follow for pairs that lack nothing before the horizon, or the first ones."""
         if not self.follower.pairs:
-            self._scout, self.horizon = None, min(pair.applied for pair in pairs)
+            self._scout = None
+            self.horizon = self.bound = min(pair.applied for pair in pairs)
         self.follower.add(pairs)
         self.poke()
 
@@ -177,6 +179,7 @@ class DelayedWalk:
         timeline = self._timeline
 
         def step() -> None:
+            self.bound = max(self.bound, number)
             to: dict[tuple[int, int], list[int]] = {}
             for pair in self._duplex():
                 horizon = pair.record.horizon

@@ -359,3 +359,38 @@ async def test_a_reload_makes_a_pair_delayed(mode: str) -> None:
         assert held(core) == "a"
         core.clock.now += 61
         await soon(lambda: held(core) == "b")
+
+
+async def test_a_pair_joins_no_walk_that_is_about_to_pass_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volumes = {"data": "delayed 1h", "wal": "delayed 60s"}
+    async with running(volumes) as core:
+        await settle(core)
+        await fill(core, "a", "b", "c", name="wal", apart_s=0.0)
+        trailing, timeline = core.controller.followers.trailing, core.controller.timeline
+        (theirs,) = [walk for walk in trailing._walks if walk.delay_s == 3600.0]
+        durable, at_last, waits = timeline.durable, asyncio.Event(), asyncio.Event()
+
+        async def slowly(*numbers: int) -> None:
+            if not waits.is_set():
+                waits.set()
+                await at_last.wait()
+            await durable(*numbers)
+
+        monkeypatch.setattr(timeline, "durable", slowly)
+        horizon = core.pair("wal").record.horizon
+        assert horizon is not None
+        assert horizon.number >= theirs.horizon
+        moves = asyncio.create_task(theirs._allow(timeline.written, timeline.now_us()))
+        await waits.wait()
+        await core.controller.reload(settings(dict.fromkeys(volumes, "delayed 1h")))
+        await soon(lambda: all(walk.delay_s == 3600.0 for walk in trailing._walks))
+        monkeypatch.undo()
+        at_last.set()
+        await moves
+        await asyncio.sleep(1.0)
+        await fill(core, "x", apart_s=0.0)
+        core.clock.now += 3601.0
+        await soon(lambda: core.pair("wal").applied >= timeline.written - 3)
+        assert held(core, "wal") == "abc"
