@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,11 +14,13 @@ from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.limits import EngineLimits
 from duplexd.replication import delayed_walk
 from duplexd.units import KIB
-from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.pair import Pair
     from tests.sim.disk import SimDisk
 
 DELAYED = {"data": "delayed 60s"}
@@ -394,3 +396,28 @@ async def test_a_pair_joins_no_walk_that_is_about_to_pass_what_it_lacks(
         core.clock.now += 3601.0
         await soon(lambda: core.pair("wal").applied >= timeline.written - 3)
         assert held(core, "wal") == "abc"
+
+
+async def test_writes_go_on_while_what_a_failing_secondary_lacks_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running({"data": "delayed 1h"}) as core:
+        await settle(core)
+        for at in range(8):
+            assert await core.write("data", at % 2 * MIB, b"a" * MIB) == 0
+        pair, backlog = core.pair(), core.controller.secondaries.backlog
+        read, last = backlog.read, SIZE - BLOCK
+        written: list[int] = []
+
+        async def with_a_write(*args: Any) -> dict[Pair, ChangeMap]:
+            if not written:
+                async with asyncio.timeout(5.0):
+                    written.append(await core.write("data", last, b"z" * BLOCK))
+            return await read(*args)
+
+        monkeypatch.setattr(backlog, "read", with_a_write)
+        async with backlog.after(pair.applied, [pair], OSError()) as missed:
+            assert written == [0]
+            places = (0, MIB, 2 * MIB - BLOCK, last)
+            assert all(missed[pair].overlaps(at, BLOCK) for at in places)
+            assert not missed[pair].overlaps(2 * MIB, MIB)
