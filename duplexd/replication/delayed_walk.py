@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LOOKS_SECONDS = 0.5  # between two looks, at most
 KEPT_SHARE = 3 / 4  # of the journal, that may be kept for a delay
+READS_MAX = 16  # of the journal, before what is due by then may go
 IDLE_BYTES_MAX = 1 << 20  # of markers alone that are kept
 
 
@@ -67,6 +68,7 @@ class DelayedWalk:
         self.horizon = 0
         self.bound = 0  # that, or where it is about to be
         self.shortened = False
+        self._began = timeline.log_position
         self._bytes = 0  # of journal up to the horizon
         self.follower = make(lambda: self.horizon)
         self._steady = SteadyTime(clock.wall(), clock.monotonic())
@@ -77,14 +79,26 @@ class DelayedWalk:
     def start(self) -> None:
         """Start the tasks."""
         self.follower.start()
+        self._timeline.on_written.append(self._written)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="delayed follower")
 
     async def stop(self) -> None:
         """End them, with the secondaries at the horizon."""
         if self._task is not None:
+            self._timeline.on_written.remove(self._written)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.follower.stop()
+
+    def _written(self) -> None:
+        """Once more than is kept lies there, the horizon does not wait for the next look."""
+        begins = self._scout.bytes if self._scout is not None else 0
+        if self._timeline.log_position - (begins or self._began) > self._kept_bytes:
+            self._something.set()
+
+    @property
+    def _kept_bytes(self) -> int:
+        return int(self._timeline.writer.ring.size_bytes * KEPT_SHARE)
 
     def poke(self) -> None:
         """Look again now."""
@@ -146,13 +160,15 @@ class DelayedWalk:
             chunk_bytes = self._limits.follower_chunk_bytes
             self._scout = Scout(ring, self.horizon, chunk_bytes, max(known, default=0))
         scout = self._scout
-        kept_bytes = int(ring.size_bytes * KEPT_SHARE)
+        kept_bytes = self._kept_bytes
         if self._hurries():
             kept_bytes = min(kept_bytes, self.lag_bytes // 2)
         due_us = int((wall if self.at_once else now - self.delay_s) * 1e6)
         least = 0 if self.at_once else log_position - kept_bytes
         try:
-            await self._legs.on_journal(ring, lambda: scout.go(due_us, until, least))
+            await self._legs.walk(
+                ring, scout.watch, lambda: scout.go(due_us, until, least, READS_MAX)
+            )
         except UNREADABLE:
             self._scout = None
             await self._allow(self.horizon + 1, timeline.now_us())
