@@ -18,7 +18,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from duplexd.core.markers import Horizon
-from duplexd.core.pair_states import DUPLEX
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.core.steady_time import SteadyTime
 from duplexd.errors import DuplexdError
 from duplexd.replication.backlog import UNREADABLE
@@ -56,13 +56,17 @@ class DelayedWalk:
         delay_s: float,
         hurries: Callable[[], bool],
         make: Callable[[Callable[[], int]], AsyncFollower],
+        left: Callable[[], None],
     ) -> None:
-        """`make` gives a follower to a goal."""
+        """`make` gives a follower to a goal; `left` is called while there are pairs that do not
+        belong here any more, whoever suspended them.
+        """
         self._timeline = timeline
         self._legs = legs
         self._clock = clock
         self._limits = limits
         self._hurries = hurries
+        self._left = left
         self.delay_s = delay_s
         self.at_once = False
         self.horizon = 0
@@ -141,6 +145,8 @@ class DelayedWalk:
         try:
             if any(pair.record.horizon is None for pair in self._duplex()):
                 await self._allow(self.horizon, 0)
+            if any(pair.state == SUSPENDED for pair in self.follower.pairs):
+                self._left()
             if self._duplex():
                 await self._advance()
         except (DuplexdError, OSError):

@@ -98,8 +98,9 @@ class Trailing:
 
     def _new_walk(self, delay_s: float) -> DelayedWalk:
         walk = DelayedWalk(
-            self._timeline, self._legs, self._clock, self._limits, delay_s, self.hurries, self._make
-        )
+            self._timeline, self._legs, self._clock, self._limits, delay_s, self.hurries,
+            self._make, self.poke,
+        )  # fmt: skip
         self._walks.append(walk)
         walk.start()
         return walk

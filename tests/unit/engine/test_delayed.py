@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from duplexd.core.past_point import PastPoint
 from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.limits import EngineLimits
 from duplexd.replication import delayed_walk
+from duplexd.runtime.writeback import LostWritesError
 from duplexd.units import KIB
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 
@@ -421,3 +423,19 @@ async def test_writes_go_on_while_what_a_failing_secondary_lacks_is_read(
             places = (0, MIB, 2 * MIB - BLOCK, last)
             assert all(missed[pair].overlaps(at, BLOCK) for at in places)
             assert not missed[pair].overlaps(2 * MIB, MIB)
+
+
+async def test_a_group_gets_to_the_cut_of_a_secondary_that_lost_writes() -> None:
+    async with running(BOTH, {"db": ["data", "wal"]}) as core:
+        await settle(core)
+        await fill(core, "a", name="wal")
+        error = LostWritesError(errno.EIO, "what was written is lost")
+        lost = core.controller.failed_legs.lost
+        await core.controller.timeline.at_rest(lambda: lost(core.pair(), error))
+        assert core.states() == {"data": SUSPENDED, "wal": SUSPENDED}
+        assert core.pair("wal").usable
+        await soon(lambda: held(core, "wal") == "a")
+        await core.controller.resync(["data", "wal"])
+        async with asyncio.timeout(60.0):
+            await core.controller.resync_wait(["data", "wal"])
+        assert core.states() == {"data": DUPLEX, "wal": DUPLEX}
