@@ -33,25 +33,15 @@ if TYPE_CHECKING:
     from duplexd.engine.settling import Settling
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
-    from duplexd.replication.backlog import Backlog
+    from duplexd.replication.backlog import Ahead, Backlog
     from duplexd.replication.followers import Followers
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.clock import Clock
-
-ROUNDS_MAX = 5
-FEW_RECORDS = 256  # that may be read while writes wait
 
 
 class _Place(NamedTuple):
     sequence: int
     time_us: int  # of the point in time that the secondaries show
-
-
-class _Changed(NamedTuple):
-    """What the records up to number `until` changed."""
-
-    maps: dict[Pair, ChangeMap]
-    until: int
 
 
 class RetroactiveSuspends:
@@ -92,7 +82,7 @@ class RetroactiveSuspends:
         async with self._followers.trailing.standing(pairs):
             place = await self._find(pairs, point)
             place = place._replace(time_us=time_us or place.time_us)
-            changed = await self._changed_since(pairs, place.sequence)
+            changed = await self._backlog.ahead(place.sequence, pairs)
             cut = await self._cut(pairs, place, changed, tag, reader)
         self._followers.trailing.poke()
         return Made(cut, already=False)
@@ -151,30 +141,18 @@ class RetroactiveSuspends:
         )
         ring = self._timeline.writer.ring
         scout = Scout(ring, start, self._limits.follower_chunk_bytes, newest_us)
-        await self._legs.on_journal(ring, lambda: scout.go(until_us, until))
+        await self._legs.walk(ring, scout.watch, lambda: scout.go(until_us, until))
         time_us = scout.time_us if point.time is None else until_us
         return _Place(scout.position, time_us)
 
     # ------------------------------------------------------------------------------ making it
 
-    async def _changed_since(self, pairs: Sequence[Pair], at: int) -> _Changed:
-        """What the volumes changed after number `at`, but for the last few records."""
-        maps = {pair: pair.new_map() for pair in pairs}
-        done = at
-        for _ in range(ROUNDS_MAX):
-            tail = self._timeline.performed
-            if tail - done <= FEW_RECORDS:
-                break
-            _merge(maps, await self._backlog.read(done, pairs, tail))
-            done = tail
-        return _Changed(maps, done)
-
     async def _cut(
-        self, pairs: Sequence[Pair], place: _Place, changed: _Changed, tag: str, reader: str
+        self, pairs: Sequence[Pair], place: _Place, changed: Ahead, tag: str, reader: str
     ) -> Cut:
-        timeline, maps = self._timeline, changed.maps
+        timeline = self._timeline
 
-        def step() -> Cut:
+        def step(maps: dict[Pair, ChangeMap]) -> Cut:
             check_can_be_cut(pairs)
             if reader:
                 self._readers.check_new(pairs, reader)
@@ -191,8 +169,8 @@ class RetroactiveSuspends:
             return cut
 
         async with self._backlog.held(pairs) as tail:
-            _merge(maps, await self._backlog.read(changed.until, pairs, tail))
-            return await timeline.at_rest(step)
+            maps = await self._backlog.rest(changed, tail)
+            return await timeline.at_rest(lambda: step(maps))
 
     async def _standing(
         self, pairs: Sequence[Pair], cut: Cut, point: PastPoint, existing: bool, reader: str
@@ -212,8 +190,3 @@ class RetroactiveSuspends:
 
         await self._timeline.at_rest(step)
         return Made(cut, already=True)
-
-
-def _merge(maps: dict[Pair, ChangeMap], more: dict[Pair, ChangeMap]) -> None:
-    for pair, found in more.items():
-        maps[pair].merge(found)

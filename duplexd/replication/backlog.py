@@ -1,15 +1,15 @@
 """What secondaries have missed: the changes in the journal after the number that they are at.
 
 It is needed when a follower or a copy fails, and is as long as that trailed. So it is read in a
-worker, and meanwhile changes of these volumes wait at their gates: what is read is then all there
-is. Other volumes go on.
+worker: most of it while writes go on, and only for what came during the last of it changes of these
+volumes wait at their gates. What is read is then all there is. Other volumes go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.patience import JournalRead, Waited
 from duplexd.errors import DamageError
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
     from duplexd.replication.seams import Gates, Timeline
 
+ROUNDS_MAX = 5  # of reading while writes go on
+FEW_BYTES = 4 << 20  # of journal that may be read while they wait
 UNREADABLE = (DamageError, LookupError, OSError)  # what reading the journal may raise
+
+
+class Ahead(NamedTuple):
+    """What the records up to number `until` changed."""
+
+    maps: dict[Pair, ChangeMap]
+    until: int
 
 
 class Backlog:
@@ -60,11 +69,33 @@ class Backlog:
         """What the pairs have missed after number `position`: everything, if a journal that hangs
         is `why` that is asked. Meanwhile they get no more.
         """
-        async with self.held(pairs) as tail:
-            if isinstance(why, JournalHungError):
+        if isinstance(why, JournalHungError):
+            async with self.held(pairs):
                 yield _everything(pairs)
-            else:
-                yield await self.read(position, pairs, tail)
+            return
+        ahead = await self.ahead(position, pairs)
+        async with self.held(pairs) as tail:
+            yield await self.rest(ahead, tail)
+
+    async def ahead(self, position: int, pairs: Collection[Pair]) -> Ahead:
+        """What the pairs have missed after number `position`, but for the last of it: nobody waits
+        meanwhile.
+        """
+        timeline = self._timeline
+        maps, until, until_bytes = {pair: pair.new_map() for pair in pairs}, position, 0
+        for _ in range(ROUNDS_MAX):
+            tail, tail_bytes = timeline.performed, timeline.log_position
+            if tail <= until or tail_bytes - until_bytes <= FEW_BYTES:
+                break
+            _merge(maps, await self.read(until, pairs, tail))
+            until, until_bytes = tail, tail_bytes
+        return Ahead(maps, until)
+
+    async def rest(self, ahead: Ahead, tail: int) -> dict[Pair, ChangeMap]:
+        """All of it, up to `tail`, after which the pairs get no more."""
+        maps = ahead.maps
+        _merge(maps, await self.read(ahead.until, list(maps), tail))
+        return maps
 
     async def read(
         self, position: int, pairs: Collection[Pair], tail: int
@@ -76,6 +107,11 @@ class Backlog:
             return await to_its_end(self._legs.walk(ring, watch, read))
         except JournalHungError:
             return _everything(pairs)
+
+
+def _merge(maps: dict[Pair, ChangeMap], more: dict[Pair, ChangeMap]) -> None:
+    for pair, found in more.items():
+        maps[pair].merge(found)
 
 
 def _everything(pairs: Iterable[Pair]) -> dict[Pair, ChangeMap]:

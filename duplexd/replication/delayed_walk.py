@@ -18,7 +18,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from duplexd.core.markers import Horizon
-from duplexd.core.pair_states import DUPLEX
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.core.steady_time import SteadyTime
 from duplexd.errors import DuplexdError
 from duplexd.replication.backlog import UNREADABLE
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LOOKS_SECONDS = 0.5  # between two looks, at most
 KEPT_SHARE = 3 / 4  # of the journal, that may be kept for a delay
+READS_MAX = 16  # of the journal, before what is due by then may go
 IDLE_BYTES_MAX = 1 << 20  # of markers alone that are kept
 
 
@@ -55,17 +56,23 @@ class DelayedWalk:
         delay_s: float,
         hurries: Callable[[], bool],
         make: Callable[[Callable[[], int]], AsyncFollower],
+        left: Callable[[], None],
     ) -> None:
-        """`make` gives a follower to a goal."""
+        """`make` gives a follower to a goal; `left` is called while there are pairs that do not
+        belong here any more, whoever suspended them.
+        """
         self._timeline = timeline
         self._legs = legs
         self._clock = clock
         self._limits = limits
         self._hurries = hurries
+        self._left = left
         self.delay_s = delay_s
         self.at_once = False
         self.horizon = 0
+        self.bound = 0  # that, or where it is about to be
         self.shortened = False
+        self._began = timeline.log_position
         self._bytes = 0  # of journal up to the horizon
         self.follower = make(lambda: self.horizon)
         self._steady = SteadyTime(clock.wall(), clock.monotonic())
@@ -76,14 +83,26 @@ class DelayedWalk:
     def start(self) -> None:
         """Start the tasks."""
         self.follower.start()
+        self._timeline.on_written.append(self._written)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="delayed follower")
 
     async def stop(self) -> None:
         """End them, with the secondaries at the horizon."""
         if self._task is not None:
+            self._timeline.on_written.remove(self._written)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.follower.stop()
+
+    def _written(self) -> None:
+        """Once more than is kept lies there, the horizon does not wait for the next look."""
+        begins = self._scout.bytes if self._scout is not None else 0
+        if self._timeline.log_position - (begins or self._began) > self._kept_bytes:
+            self._something.set()
+
+    @property
+    def _kept_bytes(self) -> int:
+        return int(self._timeline.writer.ring.size_bytes * KEPT_SHARE)
 
     def poke(self) -> None:
         """Look again now."""
@@ -92,7 +111,8 @@ class DelayedWalk:
     def add(self, pairs: list[Pair]) -> None:
         """Follow for pairs that lack nothing before the horizon, or the first ones."""
         if not self.follower.pairs:
-            self._scout, self.horizon = None, min(pair.applied for pair in pairs)
+            self._scout = None
+            self.horizon = self.bound = min(pair.applied for pair in pairs)
         self.follower.add(pairs)
         self.poke()
 
@@ -125,6 +145,8 @@ class DelayedWalk:
         try:
             if any(pair.record.horizon is None for pair in self._duplex()):
                 await self._allow(self.horizon, 0)
+            if any(pair.state == SUSPENDED for pair in self.follower.pairs):
+                self._left()
             if self._duplex():
                 await self._advance()
         except (DuplexdError, OSError):
@@ -144,13 +166,15 @@ class DelayedWalk:
             chunk_bytes = self._limits.follower_chunk_bytes
             self._scout = Scout(ring, self.horizon, chunk_bytes, max(known, default=0))
         scout = self._scout
-        kept_bytes = int(ring.size_bytes * KEPT_SHARE)
+        kept_bytes = self._kept_bytes
         if self._hurries():
             kept_bytes = min(kept_bytes, self.lag_bytes // 2)
         due_us = int((wall if self.at_once else now - self.delay_s) * 1e6)
         least = 0 if self.at_once else log_position - kept_bytes
         try:
-            await self._legs.on_journal(ring, lambda: scout.go(due_us, until, least))
+            await self._legs.walk(
+                ring, scout.watch, lambda: scout.go(due_us, until, least, READS_MAX)
+            )
         except UNREADABLE:
             self._scout = None
             await self._allow(self.horizon + 1, timeline.now_us())
@@ -177,6 +201,7 @@ class DelayedWalk:
         timeline = self._timeline
 
         def step() -> None:
+            self.bound = max(self.bound, number)
             to: dict[tuple[int, int], list[int]] = {}
             for pair in self._duplex():
                 horizon = pair.record.horizon

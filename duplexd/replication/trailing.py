@@ -98,8 +98,9 @@ class Trailing:
 
     def _new_walk(self, delay_s: float) -> DelayedWalk:
         walk = DelayedWalk(
-            self._timeline, self._legs, self._clock, self._limits, delay_s, self.hurries, self._make
-        )
+            self._timeline, self._legs, self._clock, self._limits, delay_s, self.hurries,
+            self._make, self.poke,
+        )  # fmt: skip
         self._walks.append(walk)
         walk.start()
         return walk
@@ -231,12 +232,12 @@ class Trailing:
 
 
 def _takes(walk: DelayedWalk, delay_s: float, pairs: Sequence[Pair]) -> bool:
-    """Whether these can join: it goes to its horizon next, and passes what one may not get yet."""
+    """Whether these can join: they lack nothing up to where it may go by now. It may have passed
+    what one lacks, in a step or with a horizon that is being written, and gets to it never more.
+    """
     if walk.delay_s != delay_s or walk.at_once or not walk.follower.pairs:
         return False
-    horizons = [pair.record.horizon for pair in pairs]
-    may_go = all(horizon is None or horizon.number >= walk.horizon for horizon in horizons)
-    return may_go and not any(map(walk.follower.is_past, pairs))
+    return all(pair.applied >= walk.bound for pair in pairs)
 
 
 def _none(_pair: Pair) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from duplexd.core import delayed as folds
 from duplexd.engine.recovery import left_behind as recovery
-from duplexd.engine.suspend_at import RetroactiveSuspends
+from duplexd.replication.backlog import Backlog
 from duplexd.replication.scout import Scout
 from tests.sim import delayed
 
@@ -38,21 +38,21 @@ def what_changed_since_the_cut_is_forgotten(patch: Callable[..., Any]) -> None:
 
 
 def what_changed_last_is_not_in_the_map(patch: Callable[..., Any]) -> None:
-    merge = RetroactiveSuspends._changed_since
+    ahead = Backlog.ahead
 
-    async def too_far(self: Any, pairs: Any, at: int) -> Any:
-        changed = await merge(self, pairs, at)
+    async def too_far(self: Any, position: int, pairs: Any) -> Any:
+        changed = await ahead(self, position, pairs)
         return changed._replace(until=changed.until + 1)
 
-    patch(RetroactiveSuspends, "_changed_since", too_far)
+    patch(Backlog, "ahead", too_far)
 
 
 def the_last_record_is_passed_over(patch: Callable[..., Any]) -> None:
     go = Scout.go
 
-    def one_less(self: Any, time_us: int, until: int, bytes_from: int = 0) -> int:
+    def one_less(self: Any, time_us: int, until: int, bytes_from: int = 0, *more: int) -> int:
         before = self.position
-        go(self, time_us, until, bytes_from)
+        go(self, time_us, until, bytes_from, *more)
         if bytes_from == 0 and self.position > before:
             self.position -= 1
         return int(self.position)

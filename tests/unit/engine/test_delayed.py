@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,12 +14,15 @@ from duplexd.core.past_point import PastPoint
 from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.limits import EngineLimits
 from duplexd.replication import delayed_walk
+from duplexd.runtime.writeback import LostWritesError
 from duplexd.units import KIB
-from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.pair import Pair
     from tests.sim.disk import SimDisk
 
 DELAYED = {"data": "delayed 60s"}
@@ -359,3 +363,79 @@ async def test_a_reload_makes_a_pair_delayed(mode: str) -> None:
         assert held(core) == "a"
         core.clock.now += 61
         await soon(lambda: held(core) == "b")
+
+
+async def test_a_pair_joins_no_walk_that_is_about_to_pass_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volumes = {"data": "delayed 1h", "wal": "delayed 60s"}
+    async with running(volumes) as core:
+        await settle(core)
+        await fill(core, "a", "b", "c", name="wal", apart_s=0.0)
+        trailing, timeline = core.controller.followers.trailing, core.controller.timeline
+        (theirs,) = [walk for walk in trailing._walks if walk.delay_s == 3600.0]
+        durable, at_last, waits = timeline.durable, asyncio.Event(), asyncio.Event()
+
+        async def slowly(*numbers: int) -> None:
+            if not waits.is_set():
+                waits.set()
+                await at_last.wait()
+            await durable(*numbers)
+
+        monkeypatch.setattr(timeline, "durable", slowly)
+        horizon = core.pair("wal").record.horizon
+        assert horizon is not None
+        assert horizon.number >= theirs.horizon
+        moves = asyncio.create_task(theirs._allow(timeline.written, timeline.now_us()))
+        await waits.wait()
+        await core.controller.reload(settings(dict.fromkeys(volumes, "delayed 1h")))
+        await soon(lambda: all(walk.delay_s == 3600.0 for walk in trailing._walks))
+        monkeypatch.undo()
+        at_last.set()
+        await moves
+        await asyncio.sleep(1.0)
+        await fill(core, "x", apart_s=0.0)
+        core.clock.now += 3601.0
+        await soon(lambda: core.pair("wal").applied >= timeline.written - 3)
+        assert held(core, "wal") == "abc"
+
+
+async def test_writes_go_on_while_what_a_failing_secondary_lacks_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running({"data": "delayed 1h"}) as core:
+        await settle(core)
+        for at in range(8):
+            assert await core.write("data", at % 2 * MIB, b"a" * MIB) == 0
+        pair, backlog = core.pair(), core.controller.secondaries.backlog
+        read, last = backlog.read, SIZE - BLOCK
+        written: list[int] = []
+
+        async def with_a_write(*args: Any) -> dict[Pair, ChangeMap]:
+            if not written:
+                async with asyncio.timeout(5.0):
+                    written.append(await core.write("data", last, b"z" * BLOCK))
+            return await read(*args)
+
+        monkeypatch.setattr(backlog, "read", with_a_write)
+        async with backlog.after(pair.applied, [pair], OSError()) as missed:
+            assert written == [0]
+            places = (0, MIB, 2 * MIB - BLOCK, last)
+            assert all(missed[pair].overlaps(at, BLOCK) for at in places)
+            assert not missed[pair].overlaps(2 * MIB, MIB)
+
+
+async def test_a_group_gets_to_the_cut_of_a_secondary_that_lost_writes() -> None:
+    async with running(BOTH, {"db": ["data", "wal"]}) as core:
+        await settle(core)
+        await fill(core, "a", name="wal")
+        error = LostWritesError(errno.EIO, "what was written is lost")
+        lost = core.controller.failed_legs.lost
+        await core.controller.timeline.at_rest(lambda: lost(core.pair(), error))
+        assert core.states() == {"data": SUSPENDED, "wal": SUSPENDED}
+        assert core.pair("wal").usable
+        await soon(lambda: held(core, "wal") == "a")
+        await core.controller.resync(["data", "wal"])
+        async with asyncio.timeout(60.0):
+            await core.controller.resync_wait(["data", "wal"])
+        assert core.states() == {"data": DUPLEX, "wal": DUPLEX}
