@@ -677,7 +677,7 @@ RECORDED = {
 }  # fmt: skip
 WRITERS = {
     *("core/ledger.py", "core/unmarked.py", "core/change_history.py"),
-    *("core/snapshot.py", "core/pair.py", "core/cut.py", "core/delayed.py"),
+    *("core/snapshot.py", "core/pair.py", "core/cut.py", "core/delayed.py", "core/rollback.py"),
 }
 
 
