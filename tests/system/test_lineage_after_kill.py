@@ -116,6 +116,7 @@ def test_a_journal_that_lost_acknowledged_records_begins_a_new_one(daemon: Daemo
     assert lineage(daemon) == after
 
 
+@pytest.mark.long
 def test_a_start_that_is_killed_does_not_forget_that_something_was_lost(daemon: Daemon) -> None:
     write(daemon, 0)
     before, synced = lineage(daemon), journal_copy(daemon)
@@ -131,6 +132,7 @@ def test_a_start_that_is_killed_does_not_forget_that_something_was_lost(daemon: 
     assert lineage(daemon) != before
 
 
+@pytest.mark.long
 def test_without_the_tally_nothing_vouches_for_the_journal(daemon: Daemon) -> None:
     before = lineage(daemon)
     write(daemon, 0)

@@ -77,6 +77,7 @@ def duplex_again(daemon: Daemon) -> None:
 LONG = pytest.mark.long  # software that costs 200 MB to install
 
 
+@LONG
 @pytest.mark.parametrize(
     ("setting", "asked"),
     [

@@ -354,7 +354,14 @@ def test_what_the_next_program_refuses_changes_nothing(stand_in: StandIn) -> Non
         assert talk.read(0, 512) == name.encode().ljust(512)
 
 
-@pytest.mark.parametrize("fault", ["inherit", "lock", "control", "recovery", "listen", "adopt"])
+FAULTS = [
+    *("recovery", "adopt"),
+    *(pytest.param(fault, marks=pytest.mark.long) for fault in ("inherit", "lock", "control")),
+    pytest.param("listen", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_next_program_that_fails_loses_nothing(stand_in: StandIn, fault: str) -> None:
     daemon = stand_in
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:

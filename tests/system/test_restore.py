@@ -241,6 +241,7 @@ async def test_one_volume_of_a_backup_leaves_the_others_and_says_so(
     assert primaries(daemon) == before | {"data": content(saved, tmp_path)["data"]}
 
 
+@LONG
 async def test_a_volume_without_a_secondary_is_restored_if_nobody_needs_a_way_back(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
@@ -344,6 +345,7 @@ def kept_away(daemon: Daemon, destination: Path, lock: Path) -> str:
     return error
 
 
+@LONG
 async def test_a_backup_that_is_being_written_there_keeps_a_restore_away(
     daemon: Daemon, destination: Path
 ) -> None:
@@ -577,6 +579,7 @@ async def test_of_two_controllers_none_opens_before_both_are_restored(tmp_path: 
         await restore(cluster["alpha"], destination, "a0")
 
 
+@LONG
 async def test_a_controller_that_dies_before_it_opens_is_opened_by_the_same_command(
     tmp_path: Path,
 ) -> None:

@@ -178,6 +178,7 @@ def test_after_a_kill_or_a_hang_it_is_restarted_and_has_lost_nothing(services: S
     assert_log_is_what_was_written(services)
 
 
+@pytest.mark.long
 def test_the_canary_waits_for_controllers_and_grades_cuts_of_both(
     services: Services,
 ) -> None:
@@ -246,6 +247,7 @@ def test_stop_is_clean(services: Services) -> None:
     )
 
 
+@pytest.mark.long
 def test_its_socket_units_start_it_for_the_first_client(services: Services) -> None:
     sockets = f"{UNIT}.socket duplexd-control@db.socket"
     for command in commands_of("operations.md", "Socket activation"):
