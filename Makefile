@@ -15,7 +15,7 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
 	command -v "$$p" && break; done)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-WORKERS := 2
+WORKERS := 3
 # A file stays in one process, for what its tests share; tests/conftest.py orders the files.
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS :=

@@ -52,11 +52,14 @@ class Terminal:
         kept = {name: text for name, text in environment().items() if name not in sizes}
         self._environment = {**kept, "TERM": "xterm-256color", **(more or {})}
         self._status: int | None = None
+        self.first_modes: list[object] = []  # before the program began
 
     def __enter__(self) -> Self:
+        looked, done = os.pipe()
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             try:
+                os.read(looked, 1)  # it may change them at once
                 os.chdir(ROOT)
                 for number in _SIGNALS:  # who starts the tests in the background has them ignored
                     signal.signal(number, signal.SIG_DFL)
@@ -66,6 +69,10 @@ class Terminal:
                 )
             finally:
                 os._exit(127)
+        self.first_modes = self.modes()
+        os.write(done, b"x")
+        os.close(looked)
+        os.close(done)
         return self
 
     def __exit__(self, *_: object) -> None:

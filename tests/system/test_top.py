@@ -49,7 +49,6 @@ def top(daemon: Daemon, *arguments: str, **options: object) -> Terminal:
 
 def test_each_key_does_what_help_says(busy: Daemon) -> None:
     with top(busy) as terminal:
-        before = terminal.modes()
         shown = terminal.wait("> data", "q quit", "nightly")
         assert len(shown) == 24
         assert max(map(len, shown)) <= 80
@@ -76,7 +75,7 @@ def test_each_key_does_what_help_says(busy: Daemon) -> None:
             terminal.more()
         terminal.press(b"q")
         assert terminal.end() == 0
-        assert terminal.modes() == before
+        assert terminal.modes() == terminal.first_modes
         assert terminal.written.endswith(b"\x1b[?25h\x1b[?1049l")  # its cursor, and what was there
     assert b"\x1b]0;" not in terminal.written
     assert b"\x07" not in terminal.written
@@ -127,14 +126,13 @@ def test_a_signal_that_kills_leaves_the_terminal_as_it_was(
     busy: Daemon, number: int, code: int
 ) -> None:
     with top(busy) as terminal:
-        before = terminal.modes()
         terminal.wait("> data")
         if number == signal.SIGQUIT:
             terminal.press(b"\x1c")  # ctrl-\
         else:
             terminal.kill(number)
         assert terminal.end() == code
-        assert terminal.modes() == before
+        assert terminal.modes() == terminal.first_modes
         assert terminal.written.endswith(b"\x1b[?25h\x1b[?1049l")
 
 

@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "reload": [[], ["--check"]],
     "rollback": [["data", "--to", "nightly", "--yes"]],
     "repair": [["data", "--from", "primary"]],
+    "restart": [[]],
     "restore": [["data", "--from", "/", "--yes"]],
     "resync": [["data"], ["data", "--wait"]],
     "status": [[], ["--watch"]],
