@@ -32,6 +32,7 @@ VOLUME = {
     "consistent_cut_time", "differs", "scrub", "readers", "last_drill",
 }  # fmt: skip
 SECONDARY = {
+    "delay",
     "usable",
     "as_of_sequence",
     "as_of_time",
@@ -82,6 +83,7 @@ async def test_a_mirrored_secondary_is_as_of_now() -> None:
             SIZE,
         )
         assert found["secondary"] == {
+            "delay": None,
             "usable": True,
             "as_of_sequence": core.controller.timeline.written,
             "as_of_time": core.clock.wall(),
