@@ -131,6 +131,8 @@ class PostgreSql:
         log = self._above / "server.log"
         log.touch()
         log.chmod(0o666)
+        # A backup has the file of the server that ran then, which may have ended and not be reaped
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
         start = f'pg_ctl -D {self._data} -w -l {log} -o "{options}" start >/dev/null'
         self._as_owner(f"{start} || {{ cat {log} >&2; exit 1; }}")
 
