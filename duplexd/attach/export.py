@@ -51,7 +51,7 @@ _PROMISED = re.compile(
 
 
 class Promised(NamedTuple):
-    """What the kernel was told of a volume. `identity`: which one it is, as its server says."""
+    """What the kernel knows of a volume. `identity`: which one it is, as its server says."""
 
     identity: str
     size: int
@@ -59,7 +59,7 @@ class Promised(NamedTuple):
     connections: int
 
     def __str__(self) -> str:
-        """For `backend` of sysfs: whoever takes the device over finds it there."""
+        """For `backend` of sysfs: who takes the device over finds it there."""
         return (
             f"{self.identity}; {self.size} bytes, flags {self.flags}, "
             f"connections {self.connections}"
@@ -105,7 +105,7 @@ class Connection(NamedTuple):
         return bool(self.flags & c.FLAG_CAN_MULTI_CONN)
 
     def promised(self, connections: int) -> Promised:
-        """What the kernel is told on the word of this one."""
+        """What the kernel gets to know from this one."""
         return Promised(self.identity, self.size, self.flags & _KEPT_FLAGS, connections)
 
     def end(self) -> None:

@@ -66,7 +66,7 @@ class Message(NamedTuple):
 
 
 class Device(NamedTuple):
-    """What the driver is told of a device, at each request. `timeout_s`: for an answer to one
+    """What the driver gets to know of a device, at each request. `timeout_s`: for an answer to one
     request. `dead_timeout_s`: without any connection. `backend`: whose it is; the driver refuses
     connections to a device that has another one.
     """

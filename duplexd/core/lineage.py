@@ -4,7 +4,7 @@ A client that keeps things of a volume in its own memory, as a file system does,
 a restart of the daemon: nothing that it was answered is lost. It must not after a rollback, a swap
 that gives up changes, another image, or a power cut that lost changes nobody had flushed. It would
 write what it remembers over content that it never had. So a volume has a `lineage`: the time of the
-marker at which it last began anew. The description of its export has it, and whoever reconnects
+marker at which it last began anew. The description of its export has it, and who reconnects
 compares (`attach/export.py`).
 
 The time, and not the number of the marker: volumes of two controllers must not look the same.

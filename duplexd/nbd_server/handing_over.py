@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import structlog
+
 from duplexd.nbd.exports import Export
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.sockets import Wire
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.round_robin import RoundRobin
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Receiving
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 _ASK_SECONDS = 0.001
 
@@ -76,14 +80,19 @@ class Resumed(Wire):
             return  # paused since it was asked for
         if not self._before:
             super()._readable()
-        else:
+            return
+        try:
             buffer = self._connection.get_buffer(-1)
             count = min(len(buffer), len(self._before))
             buffer[:count] = self._before[:count]
             self._before = self._before[count:]
             self._connection.buffer_updated(count)
-            if self._before and self._reading:
-                self._loop.call_soon(self._readable)
+        except Exception as error:  # as of what comes from the socket
+            log.exception("unexpected error in an NBD connection, which is closed")
+            self._lose(error)
+            return
+        if self._before and self._reading:
+            self._loop.call_soon(self._readable)
 
 
 class Adopted(Connection):

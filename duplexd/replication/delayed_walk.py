@@ -59,7 +59,7 @@ class DelayedWalk:
         left: Callable[[], None],
     ) -> None:
         """`make` gives a follower to a goal; `left` is called while there are pairs that do not
-        belong here any more, whoever suspended them.
+        belong here any more, also if a failure suspended them.
         """
         self._timeline = timeline
         self._legs = legs
