@@ -162,31 +162,29 @@ class RealFile:
         length = len(data)
         if offset + length > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
-        # A write makes folios only of what is not in the page cache yet
-        if length > self._at_once_max and not is_cached(self._fd, offset, length):
-            self._write_in_pieces(offset, data)
-            return
         try:
+            # A write makes folios only of what is not in the page cache yet
+            if length > self._at_once_max and not is_cached(self._fd, offset, length):
+                self._write_in_pieces(offset, data)
+                return
             done = os.pwrite(self._fd, data, offset)
             if done != length:
                 self._write_rest([data], offset, done)
         except OSError as error:
             error.filename = self.path
             raise
+        finally:
+            self._losses.written = object()
 
     def _write_in_pieces(self, offset: int, data: Data) -> None:
         """None goes over a multiple of their size, so that each is one folio."""
         fd, view, piece_max = self._fd, memoryview(data), self._at_once_max
         first = piece_max - offset % piece_max
-        try:
-            done = os.pwrite(fd, view[:first], offset)
-            for at in range(first, len(view), piece_max):
-                done += os.pwrite(fd, view[at : at + piece_max], offset + at)
-            if done != len(view):  # whichever it was
-                self._write_rest([data], offset, 0)
-        except OSError as error:
-            error.filename = self.path
-            raise
+        done = os.pwrite(fd, view[:first], offset)
+        for at in range(first, len(view), piece_max):
+            done += os.pwrite(fd, view[at : at + piece_max], offset + at)
+        if done != len(view):  # whichever it was
+            self._write_rest([data], offset, 0)
 
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int) -> None:
         if offset + nbytes > self.size:
@@ -200,6 +198,8 @@ class RealFile:
         except OSError as error:
             error.filename = self.path
             raise
+        finally:
+            self._losses.written = object()
 
     def _write_rest(self, buffers: Sequence[Data], offset: int, done: int) -> None:
         """Go on after a short write: skip `done` bytes of `buffers`, write what is left from
@@ -230,7 +230,11 @@ class RealFile:
             self._write_zeroes(offset, length)
             return
         self._write_zeroes(offset, start - offset)
-        if not self._zero_aligned(start, end - start, allocate):
+        try:
+            done = self._zero_aligned(start, end - start, allocate)
+        finally:
+            self._losses.written = object()
+        if not done:
             self._write_zeroes(start, end - start)
         self._write_zeroes(end, offset + length - end)
 
@@ -298,13 +302,14 @@ class RealFile:
             self._losses.note(loss)
 
     def sync(self, times: bool = False) -> None:
+        written = self._losses.written
         try:
             (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
             self._losses.note(error, reported=True)  # first of all: others read meanwhile
             error.filename = self.path
             raise
-        if (loss := self._losses.synced()) is not None:
+        if (loss := self._losses.synced(written)) is not None:
             raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def drop_cache(self) -> None:

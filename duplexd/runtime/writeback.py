@@ -40,20 +40,27 @@ class Losses:
     until then others may read. So a loss is known until the next sync has succeeded: that begins
     after the consequences, for example once a secondary was copied again as a whole.
 
-    `find` is called for each read in a worker, and once for those of a wake-up in the loop: 0.4 us
-    with arguments that are made once, half of what a read of 4 KiB takes.
+    `find` is called for each read in a worker, and once for those of a wake-up in the loop: 1 to 4
+    us with arguments that are made once, as much as a read of 4 KiB takes. So the kernel is not
+    asked while nothing was written since a sync that succeeded: there is nothing to lose. Whoever
+    writes sets `written` to a new object, after the write, whether it succeeded or not: what a sync
+    does not cover for certain counts as written after it.
     """
 
-    __slots__ = ("_arguments", "_lock", "_reported", "known")
+    __slots__ = ("_arguments", "_lock", "_reported", "_synced", "known", "written")
 
     def __init__(self, fd: int) -> None:
         self._arguments = (ctypes.c_int(fd), *_RANGE)
         self._lock = threading.Lock()
         self._reported = False
+        self._synced: object = None  # what `written` was before the last sync that succeeded
         self.known: OSError | None = None
+        self.written: object = object()  # by others, before: not known
 
     def find(self) -> OSError | None:
         """Ask, and return what is known. Does not wait."""
+        if self.written is self._synced:
+            return self.known
         with self._lock:  # the next call does not get this answer, so it is noted before
             if _ask(*self._arguments) and (loss := _error(-1)) is not None:
                 self.known, self._reported = loss, False
@@ -64,13 +71,14 @@ class Losses:
         with self._lock:
             self.known, self._reported = loss, reported
 
-    def synced(self) -> OSError | None:
-        """A sync has succeeded. Returns what it has to report nevertheless: a loss that the kernel
-        has named to another call.
+    def synced(self, written: object) -> OSError | None:
+        """A sync has succeeded; `written` is what it was before. Returns what it has to report
+        nevertheless: a loss that the kernel has named to another call.
         """
         with self._lock:
             if self.known is None or self._reported:
                 self.known = None
+                self._synced = written
                 return None
             self._reported = True
             return self.known

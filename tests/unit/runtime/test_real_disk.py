@@ -727,6 +727,60 @@ def test_what_is_lost_after_a_report_is_reported_too(
     assert not file.has_lost_writes()
 
 
+PWRITE = os.pwrite
+
+
+def write_half(file: File) -> None:
+    """A write that the disk refuses, after it has taken a part."""
+
+    def takes_two(fd: int, data: bytes, offset: int) -> int:
+        return PWRITE(fd, memoryview(data)[:2], offset)
+
+    def refuses(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(os, "pwrite", takes_two)
+        full.setattr(os, "pwritev", refuses)
+        with pytest.raises(OSError, match="No space"):
+            file.write(0, b"data")
+
+
+WAYS_TO_WRITE: dict[str, Callable[[File], object]] = {
+    "write": lambda file: file.write(0, b"data"),
+    "writev": lambda file: file.writev(0, [b"da", b"ta"], 4),
+    "zero": lambda file: file.zero(0, SIZE, allocate=True),
+    "punch": lambda file: file.zero(0, SIZE, allocate=False),
+    "a part of a write": write_half,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE)
+def test_losses_are_asked_for_unless_all_that_was_written_is_synced(
+    file: File, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    file.write(0, b"data")
+    file.sync()
+    monkeypatch.setattr(writeback, "_ask", losses(errno.EIO))
+    assert not file.has_lost_writes()  # the disk has everything
+    WAYS_TO_WRITE[way](file)
+    assert file.has_lost_writes()
+
+
+def test_a_sync_says_nothing_of_what_is_written_while_it_runs(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_fd: int) -> None:
+        file.write(4, b"more")
+
+    file.write(0, b"data")
+    with monkeypatch.context() as during:
+        during.setattr(os, "fdatasync", write)
+        file.sync()
+    monkeypatch.setattr(writeback, "_ask", losses(errno.EIO))
+    assert file.has_lost_writes()
+
+
 def test_a_range_that_is_not_written_back_is_a_loss(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
