@@ -1,15 +1,18 @@
 """What `duplexd check` finds beyond the file and its images: the state directory, or the daemon.
 
-If a daemon runs with this state directory, it is asked whether a reload would apply the file: only
-it knows who uses which volume. It gets the text, because it may not be allowed to read a file that
-is only about to become its configuration. If none runs, the journal is read as a start would.
+If a daemon runs with this state directory, or answers at the control socket, it is asked whether a
+reload would apply the file: only it knows who uses which volume. It gets the text, because it may
+not be allowed to read a file that is only about to become its configuration. If none runs, the
+journal is read as a start would.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
+import socket
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +39,7 @@ from duplexd.runtime.read_only import ReadOnlyImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from duplexd.client import Status
     from duplexd.config.daemon_file import Config
@@ -57,13 +61,14 @@ class Beyond(NamedTuple):
 
 def beyond_the_file(config: Config, limits: DaemonLimits = _LIMITS) -> Beyond:
     """Look, and change nothing."""
-    state_dir = str(config.controller.state_dir)
-    owner = _owner(f"{state_dir}/lock")
-    return (
-        _of_state(config, limits.look_seconds_max)
-        if owner is None
-        else _of_daemon(config, owner, limits.check_answer_seconds_max)
-    )
+    owner = _owner(f"{config.controller.state_dir}/lock")
+    if owner is not None:
+        who = f"a daemon runs with this state_dir (process {owner})"
+    elif _answers(config.control.socket):
+        who = f"a daemon with another state_dir answers at control.socket {config.control.socket}"
+    else:
+        return _of_state(config, limits.look_seconds_max)
+    return _of_daemon(config, who, limits.check_answer_seconds_max)
 
 
 def _owner(lock: str) -> str | None:
@@ -81,6 +86,13 @@ def _owner(lock: str) -> str | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at this socket."""
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.setblocking(False)
+        return ours.connect_ex(str(path)) in {0, errno.EAGAIN}
 
 
 # ------------------------------------------------------------------------------- none runs
@@ -135,20 +147,19 @@ def _look(path: str, offsets: Sequence[int], last: Piece | None) -> Found:
 # ------------------------------------------------------------------------------- one runs
 
 
-def _of_daemon(config: Config, owner: str, answer_s: float) -> Beyond:
-    socket = config.control.socket
-    who = f"a daemon runs with this state_dir (process {owner})"
+def _of_daemon(config: Config, who: str, answer_s: float) -> Beyond:
+    at = config.control.socket
     try:
         changes, status = asyncio.run(_ask(config, answer_s))
         return Beyond(list(_missing(config, status)), reload=changes)
     except TimedOutError as error:
         line = f"{who}, but it does not say whether it would apply this: {error}"
-        return Beyond([], [f"{line}; {remedy(str(socket))}"], error.exit_code)
+        return Beyond([], [f"{line}; {remedy(str(at))}"], error.exit_code)
     except NotFoundError:
         line = f"{who}, of a version that does not say whether it would apply this; restart it"
         return Beyond([Problem(line, degrades=True)])
     except UnreachableError as error:
-        line = f"{who}, but does not say at control.socket {socket} whether it would apply this"
+        line = f"{who}, but does not say at control.socket {at} whether it would apply this"
         return Beyond([], [f"{line}: {error}"], WrongStateError.exit_code)
     except ForbiddenError as error:
         line = f"{who}, and you may not ask whether it would apply this: {error}"

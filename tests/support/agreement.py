@@ -274,6 +274,7 @@ CHANGES: dict[str, Callable[[DaemonFiles, str], str]] = {
     "on_start_error": _controller('on_start_error = "refuse"'),
     "on_primary_error": _controller('on_primary_error = "refuse"'),
     "journal_size": _replace('journal_size = "16MiB"', 'journal_size = "32MiB"'),
+    "controller.state_dir": _replace('/state"', '/state2"'),
     "controller.name": _replace('name = "test"', 'name = "other"'),
     "image_mode": _controller('image_mode = "0660"'),
     "image_group": _controller('image_group = "root"'),
