@@ -339,7 +339,7 @@ class DaemonLimits:
     reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large
     reserve_retry_seconds: float = 30.0  # while there is no room for it
     reserve_check_seconds: float = 600.0  # whether it is large enough still
-    health_look_seconds: float = 10.0  # between two looks at what is not well, for the log
+    health_look_seconds: float = 30.0  # between two looks at what is not well, for the log
     room_look_seconds: float = 30.0  # between two looks at what room the images have
     room_answer_seconds_max: float = 5.0  # for a disk to say that
     # For what is opened now and then: segments, checkpoints, logs, pipes of long replies

@@ -11,12 +11,16 @@ and checkpoints look there themselves; this is for the hours between, when nothi
 
 A look may hang, and that says nothing of the image: it may be the path alone. It is given up, the
 image stays in use, and its path is not looked at again.
+
+One worker looks at many images, one after the other: with a call for each, these looks were most of
+what an idle daemon does. Those that wait behind one that hangs get a call each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.pair_states import DUPLEX
@@ -26,6 +30,8 @@ from duplexd.runtime.tasks import several_at_once
 from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
     from duplexd.engine.failed_legs import FailedLegs
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
 
 _AT_ONCE = 32
+_TOGETHER = 64
 
 
 class _Look(NamedTuple):
@@ -90,7 +97,9 @@ class ImagePlaces:
         self._hung &= legs
         self._found = {leg: why for leg, why in self._found.items() if leg in legs}
         answering = [look for look in looks if look.leg not in self._hung]
-        await several_at_once(answering, self._look_at, _AT_ONCE)
+        starts = range(0, len(answering), _TOGETHER)
+        together = [answering[start : start + _TOGETHER] for start in starts]
+        await several_at_once(together, self._look_at, _AT_ONCE)
 
     async def look_again(self) -> None:
         """At what was found wrong, for who asks now: it may be right again. One that does not
@@ -101,7 +110,7 @@ class ImagePlaces:
         if not wrong:
             return
         if self._again is None or self._again.done():
-            looking = several_at_once(wrong, self._look_at, _AT_ONCE)
+            looking = self._look_at_each(wrong)
             self._again = asyncio.get_running_loop().create_task(looking, name="look again")
         await asyncio.wait({self._again}, timeout=self._again_s)
 
@@ -113,22 +122,29 @@ class ImagePlaces:
             if leg is not None and not isinstance(leg, AbsentLeg)
         ]
 
-    async def _look_at(self, look: _Look) -> None:
-        leg, watch = look.leg, Watch["Leg"]()
+    async def _look_at_each(self, looks: Sequence[_Look]) -> None:
+        await several_at_once([[look] for look in looks], self._look_at, _AT_ONCE)
 
-        def call() -> tuple[str, str]:
-            with watch.at(leg):
-                return misplaced(leg), shortened(leg)
+    async def _look_at(self, looks: Sequence[_Look]) -> None:
+        watch, found = Watch["Leg"](), list[tuple[_Look, str, str]]()
 
-        workers, patience = self._legs.workers.of(leg), self._legs.patience
+        def call() -> None:
+            for look in looks:
+                # it was closed meanwhile, or its disk fails: its next use finds that out
+                with suppress(OSError), watch.at(look.leg):
+                    found.append((look, misplaced(look.leg), shortened(look.leg)))
+
+        workers, patience = self._legs.workers.of(watch), self._legs.patience
+        rest: Sequence[_Look] = ()
         try:
-            why, short = await patiently(workers, watch, call, lambda _leg: patience.secondary_s)
-        except HungError:
-            self._hung.add(leg)
-        except OSError:
-            return  # it was closed meanwhile, or its disk fails: its next use finds that out
-        else:
-            self._note(look, why, short)
+            await patiently(workers, watch, call, lambda _leg: patience.secondary_s)
+        except HungError as error:
+            hung = next(at for at, look in enumerate(looks) if look.leg is error.what)
+            self._hung.add(looks[hung].leg)
+            rest = looks[hung + 1 :]
+        for each in found:
+            self._note(*each)
+        await self._look_at_each(rest)
 
     def _note(self, look: _Look, why: str, short: str) -> None:
         pair, leg = look

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from tests.unit.engine.cores import MIB, Core, running
+from tests.unit.engine.test_recovery_hangs import BOTH, killed, started
 
 KEPT = 4096
 MOVED = "this is not the image that the daemon has open"
@@ -85,3 +87,32 @@ async def test_a_suspended_secondary_that_was_moved_stays_at_its_cut() -> None:
         assert [event["role"] for event in core.named("image-misplaced")] == ["secondary"]
         (volume,) = core.controller.status()["volumes"]
         assert not volume["rebuild"]["possible"], "a swap that rolls it forward is refused"
+
+
+def test_a_path_that_hangs_keeps_no_other_image_from_being_looked_at() -> None:
+    """One worker looks at many."""
+    disk = killed()
+
+    async def scenario() -> None:
+        async with started(disk) as controller:
+            await controller.resync_wait(list(BOTH))
+            answers, hung = threading.Event(), list[str]()
+
+            def wait(operation: str, *_: object) -> None:
+                hung.append(operation)
+                assert answers.wait(60)
+
+            disk.hanging, disk.wait = {"/a/data.img": 0}, wait
+            data, apart = (controller.volumes.by_name[name] for name in BOTH)
+            disk.take("/b/data.img")
+            disk.take("/a/apart.img")
+            await controller.places.look()
+            assert data.state == SUSPENDED
+            assert MOVED in controller.places.error(apart.primary)
+            assert not controller.places.error(data.primary), "nothing is known of it"
+            await asyncio.wait_for(controller.places.look(), 60)
+            assert hung == ["in_place"], "it is not looked at again"
+            disk.hanging = {}
+            answers.set()
+
+    asyncio.run(scenario())
