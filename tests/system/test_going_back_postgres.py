@@ -1,5 +1,5 @@
-"""Somebody dropped a table of a real PostgreSQL at work, and it comes back: from a delayed secondary
-by `suspend --at` and `rollback`, and from a backup by `restore`.
+"""Somebody dropped a table of a real PostgreSQL at work, and it comes back: from delayed
+secondaries by `suspend --at` and `rollback`, from a backup by `restore`.
 
 Its tables and its log are on two volumes of one daemon. What goes back recovers as after a power
 cut, has every transaction that was acknowledged before that moment, and nothing of after it.
@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
