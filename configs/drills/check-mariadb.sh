@@ -26,7 +26,7 @@ while read -r path; do
     on_clone "$path"
 done < <(sed -nE 's/^--(innodb|log[-_]bin|relay[-_]log|aria[-_]log)([-_][a-z_-]*)?=(\/.*)/\3/p' \
     <<<"$settings")
-run=$(mktemp -d)
+run=$(mktemp -d -p /dev/shm)    # of this drill alone
 chown mysql "$run"
 
 finish() {

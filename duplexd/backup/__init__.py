@@ -9,7 +9,8 @@ through it; `destination` is the directory, and who works in it; `held_cut` the 
 `sources` says where, `programs` and `copies` run qemu-img, `second_reader` asks `verify_cut`;
 `increment` and `overlays` copy what changed since an older backup. Pure:
 `steps`, `saved` (what lies beside the images) and `retention` (which backups are kept).
-`restore` goes the other way: `chosen` says which backup is meant, `write_back` writes what differs.
+`restore` goes the other way: `chosen` says which backup is meant, `write_back` writes what differs,
+`scratch` is the directory of its sockets.
 `catalogue` lists and checks what is there, and `freshness` says what is too old. `own_command` lets
 another program copy, `on_clones` lets one try clones of a cut.
 """

@@ -9,7 +9,8 @@ it finds. It has in its environment:
 
 The clones belong to the connections of this process. So they end with it, also if it is killed.
 When CMD has ended, the daemons record its outcome, as long as the clones are there: a drill that is
-killed, or whose cut is left meanwhile, is none.
+killed, or whose cut is left meanwhile, is none. A request of a clone that failed, for want of room
+or by a bad disk, fails the drill whatever CMD says: an application may go on without what it lacks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from duplexd.backup.own_command import child
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.point import LATEST
 from duplexd.errors import DuplexdError, LeaseLostError
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from duplexd.client.clone_commands import Held
 
 TAG = "drill"
+_SPOILED = 1  # the exit code of a drill whose CMD was content with clones that failed
 
 
 class Plan(NamedTuple):
@@ -47,7 +50,8 @@ class Plan(NamedTuple):
 async def run(
     plan: Plan, command: Sequence[str], client: Client, warn: Callable[[str], None]
 ) -> int:
-    """CMD's exit code. Raises LeaseLostError if the cut was left before CMD had ended.
+    """CMD's exit code; 1 if it is 0 and a request of a clone failed. Raises LeaseLostError if the
+    cut was left before CMD had ended.
 
     Nothing is suspended, and no clone made, for a CMD that cannot be found.
     """
@@ -94,6 +98,10 @@ async def _at(
                 f"the clones of cut {held.cut} ended before {command[0]} had ({why}): what it found"
                 f" is of no cut; it ended with {code}"
             )
+        if held.faults:
+            warn(f"clones had failed requests, so what CMD found is not the cut's:"
+                 f" {printable('; '.join(held.faults))}")  # fmt: skip
+            code = code or _SPOILED
         await _record(held, code, int((time.monotonic() - began) * 1000), warn)
     return code
 

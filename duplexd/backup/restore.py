@@ -12,14 +12,13 @@ is left. What is where a run was killed is in `Step`.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.backup import catalogue, chosen, copies, destination, programs, sources, write_back
+from duplexd.backup.scratch import scratch
 from duplexd.client.restores import Restores, Wanted
 from duplexd.client.results import Result
 from duplexd.core.cut_states import CONSISTENT
@@ -29,6 +28,7 @@ from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from duplexd.backup.catalogue import Listed
     from duplexd.backup.saved import Manifest, SavedVolume
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from duplexd.limits import BackupLimits
 
 TAG = "before-restore"
+SCRATCH = "duplexd-restore-"
 RESTORED, MEASURED, NOT_FINISHED = "restored", "measured", "not finished"
 
 
@@ -177,12 +178,13 @@ class _Run:
             self._watch.step(Step.WRITE)
             await self._write(writes=True)
             self._watch.step(Step.OPEN)
-            errors = await self._restoring.open()
+            opened, errors = await self._restoring.open()
         except DuplexdError as error:
             raise type(error)(
                 f"{error}; the restore is not finished, and its volumes are not served: the same"
                 " command goes on with it"
             ) from None
+        self._look_at_way_back(rows, opened)
         served = {str(row["name"]) for row in self._restoring.volumes}
         for row in self._restoring.left:
             if row["member"] in errors:
@@ -214,6 +216,19 @@ class _Run:
             )
         return await self._restoring.check()
 
+    def _look_at_way_back(self, rows: Sequence[Json], opened: Sequence[Json]) -> None:
+        """A secondary may have failed, or its cut be found void, since `rows` were asked for."""
+        now = {row["name"]: row for row in (*rows, *opened)}
+        before, self._undo = self._undo, _way_back([*now.values()])
+        if before and not self._undo:
+            lost = ", ".join(str(row["name"]) for row in now.values() if row["undo"] != before)
+            self._watch.warn(
+                printable(
+                    f"{lost}: there is no way back any more: its secondary has left cut {before},"
+                    " or the cut was found to be void; `duplexctl status` shows which"
+                )
+            )
+
     def _no_way_back(self, rows: list[Json]) -> str:
         states = {str(row["name"]): row["state"] for row in self._restoring.left}
         away = ", ".join(
@@ -229,8 +244,7 @@ class _Run:
     async def _write(self, writes: bool) -> None:
         found = sources.find(self._restoring, self._client.groups.controllers)
         names = {str(row["name"]) for row in self._restoring.left}
-        with tempfile.TemporaryDirectory(prefix="duplexd-restore-") as directory:
-            above = Path(directory)
+        with scratch(SCRATCH) as above:
             works = [self._one(each, above, writes) for each in found if each.name in names]
             await write_back.together(works)
 

@@ -283,7 +283,13 @@ CHANGES = fields(
 )
 _CLONE = fields(
     {"name": text, "volume": text, "export": text, "cut": CUT_ID, "size": whole},
-    {"limit_bytes": whole, "used_bytes": whole, "connections": whole, "since": number},
+    {
+        "limit_bytes": whole,
+        "used_bytes": whole,
+        "connections": whole,
+        "since": number,
+        "first_fault": text,
+    },
 )
 _LAST_RESTART = fields(
     {

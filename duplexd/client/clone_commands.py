@@ -94,7 +94,7 @@ async def _make(
 class Held:
     """`async with client.clones.held("db", ...) as held`: the clones are there within the block, or
     `held.lost` says why not. They end with it, and with this process, however it ends. `points`
-    are those of the clones.
+    are those of the clones; `faults`, from `why_lost` on, the first failed request of each.
     """
 
     points: Points
@@ -110,6 +110,7 @@ class Held:
         self._streams: list[asyncio.Task[None]] = []
         self._made: dict[str, asyncio.Future[Json]] = {}
         self.lost = ""
+        self.faults: list[str] = []
 
     async def __aenter__(self) -> Self:
         found = await manifest.ask(self._group, self._links)
@@ -134,9 +135,11 @@ class Held:
         read from clones counts only if they were there until now.
         """
         found = (await _show(self._group, self._links)).clones
-        there = {(each["volume"], each["export"]) for each in found}  # two may have one export
         here = {(each["name"], each["export"]) for each in self.points.volumes}
-        if not self.lost and not here <= there:
+        # two may have one export; an older daemon says nothing of faults
+        there = {(each["volume"], each["export"]): each.get("first_fault", "") for each in found}
+        self.faults = [f"{of[0]}: {text}" for of, text in there.items() if text and of in here]
+        if not self.lost and not here <= there.keys():
             self.lost = "the cut was left"
         return self.lost
 

@@ -144,17 +144,19 @@ class Restoring:
         for row in self.left:
             row["export"] = door(row["volume"], self.id)
 
-    async def open(self) -> dict[str, DuplexdError]:
-        """Serve all of them again; why some controllers did not. Raises if there is only one."""
-        _, errors = await self._ask(steps.OPEN)
+    async def open(self) -> tuple[list[Json], dict[str, DuplexdError]]:
+        """Serve all of them again: those that are, as in `check`; and why some controllers did not.
+        Raises if there is only one.
+        """
+        done, errors = await self._ask(steps.OPEN)
         if len(self._links) == 1:
             survey.raise_all(errors)
-        return errors
+        return _rows(done), errors
 
     async def _all(self, step: str) -> list[Json]:
         done, errors = await self._ask(step)
         survey.raise_all(errors)
-        return [row for answer in done.values() for row in answer["volumes"]]
+        return _rows(done)
 
     async def _ask(self, step: str) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
         return await survey.gather(
@@ -166,6 +168,10 @@ class Restoring:
         targets = {"targets": list(self._group.members[link.name])}
         answer = await link.call_patiently("POST", "/v1/restore", targets | body)
         return titled(self._group, link.name, answer)
+
+
+def _rows(done: dict[str, Json]) -> list[Json]:
+    return [row for answer in done.values() for row in answer["volumes"]]
 
 
 def _restore(volume: Json) -> Json:

@@ -253,7 +253,7 @@ class Cloned(Result):
     tag: str
     verdict: str | None
     # {name, controller, volume, export, uris, cut, size, limit_bytes, used_bytes, connections,
-    # since}
+    # since, first_fault}
     volumes: list[Json]
 
 

@@ -48,13 +48,14 @@ def name_of(volume: str, cut: Cut, clone: str) -> str:
 class Clone:
     """Implements `backend.Volume`, and `backend.Reader` for the cut. `ended`: why nothing of it can
     be read any more; `on_ended` is called then, once. `takes`: who takes its changes. `since`:
-    seconds since 1970.
+    seconds since 1970. `first_fault`: the first request of it that failed, and why, "" for none.
+    What was found on it after that says nothing of the cut.
     """
 
     __slots__ = (
         "__weakref__", "_connected", "base", "can_zero_fast", "clone", "connections",
-        "counted_as", "cut", "ended", "failed", "failing", "limit_bytes", "lineage", "name",
-        "of", "on_ended", "pair", "read_only", "since", "size", "takes",
+        "counted_as", "cut", "ended", "failed", "failing", "first_fault", "limit_bytes", "lineage",
+        "name", "of", "on_ended", "pair", "read_only", "since", "size", "takes",
     )  # fmt: skip
 
     takes: Changes
@@ -82,6 +83,7 @@ class Clone:
         self.connections = 0
         self.failing: dict[str, int] = {}
         self.failed = ""
+        self.first_fault = ""
         self.limit_bytes = limit_bytes
         self.since = since
         self.lineage = f"{int(since * 1e6):x}"  # a later one may have the name

@@ -125,7 +125,12 @@ def clones_text(found: Clones) -> str:
         )
         for row in found.clones
     ]
-    return joined(table_text(_COLUMNS, rows))
+    faults = [
+        f"{row['volume']}: a request of clone {row['name']} failed: {row['first_fault']}"
+        for row in found.clones
+        if row.get("first_fault")
+    ]
+    return joined([*table_text(_COLUMNS, rows), *map(printable, faults)])
 
 
 @click.command("drop-clone", short_help="End a clone; its changes are gone.")

@@ -35,7 +35,7 @@ def drill(context: click.Context, target: str, suspends: bool, limit: int | None
 
     CMD finds DUPLEXD_URIS (a line for each volume: its name, a blank, its NBD URI), DUPLEXD_CUT and
     DUPLEXD_TAG. It starts the application's own recovery on them, and checks. The exit code is
-    CMD's, or 9 if the cut was left before CMD ended.
+    CMD's, or 9 if the cut was left before CMD ended, or 1 if a request of a clone failed.
     """
     from duplexd.backup import on_clones
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,9 @@ class Read:
         """In the loop."""
         self._done(self.error, bytearray() if self.error else self._content, self._extents)
 
+    def __str__(self) -> str:
+        return f"read of {self.length} bytes at {self.offset}"
+
 
 class Ask:
     """A question what is data; that all is, is always a safe answer."""
@@ -120,6 +124,9 @@ class Changing:
             overlay.trim(change.offset, change.length)
         elif change.kind != FLUSH:
             overlay.zero(change.offset, change.length, change.allocate)
+
+    def __str__(self) -> str:
+        return f"change of {self.length} bytes at {self.change.offset}"
 
 
 Request = Read | Ask | Changing
@@ -269,5 +276,15 @@ class CloneRequests:
             await self._legs.walk(overlay, overlay.watch, perform)
         except (HungError, OverlayHungError) as error:  # what the thread has done is not known
             self._on_hung(self._clone, str(error))
+        self._note_fault(requests)
         if lost and leg is not None:
             self._on_leg_failed(self._clone.pair, leg, lost[0])
+
+    def _note_fault(self, requests: list[Request]) -> None:
+        """A question has always a safe answer, so it has none."""
+        if self._clone.first_fault:
+            return
+        for request in requests:
+            if request.error and not isinstance(request, Ask):
+                self._clone.first_fault = f"{request}: {os.strerror(request.error)}"
+                return

@@ -260,6 +260,7 @@ class Clones:
             "used_bytes": _of(clone).overlay.map.data_bytes,
             "connections": clone.connections,
             "since": clone.since,
+            "first_fault": clone.first_fault,
         }
 
     # -------------------------------------------------------------------------- looking it up

@@ -42,7 +42,8 @@ class Drills:
 
     async def record(self, names: Sequence[str], report: Report) -> Json:
         """Returns once a restart would know it. Raises WrongStateError, with nothing recorded, if
-        one of the clones has ended, or the cut is not consistent.
+        one of the clones has ended, or the cut is not consistent; or a drill on a clone that a
+        request failed of is to have passed.
         """
         pairs = self._volumes.named(names)
 
@@ -66,6 +67,12 @@ class Drills:
                 raise WrongStateError(
                     f"{pair.name} has no clone {report.clone!r} of cut {report.cut} any more; the"
                     " drill was not recorded"
+                )
+            if clone.first_fault and not report.exit_code:
+                raise WrongStateError(
+                    f"{pair.name}: a request of clone {report.clone!r} failed"
+                    f" ({clone.first_fault}), so what was found on it is not the cut's; the drill"
+                    " was not recorded"
                 )
             if (verdict := self._archive.verdict(clone.cut)) != CONSISTENT:
                 raise WrongStateError(

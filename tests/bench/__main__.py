@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.units import GIB
 from tests.bench import (
+    backups,
     catching_up,
     controllers,
     copies,
@@ -29,6 +30,7 @@ from tests.bench import (
     footprint,
     grid,
     loads,
+    marks,
     publish,
     tail,
     watched,
@@ -43,7 +45,19 @@ if TYPE_CHECKING:
 
 FREE_BYTES_MIN = 16 * GIB
 SMALL_SECONDS, SMALL_ROUNDS = 0.2, 2
-MODULES = (loads, copies, catching_up, footprint, tail, grid, filesystem, controllers, watched)
+MODULES = (
+    loads,
+    copies,
+    catching_up,
+    footprint,
+    tail,
+    grid,
+    filesystem,
+    controllers,
+    watched,
+    backups,
+    marks,
+)
 PARTS = {part.name: part for module in MODULES for part in module.parts()}
 GRID = PARTS["grid"]
 

@@ -68,4 +68,5 @@ def _row(volume: str, cut_id: str, name: str, limit_bytes: int | None) -> Json:
         "used_bytes": 0,
         "connections": 0,
         "since": 1.0,
+        "first_fault": "",
     }

@@ -102,6 +102,21 @@ async def test_a_cut_that_is_left_meanwhile_is_no_good_drill(ctl: Operator) -> N
     assert last_drill(ctl) is None
 
 
+async def test_a_clone_whose_write_failed_is_no_good_drill_whatever_cmd_says(
+    ctl: Operator,
+) -> None:
+    await ctl.cut()
+    # one block has room, and CMD does not look at what became of the others
+    careless = 'qemu-io -f raw -c "write -P 9 0 64k" "${DUPLEXD_URIS#* }" >&2 || true'
+    done = ctl.run("drill", "db", "--limit", "4KiB", *script(careless))
+    assert (done.returncode, last_drill(ctl)["outcome"]) == (1, "failed"), done.stderr
+    assert "data: change of 65536 bytes at 0: No space left on device" in done.stderr
+    assert unwell(ctl) == {"drill-failed"}
+    assert ctl.run("drill", "db", *script(careless)).returncode == 0
+    assert (last_drill(ctl)["outcome"], unwell(ctl)) == ("passed", set())
+    assert ctl("drill", "db", "--limit", "4KiB", *script(f"{careless}; exit 7")) == 7
+
+
 async def test_a_drill_that_is_killed_leaves_no_clone(ctl: Operator, tmp_path: Path) -> None:
     await ctl.cut()
     began = tmp_path / "began"

@@ -12,6 +12,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from random import Random
 from typing import TYPE_CHECKING
@@ -229,6 +230,26 @@ async def test_the_command_says_what_it_did_and_how_to_undo_it(
     assert json.loads(problem.stdout)["exit_code"] == problem.returncode == 3
 
 
+async def test_a_way_back_that_is_lost_meanwhile_is_none_in_the_answer(
+    daemon: Daemon, destination: Path
+) -> None:
+    class Loses(Quiet):
+        def step(self, step: object) -> None:
+            if step is Step.OPEN:
+                cut = status(daemon)["secondary"]["cut"]["id"]
+                void = {"consistent": False, "records": 1, "detail": "by hand"}
+                assert daemon.request("POST", f"/v1/cuts/{cut}/grade", void)[0] == 200
+
+    await fill_all(daemon, 10)
+    await save(daemon, destination)
+    watch = Loses()
+    async with client_of(daemon) as client:
+        plan = restores.Plan(("db",), str(destination))
+        answer = (await restores.run(plan, client, watch, BackupLimits())).json()
+    assert (answer["outcome"], answer["undo"]) == ("restored", "")
+    assert "data, wal: there is no way back any more" in watch.warned[-1]
+
+
 async def test_one_volume_of_a_backup_leaves_the_others_and_says_so(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
@@ -426,9 +447,19 @@ async def changed_since(daemon: Daemon, destination: Path) -> Json:
 EVERY_STEP = [*(step.name for step in Step), "2", "7"]
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where programs of the test put temporary files, and the test itself."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    return path
+
+
 @pytest.mark.parametrize("moments", [["2"], pytest.param(EVERY_STEP, marks=LONG)])
 async def test_a_client_that_is_killed_leaves_a_state_that_the_same_command_brings_to_its_end(
-    daemon: Daemon, destination: Path, tmp_path: Path, moments: list[str]
+    daemon: Daemon, destination: Path, tmp_path: Path, temporary: Path, moments: list[str]
 ) -> None:
     saved = await changed_since(daemon, destination)
     before, wanted = primaries(daemon), content(saved, tmp_path)
@@ -442,7 +473,9 @@ async def test_a_client_that_is_killed_leaves_a_state_that_the_same_command_brin
             assert volume["state"] == ("DUPLEX" if when in {"VERIFY", "UNDO"} else "SUSPENDED")
         assert (primaries(daemon) == before) is (when not in {"OPEN", "2", "7"})
         wait_gone(daemon)
+        assert bool(list(temporary.glob(f"{restores.SCRATCH}*"))) is (when in {"2", "7"})
         answer = await restore(daemon, destination)
+        assert not list(temporary.glob(f"{restores.SCRATCH}*"))
         assert primaries(daemon) == wanted
         written = sum(figures(answer).values())
         assert written < whole if when in {"OPEN", "2", "7"} else written == whole

@@ -49,6 +49,10 @@ class CloneStatus(Answer):
     used_bytes: Bytes = Field(description="that it holds, in whole blocks")
     connections: int
     since: float
+    first_fault: str = Field(
+        description="the first request of it that failed, and why; empty if none did. What is found"
+        " on it says nothing of the cut then"
+    )
 
 
 class CloneMade(Answer):

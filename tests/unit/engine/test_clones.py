@@ -309,6 +309,7 @@ async def test_the_limit_is_that_of_one_volume_and_its_client_alone_meets_it() -
         assert client.ended == []
         (row,) = core.controller.clones.show(["data"])["clones"]
         assert (row["used_bytes"], row["limit_bytes"], row["connections"]) == (BLOCK, BLOCK, 1)
+        assert row["first_fault"] == f"change of 1 bytes at {BLOCK}: No space left on device"
 
 
 async def test_an_error_of_the_secondary_goes_to_the_client_and_changes_no_state() -> None:

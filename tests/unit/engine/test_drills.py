@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.backend import WRITE, Change
+from duplexd.core.clone import Clone
 from duplexd.core.drill_record import Report
 from duplexd.errors import WrongStateError
-from tests.unit.engine.cores import Core, new_disk, run, running, settings
+from tests.unit.engine.cores import Core, Peer, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from duplexd.json_object import Json
@@ -93,3 +96,20 @@ async def test_the_certificate_of_the_cut_has_it_and_that_of_the_next_one_has_no
         again = await core.controller.suspend(BOTH, "again")
         images = core.controller.cuts.show(again["cut"])["proof"]["volumes"]
         assert [image["drill"] for image in images] == [None, None]
+
+
+async def test_on_a_clone_with_a_failed_request_none_passes() -> None:
+    async with running(TWO) as core:
+        cut = await cloned(core)
+        clone = core.controller.volume(f"wal@{cut}+drill")
+        assert isinstance(clone, Clone)
+        made = Change(Peer(), 0, clone, WRITE, 0, 4096, bytes(4096))
+        core.disk.fail("/state/clones/overlay", errno.EIO, operation="write", times=1)
+        clone.takes.submit([made])
+        await core.until(lambda: bool(made.error))
+        await core.write("data", 0, b"is in nobody's way")
+        with pytest.raises(WrongStateError, match=r"'drill' failed \(change of 4096 bytes at 0:"):
+            await core.controller.drills.record(BOTH, report(cut))
+        assert last(core) is None
+        said = await core.controller.drills.record(BOTH, report(cut, 1))
+        assert said["outcome"] == "failed"
