@@ -2,7 +2,8 @@
 
 All that is checked of other secondaries is checked of these: each that status calls usable holds
 exactly the changes up to the number that it shows, and a cut stays where it was promised. What is
-special here are the points, and that a kill takes nothing of what can be gone back to.
+special here are the points, and that a kill takes nothing of what can be gone back to. Those that
+are suspended, of any mode, go on to later points, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states as state
-from duplexd.core.past_point import PastPoint
+from duplexd.core.past_point import PastCut, PastPoint
 from tests.sim import checks, scenario
 from tests.sim.clients import SimClient
 from tests.sim.scenario import Scenario
@@ -25,7 +26,13 @@ DELAYS = (0.2, 3.0, 1e6)
 
 
 class Delayed(Scenario):
-    """Most volumes are delayed, by times that pass within a life, and one that never does."""
+    """Most volumes are delayed, by times that pass within a life, and one that never does.
+    `since`: the first numbers that secondaries went on from, by volume.
+    """
+
+    def __init__(self, seed: int, faults: bool = True) -> None:
+        super().__init__(seed, faults)
+        self.since: dict[str, int] = {}
 
     def _add_volume(self, name: str) -> None:
         super()._add_volume(name)
@@ -37,14 +44,25 @@ class Delayed(Scenario):
             )
 
     def _actions(self) -> list[Callable[[], Awaitable[None]]]:
-        return [*super()._actions(), *[self._suspend_at] * 6, self._change_delay]
+        return [
+            *super()._actions(), *[self._suspend_at] * 6, *[self._go_on] * 4, self._change_delay,
+        ]  # fmt: skip
 
     def _delayed(self) -> list[Pair]:
         pairs = self.machine.controller.volumes.by_name.values()
         return [pair for pair in pairs if pair.is_delayed and not pair.failed]
 
     async def _suspend_at(self) -> None:
-        pairs, rng, controller = self._delayed(), self.rng, self.machine.controller
+        await self._to_a_point(self._delayed(), onward=False)
+
+    async def _go_on(self) -> None:
+        """From cuts: those are left, and what changed since them is copied later at most."""
+        pairs = self.machine.controller.volumes.by_name.values()
+        suspended = [pair for pair in pairs if pair.state == state.SUSPENDED and not pair.failed]
+        await self._to_a_point(suspended, onward=True)
+
+    async def _to_a_point(self, pairs: list[Pair], onward: bool) -> None:
+        rng, controller = self.rng, self.machine.controller
         if not pairs:
             return
         chosen = rng.sample(pairs, rng.randint(1, len(pairs)))
@@ -54,7 +72,11 @@ class Delayed(Scenario):
             now = controller.timeline.now_us() / 1e6
             point = PastPoint(time=now - rng.choice((0.0, 0.01, 0.3, 2.0)))
         names = [pair.name for pair in chosen]
-        result = await controller.suspend(names, "past", at=point)
+        if onward:
+            self.cuts.forget(names)
+            for pair in chosen:
+                self.since[pair.name] = min(self.since.get(pair.name, pair.applied), pair.applied)
+        result = await controller.suspend(names, "past", at=PastCut(point, onward))
         (number,) = result["controllers"].values()
         self.machine.note(f"  {result['verdict']} {result['cut']} at {point}: {number} {names}")
         if point.time is not None:
@@ -72,6 +94,9 @@ class Delayed(Scenario):
         assert number < min(later, default=number + 1), f"{number} has changes from after {time}"
         first = [times[at] for at in (number + 1,) if at <= last]
         assert all(us > time_us for us in first), f"{number} lacks changes from before {time}"
+
+    def _check_copied(self, name: str, cut: int, began_at: int) -> None:
+        super()._check_copied(name, self.since.get(name, cut), began_at)
 
     async def _change_delay(self) -> None:
         machine = self.machine
