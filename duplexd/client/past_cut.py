@@ -159,12 +159,12 @@ async def _wanted(
     }
     for cut_id in begun:
         found, _ = await outcomes.ask(links, cut_id)
-        if cut_id in found and _can_go_on(found[cut_id], statuses):
+        if cut_id in found and can_go_on(found[cut_id], statuses):
             return Wanted(mark, cut_id)
     return Wanted(mark, new_cut_id())
 
 
-def _can_go_on(cut: Cut, statuses: Mapping[str, Json]) -> bool:
+def can_go_on(cut: Cut, statuses: Mapping[str, Json]) -> bool:
     """Whether each member is at a cut that was begun, or does not know it yet."""
     if set(cut.members) != set(statuses):
         return False
