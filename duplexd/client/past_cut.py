@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client import kept_points, outcomes, survey
@@ -39,10 +39,13 @@ if TYPE_CHECKING:
 
 
 class Wanted(NamedTuple):
-    """The cut that all members are to be at, and whether they are there already."""
+    """The cut that all members are to be at, with the tag that it has or gets. `already`: as it is
+    shown, if they are there.
+    """
 
     mark: KeptPoint
     cut_id: str
+    tag: str
     already: Json | None = None
 
 
@@ -146,10 +149,13 @@ def in_reach(marks: Sequence[KeptPoint]) -> str:
 async def _wanted(
     plan: Plan, links: Links, statuses: Mapping[str, Json], points: Sequence[KeptPoint]
 ) -> Wanted:
-    mark = choose(points, plan.group, known(plan.at, "asked for a point of the past"))
+    at = known(plan.at, "asked for a point of the past")
+    if at.time is not None and at.time > time():
+        raise WrongStateError(f"{at} has not come yet; it is {format_time(time())}")
+    mark = choose(points, plan.group, at)
     standing = survey.common_cut(statuses)
     if standing is not None and standing.get("mark") == mark.cut:
-        return Wanted(mark, standing["id"], standing)
+        return Wanted(mark, standing["id"], plan.tag, standing)
     begun = {
         cut["id"]
         for volume in survey.volumes(statuses).values()
@@ -159,9 +165,10 @@ async def _wanted(
     }
     for cut_id in begun:
         found, _ = await outcomes.ask(links, cut_id)
-        if cut_id in found and can_go_on(found[cut_id], statuses):
-            return Wanted(mark, cut_id)
-    return Wanted(mark, new_cut_id())
+        other = found.get(cut_id)
+        if other is not None and other.group == plan.group.name and can_go_on(other, statuses):
+            return Wanted(mark, cut_id, other.tag)
+    return Wanted(mark, new_cut_id(), plan.tag)
 
 
 def can_go_on(cut: Cut, statuses: Mapping[str, Json]) -> bool:
@@ -185,7 +192,7 @@ async def _ask(
         return {
             "targets": list(plan.group.members[link.name]),
             "mark": wanted.mark.cut,
-            "tag": plan.tag,
+            "tag": wanted.tag,
             "group": plan.group.name,
             "members": list(plan.group.members),
             "onward": plan.onward,
@@ -223,10 +230,10 @@ async def _together(plan: Plan, links: Links, wanted: Wanted, settle_s: float) -
         await drive.end()
     if drive.round.outcome is None:
         raise _in_doubt(plan.group, wanted, list(done), drive.round.unreached)
-    return _result(plan, done, drive)
+    return _result(plan, wanted, done, drive)
 
 
-def _result(plan: Plan, done: Mapping[str, Json], drive: Drive) -> Suspended:
+def _result(plan: Plan, wanted: Wanted, done: Mapping[str, Json], drive: Drive) -> Suspended:
     statuses = {name: each["status"] for name, each in done.items()}
     proofs = {name: each.get("proof") for name, each in statuses.items()}
     titles = {
@@ -247,7 +254,7 @@ def _result(plan: Plan, done: Mapping[str, Json], drive: Drive) -> Suspended:
     return Suspended(
         verdict=verdict,
         cut=plan.cut_id,
-        tag=str(next(iter(statuses.values())).get("tag", "")),
+        tag=wanted.tag,
         group=plan.group.name,
         controllers={name: each["sequence"] for name, each in statuses.items()},
         volumes=[title for names in titles.values() for _, title in names],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from duplexd.core.leaving import AS_IT_IS
 from duplexd.core.markers import Onward
 from duplexd.core.pair import ONLY_THE_MAP
+from duplexd.core.rollback import refuse
 from duplexd.engine.suspend import begin_reading, refused_cut
 from duplexd.errors import WrongStateError
 from duplexd.known import known
@@ -62,7 +63,10 @@ class WalkOn:
         await self._resyncs.arrive(pairs)
 
     def check(self, pairs: Sequence[Pair], place: Place) -> None:
-        """Raises WrongStateError if one of them cannot go on to that place, or is being read."""
+        """Raises WrongStateError if one of them cannot go on to that place, is half-way back to a
+        cut or a backup, or is being read.
+        """
+        refuse(pair.record for pair in pairs)
         for pair in pairs:
             if why := self._reach(pair).why_not(place.sequence):
                 raise WrongStateError(f"number {place.sequence} is not within reach: {why}")
