@@ -129,6 +129,7 @@ async def test_a_group_stands_at_one_mark_after_the_other(
         assert "within reach" in late["stderr"]
         await story.ctl("resync", "db", "--wait")
         assert story.writers.lost_connections == 0
+    await story.ctl("suspend", "db")
     verified = await story.ctl("verify", "db")
     assert all(row["equal"] for row in verified["volumes"])
 
