@@ -8,8 +8,6 @@ from unittest import mock
 import pytest
 
 from duplexd.core import delayed as folds
-from duplexd.core import since
-from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.recovery import left_behind as recovery
 from duplexd.replication.backlog import Backlog
 from duplexd.replication.scout import Scout
@@ -97,19 +95,6 @@ def what_a_later_cut_lacks_is_forgotten(patch: Callable[..., Any]) -> None:
     patch(folds, "go_on", forgetful)
 
 
-def the_journal_is_not_kept_for_who_goes_on(patch: Callable[..., Any]) -> None:
-    patch(Checkpointer, "keep_from", lambda _self, _number: None)
-
-
-def a_cut_writes_to_no_delayed_secondary(patch: Callable[..., Any]) -> None:
-    saved = since._saved
-
-    def not_delayed(pair: Any, sequence: int) -> Any:
-        return saved(pair, sequence)._replace(delayed=False)
-
-    patch(since, "_saved", not_delayed)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
     "plant",
@@ -121,8 +106,6 @@ def a_cut_writes_to_no_delayed_secondary(patch: Callable[..., Any]) -> None:
         a_compared_secondary_is_left_behind,
         the_horizon_names_a_lower_number,
         what_a_later_cut_lacks_is_forgotten,
-        the_journal_is_not_kept_for_who_goes_on,
-        a_cut_writes_to_no_delayed_secondary,
     ],
     ids=lambda plant: plant.__name__,
 )
