@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         GradeRequest,
         RepairRequest,
         ResyncRequest,
+        StandRequest,
         SuspendRequest,
         SwapRequest,
     )
@@ -164,22 +165,25 @@ class Actions(OfProcess):
         """Cut all targets at one point, with the hooks of groups around it.
 
         Legal when all are DUPLEX; with `allow_existing` also when a suspend brought all to one cut.
-        At a point of the past: when all are delayed, and none is beyond it. No hook is run then.
+        At a point of the past: when all are delayed, and none is beyond it; `onward`: when all are
+        SUSPENDED. No hook is run then.
         A cancelled one leaves no cut half-way.
         """
         names, reader, lease = self._resolve(body.targets), body.reader or "", body.lease
-        suspend = self.controller.suspend
+        suspend, past = self.controller.suspend, body.past
+        if body.onward and past is None:
+            raise UsageError("onward: say where to, with `at`")
         self._command(
             peer, "suspend", targets=body.targets, tag=body.tag, lease=lease, reader=reader,
-            **({"at": str(body.point)} if body.point is not None else {}),
+            **({"at": str(past.point)} if past is not None else {}),
         )  # fmt: skip
         # nothing that a hook does now would be in the past
-        hooked = body.targets if body.point is None else []
+        hooked = body.targets if past is None else []
         return await self.hooked.suspend(
             hooked, body.tag, lease,
             lambda made: suspend(
                 names, body.tag, lease, body.fence, body.certificate, body.allow_existing,
-                reader=reader, on_cut=made, at=body.point,
+                reader=reader, on_cut=made, at=past,
             ),
             on_cut,
         )  # fmt: skip
@@ -206,6 +210,22 @@ class Actions(OfProcess):
         """Open the gates after the cut; the answer is the vote. Legal while the lease is held."""
         self._command(peer, "open", cut=cut_id, lease=lease_id)
         return await self.controller.cuts.open(cut_id, lease_id, fence)
+
+    async def stand_cut(self, peer: Peer, cut_id: str, body: StandRequest) -> Json:
+        """Bring secondaries to a mark of several controllers; the answer is the vote. Legal as a
+        suspend at a point of the past; when they are there already, it does nothing.
+        """
+        names = self._resolve(body.targets)
+        if not body.check:
+            self._command(
+                peer, "stand", targets=body.targets, cut=cut_id, mark=body.mark, group=body.group
+            )
+        past = body.past(cut_id)
+        already = await self.controller.stand(names, past, body.tag, body.check)
+        status = None if body.check else self.controller.cuts.show(cut_id)
+        return {
+            "cut": cut_id, "controller": self.controller.name, "already": already, "status": status,
+        }  # fmt: skip
 
     async def decide_cut(self, peer: Peer, cut_id: str, how: str) -> Json:
         """Abort, agree (commit) or refuse. Legality is the table of `core/cut_states.py`.

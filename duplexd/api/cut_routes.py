@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.api.access import BYTES_TYPE
-from duplexd.api.models.request_model import CutEmpty, CutRequest, GradeRequest, OpenRequest
+from duplexd.api.models.request_model import (
+    CutEmpty,
+    CutRequest,
+    GradeRequest,
+    OpenRequest,
+    StandRequest,
+)
 from duplexd.api.responses import answer
 from duplexd.api.wire import Answer
 from duplexd.core import cut_states as votes
@@ -41,6 +47,11 @@ async def post_open(context: Context, call: Call) -> Answer:
     body = call.parse(OpenRequest)
     opened = await context.actions.open_cut(call.peer, _cut_id(call), body.lease, body.fence)
     return answer(opened)
+
+
+async def post_stand(context: Context, call: Call) -> Answer:
+    body = call.parse(StandRequest)
+    return answer(await context.actions.stand_cut(call.peer, _cut_id(call), body))
 
 
 async def _decide(context: Context, call: Call, how: str) -> Answer:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.drill_record import Report
     from duplexd.core.leaving import Leaving
-    from duplexd.core.past_point import PastPoint
+    from duplexd.core.past_point import PastCut
     from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
@@ -148,8 +148,9 @@ class Controller(Protocol):
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
-        at: PastPoint | None = None,
+        at: PastCut | None = None,
     ) -> Json: ...
+    async def stand(self, names: list[str], at: PastCut, tag: str, check: bool) -> bool: ...
     async def resync(self, names: list[str], partial: bool = False, how: Leaving = ...) -> Json: ...
     async def add_reader(self, names: list[str], reader: str, cut_id: str) -> Json: ...
     async def release_reader(self, names: list[str], reader: str) -> Json: ...

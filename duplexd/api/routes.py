@@ -19,7 +19,14 @@ from duplexd.api.health import degraded, unready
 from duplexd.api.leg_routes import LEG_ROUTES
 from duplexd.api.mark_routes import MARK_ROUTES
 from duplexd.api.models.change_model import Changes
-from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
+from duplexd.api.models.cut_model import (
+    CutList,
+    CutMade,
+    CutReleased,
+    CutStatus,
+    Standing,
+    Suspended,
+)
 from duplexd.api.models.health_model import Health, Wellness
 from duplexd.api.models.line_model import (
     CutAnnounced,
@@ -47,6 +54,7 @@ from duplexd.api.models.request_model import (
     RenewRequest,
     RestartRequest,
     ResyncRequest,
+    StandRequest,
     SuspendRequest,
     VerifyRequest,
 )
@@ -277,6 +285,14 @@ ROUTES: tuple[RouteEntry, ...] = (
         "Open the gates, then vote",
         OpenRequest,
         (CutStatus,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}/stand",
+        cuts.post_stand,
+        "Bring secondaries to a mark of several controllers, then vote",
+        StandRequest,
+        (Standing,),
     ),
     RouteEntry(
         "POST", "/v1/cuts/{cut}/abort", cuts.post_abort, "Void unless ready", CutEmpty, (CutStatus,)

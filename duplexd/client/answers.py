@@ -83,22 +83,22 @@ _CUT = {
     "verdict": maybe(VERDICT),
     "group": maybe(text),
     "members": _TEXTS,
+    "mark": maybe(CUT_ID),
     "canary": maybe(CANARY),
     "why": maybe(text),
 }
 CUT = fields({"id": CUT_ID, "sequence": whole, "time": number}, _CUT | {"state": maybe(STATE)})
-CUT_STATUS = fields(
-    {
-        "id": CUT_ID,
-        "controller": text,
-        "state": STATE,
-        "verdict": maybe(VERDICT),
-        "sequence": whole,
-        "time": number,
-        "volumes": _TEXTS,
-    },
-    _CUT | {"kind": text, "hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS},
-)
+_STATUS = {
+    "id": CUT_ID,
+    "controller": text,
+    "state": STATE,
+    "verdict": maybe(VERDICT),
+    "sequence": whole,
+    "time": number,
+    "volumes": _TEXTS,
+}
+_STATUS_MORE = _CUT | {"kind": text, "hold": maybe(HOLD), "images": IMAGES, "readers": _TEXTS}
+CUT_STATUS = fields(_STATUS, _STATUS_MORE)
 POINT = fields(
     {
         "id": CUT_ID,
@@ -109,7 +109,7 @@ POINT = fields(
         "time": number,
         "within_reach": flag,
     },
-    {"tag": text, "group": maybe(text), "members": _TEXTS, "why": maybe(text)},
+    {"tag": text, "group": maybe(text), "members": _TEXTS, "why": maybe(text), "whole": flag},
 )
 _MADE = {"controller": text, "sequence": whole, "time": number, "journal": JOURNAL}
 CUT_MADE = fields(_MADE)
@@ -117,13 +117,19 @@ HOOK = fields(
     {"hook": text, "group": text, "status": text, "seconds": number},
     {"output": text, "why": text, "controller": text},
 )
+PROOF = fields(_MADE | {"volumes": IMAGES})
+STANDING = fields(
+    {"cut": CUT_ID, "controller": text, "already": flag},
+    {"status": maybe(fields(_STATUS, _STATUS_MORE | {"proof": maybe(PROOF)}))},
+)
 SUSPENDED = fields(
     {"verdict": VERDICT, "cut": CUT_ID, "controllers": values(whole), "volumes": _TEXTS},
     {
         "tag": text,
         "why": maybe(text),
         "hold": maybe(HOLD),
-        "members": each(fields(_MADE | {"volumes": IMAGES})),
+        "members": each(PROOF),
+        "mark": maybe(CUT_ID),
         "already": flag,
         "reader": maybe(text),
         "time": maybe(number),
@@ -313,6 +319,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("GET", "/v1/cuts/*"): CUT_STATUS,
     ("POST", "/v1/cuts/*"): CUT_MADE,
     ("POST", "/v1/cuts/*/open"): CUT_STATUS,
+    ("POST", "/v1/cuts/*/stand"): STANDING,
     ("POST", "/v1/cuts/*/abort"): CUT_STATUS,
     ("POST", "/v1/cuts/*/agree"): CUT_STATUS,
     ("POST", "/v1/cuts/*/refuse"): CUT_STATUS,

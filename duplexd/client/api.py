@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from duplexd.client.clone_commands import Cloning
     from duplexd.client.hold import Hold
     from duplexd.client.mark_commands import Marking
+    from duplexd.client.outcomes import OnCut
     from duplexd.client.settle import Settling
-    from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
     from duplexd.core.past_point import PastPoint
     from duplexd.errors import DuplexdError
@@ -115,6 +115,7 @@ class Client(OneProcess):
         on_cut: OnCut | None = None,
         on_hook: Callable[[HookRun], object] | None = None,
         at: PastPoint | None = None,
+        onward: bool = False,
     ) -> Suspended:
         """Cut all targets at one point.
 
@@ -122,6 +123,7 @@ class Client(OneProcess):
         With `certificate` the result of one controller holds what `client.certificate.make` needs;
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
         `reader`: who keeps the secondaries at the cut, until it is ended. `at`: of delayed ones.
+        With `onward`, SUSPENDED ones go on to it from their cut.
 
         Raises with nothing suspended if it can't be done, or if all are at one cut already and not
         `allow_existing`; UndecidedError if a member that was cut no longer answers.
@@ -137,8 +139,9 @@ class Client(OneProcess):
         links = self.links_to(group.members)
         cut_id = member.new_cut_id()
         plan = member.Plan(
-            cut_id, group, hold_max_s, tag, lease, certificate, allow_existing, reader, on_hook, at
-        )
+            cut_id, group, hold_max_s, tag, lease, certificate, allow_existing, reader, on_hook, at,
+            onward,
+        )  # fmt: skip
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
         return await suspend.suspend_together(plan, links, self._settling, on_cut)

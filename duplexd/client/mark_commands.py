@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
-from duplexd.client import outcomes, survey
+from duplexd.client import kept_points, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.member import Plan, new_cut_id
-from duplexd.client.results import Kept, KeptPoint, Marked, merge_holds
+from duplexd.client.results import Kept, Marked, merge_holds
 from duplexd.client.suspend import INTERRUPTED, check_tag, close
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.errors import NotFoundError, UndecidedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable
 
     from duplexd.client.http import Http
     from duplexd.client.survey import Links
     from duplexd.config.groups import Group
-    from duplexd.json_object import Json
 
     GroupOf = Callable[[tuple[str, ...], float | None], tuple[Group, float]]
 
@@ -68,14 +66,12 @@ class Marking:
         group, _ = self._group_of(targets, None)
         links = self._links_to(group.members)
         await survey.identify(links)
-        answers, errors = await survey.gather(
-            {name: _ask(link, group.members[name]) for name, link in links.items()}
-        )
+        answers, errors = await kept_points.ask(group, links)
         unknown = {name: each for name, each in errors.items() if isinstance(each, NotFoundError)}
         survey.raise_all(errors if not answers else unknown)
         return Kept(
             group.name,
-            outcomes.in_order(_merge(answers, group)),
+            kept_points.merge(answers, group),
             {name: str(error) for name, error in errors.items()},
         )
 
@@ -132,39 +128,4 @@ def _marked(drive: Drive) -> Marked:
         hold=merge_holds(plan.group, figures, plan.hold_max_s),
         why="" if good else str(drive.error or "a member found that it is void"),
         untold=drive.round.untold,
-    )
-
-
-async def _ask(link: Http, targets: Sequence[str]) -> list[Json]:
-    query = urlencode([("target", target) for target in targets])
-    path = "/v1/points" + ("?" + query if query else "")
-    answer = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
-    return list(answer["points"])
-
-
-def _merge(answers: Mapping[str, list[Json]], group: Group) -> list[KeptPoint]:
-    known: dict[str, dict[str, Json]] = {}
-    for name, rows in answers.items():
-        for row in rows:
-            known.setdefault(row["id"], {})[name] = row
-    return [_kept(point, rows, answers, group) for point, rows in known.items()]
-
-
-def _kept(
-    point: str, rows: dict[str, Json], answers: Mapping[str, object], group: Group
-) -> KeptPoint:
-    cut = outcomes.merge(point, rows, answers)
-    why = [row["why"] for row in rows.values() if row.get("why")]
-    why += [
-        f"{name} does not know it, or does not answer"
-        for name in (cut.members if not group.alone else ())
-        if name not in rows
-    ]
-    if cut.verdict != CONSISTENT:
-        why.insert(0, f"it is {cut.verdict or 'in doubt'}")
-    return KeptPoint(
-        **vars(cut),
-        kind=next(iter(rows.values()))["kind"],
-        within_reach=not why,
-        why="; ".join(why),
     )

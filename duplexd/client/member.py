@@ -45,6 +45,7 @@ class Plan:
     reader: str = ""  # who is to keep the secondaries at the cut
     on_hook: Callable[[HookRun], object] | None = None  # gets what each hook did, at once
     at: PastPoint | None = None  # that has passed; of delayed secondaries
+    onward: bool = False  # SUSPENDED ones go on to it from their cut
     on_made: Callable[[str], object] | None = None  # gets the cut's id when all have made it
     mark: bool = False  # it is a mark: nobody is suspended
 
@@ -168,6 +169,8 @@ class Member:
         body["certificate"] = plan.certificate
         if plan.at is not None:
             body |= plan.at.json()
+        if plan.onward:
+            body["onward"] = True
         if plan.existing:
             body["allow_existing"] = True
         if plan.reader:

@@ -12,11 +12,14 @@ from duplexd.core.cut_states import CONSISTENT, NONE, VOID
 from duplexd.errors import NotFoundError, UndecidedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from duplexd.client.http import Http
+    from duplexd.client.results import Suspended
     from duplexd.errors import DuplexdError
     from duplexd.json_object import Json
+
+    OnCut = Callable[[Suspended | UndecidedError], object]
 
 C = TypeVar("C", bound=Cut)
 
@@ -74,7 +77,7 @@ def merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> C
         first["verdict"] if alone else _verdict(states),
         first.get("tag", ""),
         first.get("group") or "",
-        first["time"],
+        max(each["time"] for each in known.values()),
         {name: each["sequence"] for name, each in known.items()},
         states,
         members,

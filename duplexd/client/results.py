@@ -101,6 +101,8 @@ class Suspended(Result):
     reader: str = ""  # who keeps the secondaries at the cut
     # {hook, group, status, seconds, exit_code, output, why, controller}; not what the verdict is of
     hooks: list[Json] = field(default_factory=list)
+    mark: str = ""  # the mark that it is at, if it is at one
+    earlier_s: float | None = None  # how much earlier that is than the time that was asked for
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class KeptPoint(Cut):
     """
 
     kind: str = "cut"  # or "mark"
+    whole: bool = True  # it was made of all volumes that were asked for
     within_reach: bool = False
     why: str = ""
 

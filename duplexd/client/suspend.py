@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from duplexd.client import hooking, outcomes, reading, survey
+from duplexd.client import hooking, outcomes, past_cut, reading, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.cut_states import CONSISTENT, VOID
@@ -23,15 +23,11 @@ from duplexd.limits import TAG_CHARACTERS_MAX
 from duplexd.runtime.hooks import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from duplexd.client.member import Plan
+    from duplexd.client.outcomes import OnCut
     from duplexd.client.settle import Settling
     from duplexd.client.survey import Links
-    from duplexd.config.groups import Group
     from duplexd.json_object import Json
-
-    OnCut = Callable[[Suspended | UndecidedError], object]
 
 INTERRUPTED = "the command was interrupted"
 
@@ -91,16 +87,14 @@ async def suspend_together(
     if plan.lease is not None:
         raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
     if plan.at is not None:
-        raise UsageError(
-            f"{plan.group.name} is of several controllers, and a time names no point that they have"
-            " in common: suspend the volumes of one controller at it (--socket PATH)"
-        )
+        found = await past_cut.stand(plan, links, settling.settle_s, on_cut)
+        return await _read(plan, links, found)
     with survey.nothing_suspended():
         statuses = await settling.calm(plan.group, links)
         survey.check_members(statuses)
         if (cut := survey.common_cut(statuses)) is not None:
             check_standing(_standing(cut, statuses), plan.existing)
-            return await _read(plan, links, _already(plan.group, cut, statuses))
+            return await _read(plan, links, past_cut.already(plan.group, cut, statuses))
         survey.check_duplex(statuses)
         survey.check_equal(statuses)
         await survey.measure(links, plan.hold_max_s, plan.cut_id)
@@ -225,6 +219,7 @@ def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
         seconds=answer.get("seconds", 0.0),
         reader=answer.get("reader") or "",
         hooks=answer.get("hooks", []),
+        mark=answer.get("mark") or "",
     )
 
 
@@ -239,18 +234,3 @@ def _why(drive: Drive, verdict: str, left: list[str]) -> str:
 def _standing(cut: Json, statuses: dict[str, Json]) -> Standing:
     reasons = frozenset(str(each["reason"]) for each in survey.volumes(statuses).values())
     return Standing(cut["id"], cut.get("tag", ""), time.time() - cut.get("time", 0.0), reasons)
-
-
-def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:
-    """The result if all secondaries are at one consistent cut."""
-    volumes = [(name, each) for name, status in statuses.items() for each in status["volumes"]]
-    return Suspended(
-        cut["verdict"],
-        cut["id"],
-        cut.get("tag", ""),
-        group.name,
-        {name: volume["secondary"]["cut"]["sequence"] for name, volume in volumes},
-        [group.title(name, volume["name"]) for name, volume in volumes],
-        already=True,
-        time=cut.get("time"),
-    )

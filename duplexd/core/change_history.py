@@ -119,6 +119,14 @@ class ChangeHistory:
         self._begin(None, ())
         self.keep(kept)
 
+    def cut_earlier(self, cut: Cut, kept: int) -> None:
+        """The same at a cut that lies somewhere in the live map's interval: what it has counts on
+        both sides of the cut.
+        """
+        live, why = self.live.copy(), self.why
+        self.cut(cut, kept)
+        self._begin(live, why)
+
     def keep(self, kept: int) -> None:
         """Forget all cuts but the latest `kept`, at least one."""
         del self.cuts[:-kept]
@@ -214,6 +222,7 @@ class CutVolume(Protocol):
     """What is needed of a `PairRecord`, for the ledger."""
 
     history: ChangeHistory | None
+    changed: ChangeMap | None
     size: int
     state: str
     regions: DirtyRegions
@@ -228,6 +237,19 @@ def freeze(pairs: Iterable[CutVolume], cut: Cut, kept: int) -> None:
             pair.history.cut(cut, kept)
         elif kept:
             pair.history = ChangeHistory(cut, pair.new_map)
+
+
+def freeze_earlier(pairs: Iterable[CutVolume], cut: Cut, kept: int) -> None:
+    """Pairs that were at a cut go on to this one, which has passed. What was noted since the older
+    one is more than what changed since.
+    """
+    for pair in pairs:
+        if pair.history is not None:
+            pair.history.cut_earlier(cut, kept)
+        elif kept:
+            pair.history = ChangeHistory(cut, pair.new_map)
+            if pair.changed is not None:
+                pair.history.live.merge(pair.changed)
 
 
 def keep(pairs: Iterable[CutVolume], kept: int) -> None:

@@ -24,12 +24,12 @@ class Cut:
     write it, or where a new segment begins with it. `why` names the failure of a secondary that
     made the cut, or that made it void. `doubt`: how legs at it differ, which makes it void, but one
     that is prepared only once the others agree. `of`: the numbers of its volumes, as runs; empty
-    where that was not recorded.
+    where that was not recorded. `mark`: the mark that its secondaries were brought to, "" for none.
     """
 
     __slots__ = (
-        "chain", "crc", "doubt", "grade", "group", "id", "members", "of", "sequence", "state",
-        "tag", "time_us", "why",
+        "chain", "crc", "doubt", "grade", "group", "id", "mark", "members", "of", "sequence",
+        "state", "tag", "time_us", "why",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +44,7 @@ class Cut:
         grade: Json | None = None,
         of: Sequence[int] = (),
         doubt: str = "",
+        mark: str = "",
     ) -> None:
         self.id = cut_id
         self.sequence = sequence
@@ -55,6 +56,7 @@ class Cut:
         self.grade = grade  # what a canary found
         self.of = tuple(of)
         self.doubt = doubt
+        self.mark = mark
         self.crc: int | None = None
         self.chain: int | None = None
         self.why = ""
@@ -66,10 +68,11 @@ class Cut:
 
     def pack(self) -> list[object]:
         """For the checkpoint: the arguments of the constructor."""
-        doubt = [self.doubt] if self.doubt and self.state == cut_states.READY else []
+        doubt = self.doubt if self.state == cut_states.READY else ""
+        last = [doubt, self.mark] if self.mark else [doubt] if doubt else []
         return [
             self.id, self.sequence, self.time_us, self.tag, self.state, self.group,
-            list(self.members), self.grade, list(self.of), *doubt,
+            list(self.members), self.grade, list(self.of), *last,
         ]  # fmt: skip
 
     def is_of(self, volumes: Iterable[int]) -> bool:

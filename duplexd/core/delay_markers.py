@@ -1,4 +1,4 @@
-"""The markers of delayed secondaries: how far one may go, and a cut at a number of the past.
+"""The markers of delayed secondaries, and of cuts at a number of the past.
 
 How they are written is said in `core/markers.py`, where all markers are listed; what they do to a
 pair is in `core/delayed.py`.
@@ -36,6 +36,29 @@ class Horizon(NamedTuple):
         return cls(numbers(fields["volumes"]), int(fields["to"]), int(fields["time"]))
 
 
+class OfMark(NamedTuple):
+    """The mark that a cut is at, "" for none. `members`: the controllers that all go there, and
+    `group`, what they are called; empty for this one alone.
+    """
+
+    mark: str = ""
+    group: str = ""
+    members: Sequence[str] = ()
+
+    def pack(self) -> Json:
+        """Nothing of a cut that is at no mark."""
+        whose = {"group": self.group, "members": list(self.members)} if self.members else {}
+        return {"mark": self.mark, **whose} if self.mark else {}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> OfMark:
+        members = tuple(map(str, fields.get("members", ())))
+        return cls(str(fields.get("mark", "")), str(fields.get("group", "")), members)
+
+
+NO_MARK = OfMark()
+
+
 class CutAt(NamedTuple):
     """A cut at number `at`, before this record, whose time was `time_us`. `changed`: what the
     volumes changed after it, up to this record.
@@ -47,11 +70,13 @@ class CutAt(NamedTuple):
     at: int
     time_us: int
     changed: Mapping[int, ChangeMap]
+    of: OfMark = NO_MARK
 
     def pack(self) -> Json:
         return {
             "m": "cutat", "id": self.id, "tag": self.tag, "volumes": list(self.volumes),
             "at": self.at, "time": self.time_us, "changed": pack_maps(self.changed),
+            **self.of.pack(),
         }  # fmt: skip
 
     @classmethod
@@ -63,4 +88,33 @@ class CutAt(NamedTuple):
             int(fields["at"]),
             int(fields["time"]),
             unpack_maps(fields["changed"]),
+            OfMark.unpack(fields),
+        )
+
+
+class Onward(NamedTuple):
+    """SUSPENDED pairs go on to number `at`, which may have passed, and are at a new cut there."""
+
+    id: str
+    tag: str
+    volumes: Sequence[int]
+    at: int
+    time_us: int
+    of: OfMark = NO_MARK
+
+    def pack(self) -> Json:
+        return {
+            "m": "onward", "id": self.id, "tag": self.tag, "volumes": list(self.volumes),
+            "at": self.at, "time": self.time_us, **self.of.pack(),
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Onward:
+        return cls(
+            str(fields["id"]),
+            str(fields["tag"]),
+            numbers(fields["volumes"]),
+            int(fields["at"]),
+            int(fields["time"]),
+            OfMark.unpack(fields),
         )

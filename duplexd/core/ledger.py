@@ -242,7 +242,7 @@ class Ledger(Unmarked):
         self.book.remember(cut, marker.volumes)
 
     @_fold.register
-    def _(self, marker: markers.Horizon | markers.CutAt, _place: Place) -> None:
+    def _(self, marker: markers.Horizon | markers.CutAt | markers.Onward, _place: Place) -> None:
         made = delayed.fold(marker, self._of(marker.volumes), self._move, self.tracked_cuts)
         if made is not None:
             self.book.remember(made, marker.volumes)

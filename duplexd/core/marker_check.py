@@ -40,9 +40,9 @@ def check(marker: Marker, pairs: Mapping[int, PairRecord], readers: Readers) -> 
         readers.refuse(marker.volumes)
     if isinstance(marker, markers.Resync):
         _refuse_trailing(moved)
-    if isinstance(marker, markers.CutAt):
+    if isinstance(marker, markers.CutAt | markers.Onward):
         delayed.check(marker, moved)
-    if isinstance(marker, markers.MakeCut | markers.CutAt):
+    if isinstance(marker, markers.MakeCut | markers.CutAt | markers.Onward):
         differing = [pair for pair in moved if pair.differs is not None]
         if differing:
             refuse_differing(differing)

@@ -47,7 +47,10 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     horizon   volumes, to, time                      delayed secondaries may get changes up to `to`,
                                                      of which none is later than `time`
     cutat     id, tag, volumes, at, time,            SUSPENDED at record `at`, before this one, by
-              changed {id: map}                      command; `changed` after it
+              changed {id: map}[, mark, group,       command; `changed` after it; at that mark, with
+              members]                               the others of a group
+    onward    id, tag, volumes, at, time[, mark,     from their cut on to a new one at record `at`
+              group, members]
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -59,7 +62,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from duplexd.core.cut_markers import Agreed, Grade, Mark, Ready, Stood, Void
-from duplexd.core.delay_markers import CutAt, Horizon
+from duplexd.core.delay_markers import CutAt, Horizon, Onward
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.drill_record import Drilled
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
@@ -76,9 +79,9 @@ if TYPE_CHECKING:
 __all__ = [
     "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied",
     "Copy", "CutAt", "Detach", "Differ", "Drilled", "Equal", "Fail", "Grade", "Horizon",
-    "MakeCut", "Mark", "Marker", "Missed", "NewVolume", "Open", "Reader", "Ready", "Regions",
-    "Remove", "Resync", "Rollback", "RolledBack", "Same", "Scrubbed", "Settled", "Stood",
-    "Swap", "Synced", "Unread", "Void", "encode", "unpack",
+    "MakeCut", "Mark", "Marker", "Missed", "NewVolume", "Onward", "Open", "Reader", "Ready",
+    "Regions", "Remove", "Resync", "Rollback", "RolledBack", "Same", "Scrubbed", "Settled",
+    "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
 ]  # fmt: skip
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -389,7 +392,7 @@ Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
     | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Mark
-    | Horizon | CutAt | Drilled
+    | Horizon | CutAt | Onward | Drilled
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -400,7 +403,7 @@ KINDS: dict[str, type[Marker]] = {
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
     "rollback": Rollback, "rolledback": RolledBack, "drilled": Drilled, "mark": Mark,
-    "horizon": Horizon, "cutat": CutAt,
+    "horizon": Horizon, "cutat": CutAt, "onward": Onward,
 }  # fmt: skip
 
 

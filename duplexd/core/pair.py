@@ -146,6 +146,12 @@ class PairRecord:
             both.merge(self.changed)
         return both
 
+    def is_cut_after(self, sequence: int) -> bool:
+        """Whether the latest cut that is remembered for what changed lies after that number. One of
+        before would count what changed in between for nothing.
+        """
+        return self.history is not None and self.history.cuts[-1].sequence > sequence
+
     @property
     def tracks(self) -> bool:
         """Whether changes are noted: in `changed`, or in `history`."""

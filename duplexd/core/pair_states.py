@@ -13,13 +13,14 @@ STATES = (SIMPLEX, PENDING, DUPLEX, SUSPENDED)
 ATTACH = "attach"  # a secondary that is equal already
 COPY = "copy"  # copy what differs, or all; the secondary is unusable until that is done
 SUSPEND = "suspend"  # a suspend by command: stop at a cut
+ONWARD = "onward"  # go on from the cut to a later one, which has passed, and stop there
 FAIL = "fail"  # the secondary, or another one of its group, failed: stop at a cut
 RESYNC = "resync"  # follow again, from the cut
 ABANDON = "abandon"  # a resync ended before it changed the secondary: back at the old cut
 EQUAL = "equal"  # the secondary holds all changes
 DETACH = "detach"  # the secondary was removed from the configuration
 SWAP = "swap"  # the two images change roles
-EVENTS = (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH, SWAP)
+EVENTS = (ATTACH, COPY, SUSPEND, ONWARD, FAIL, RESYNC, ABANDON, EQUAL, DETACH, SWAP)
 
 TRANSITIONS = {
     (SIMPLEX, ATTACH): DUPLEX,
@@ -34,6 +35,7 @@ TRANSITIONS = {
     (DUPLEX, COPY): PENDING,
     (DUPLEX, DETACH): SIMPLEX,
     (DUPLEX, SWAP): DUPLEX,
+    (SUSPENDED, ONWARD): SUSPENDED,
     (SUSPENDED, RESYNC): PENDING,
     (SUSPENDED, COPY): PENDING,
     (SUSPENDED, FAIL): SUSPENDED,
@@ -43,7 +45,7 @@ TRANSITIONS = {
 
 # What writes to a secondary that is at a cut, or gives it another role: not while it has a reader.
 # A failure is not among them, because nobody can refuse it.
-LEAVING = (COPY, RESYNC, DETACH, SWAP)
+LEAVING = (COPY, ONWARD, RESYNC, DETACH, SWAP)
 
 # Why a pair is in its state, as status shows it.
 BY_COMMAND, BY_ERROR, BY_GROUP = "by command", "by secondary error", "by group freeze"

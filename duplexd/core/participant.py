@@ -173,6 +173,10 @@ class Participant(Generic[L]):
         self.opened.add(cut_id)
         return lease
 
+    def past(self, cut_id: str) -> None:
+        """A cut at a mark: no gate was closed for it now, so no hold can have been lost."""
+        self.opened.add(cut_id)
+
     def stood(self, cut_id: str, whole: bool) -> None:
         """Vote on an opened cut: `whole` if all secondaries are durable there."""
         if self._state_of(cut_id) == cut_states.CUT and cut_id in self.opened:
@@ -207,7 +211,7 @@ class Participant(Generic[L]):
 
     def restarted(self, cut_ids: Iterable[str]) -> None:
         """After a restart: cuts that were not READY are void, their leases ended with the
-        process.
+        process. Not to be asked of cuts at a mark, which had none.
         """
         for cut_id in cut_ids:
             if self._state_of(cut_id) == cut_states.CUT:

@@ -1,4 +1,4 @@
-"""A point of the past to suspend delayed secondaries at, as a command names it. Pure."""
+"""A point of the past to bring secondaries to, as a command names it. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from duplexd.printable import printable
 from duplexd.units import format_time
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.json_object import Json
 
 
@@ -30,3 +32,15 @@ class PastPoint(NamedTuple):
         if self.mark is not None:
             return {"at": {"mark": self.mark}}
         return {"at": {"sequence": self.sequence} if self.time is None else {"time": self.time}}
+
+
+class PastCut(NamedTuple):
+    """A cut at a point of the past, as a command wants it. `onward`: SUSPENDED secondaries go on to
+    it. `id`, `group`, `members`: of several controllers, which all go to one mark; else empty.
+    """
+
+    point: PastPoint
+    onward: bool = False
+    id: str = ""
+    group: str = ""
+    members: Sequence[str] = ()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.pair_states import COPY, RESYNC, SIMPLEX, SUSPENDED, SWAP
+from duplexd.core.pair_states import COPY, ONWARD, RESYNC, SIMPLEX, SUSPENDED, SWAP
 from duplexd.core.rollback_state import ABANDONED, DONE, Rollback
 from duplexd.errors import WrongStateError
 
@@ -31,7 +31,7 @@ CHECK, MEASURE, COPY_ONLY, OPEN, WHOLE, ABANDON, CLOSE = (
     "check", "measure", "copy", "open", "whole", "abandon", "close"
 )  # fmt: skip
 _APART = frozenset({SUSPENDED, SIMPLEX})
-_KEPT_FOR_IT = frozenset({COPY, RESYNC, SWAP})  # would take the secondary from its cut
+_KEPT_FOR_IT = frozenset({COPY, ONWARD, RESYNC, SWAP})  # would take the secondary from its cut
 
 
 class Order(NamedTuple):

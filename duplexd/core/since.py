@@ -49,6 +49,7 @@ class _Saved(NamedTuple):
     state: str
     settled: bool  # the secondary was where it had to be: at its cut, or at the checkpoint's number
     usable: bool  # it was there, or on its way from a number to one
+    delayed: bool  # it was kept behind, and a cut lets it go on
     offsets: list[int]  # sampled, of both images, sorted
 
 
@@ -124,13 +125,13 @@ class Since:
         for number in fields.get("late", ()):
             if int(number) in self._volumes:
                 self._volumes[int(number)].late = True
-        if kind in _NEUTRAL:
+        if kind in _NEUTRAL and kind != "cut":
             return
         volumes = fields.get("volumes", ())
         for number in [*volumes, *([fields["id"]] if isinstance(fields.get("id"), int) else [])]:
             seen = self._volumes.get(int(number))
             if seen is not None:
-                seen.moved = True
+                seen.moved |= kind != "cut" or seen.saved.delayed
                 seen.swapped |= kind == "swap"
 
     def _note_time(self, record: Record) -> None:
@@ -216,7 +217,8 @@ def _saved(pair: PairRecord, sequence: int) -> _Saved:
     images = (pair.primary_image, pair.secondary_image)
     offsets = {offset for image in images if image is not None for offset in image.offsets}
     arrived, usable = pair.applied >= pair.limit(sequence), pair.usable and not pair.staging
-    return _Saved(pair.state, arrived and usable, usable, sorted(offsets))
+    delayed = pair.horizon is not None
+    return _Saved(pair.state, arrived and usable, usable, delayed, sorted(offsets))
 
 
 def _piece(kind: int, offset: int, length: int, payload: memoryview) -> Piece:

@@ -20,6 +20,7 @@ PAIR_EVENTS: dict[type[Marker], str] = {
     markers.Copy: pair_states.COPY,
     markers.MakeCut: pair_states.SUSPEND,
     markers.CutAt: pair_states.SUSPEND,
+    markers.Onward: pair_states.ONWARD,
     markers.Fail: pair_states.FAIL,
     markers.Resync: pair_states.RESYNC,
     markers.Abandon: pair_states.ABANDON,
@@ -31,6 +32,7 @@ PAIR_EVENTS: dict[type[Marker], str] = {
 CUT_EVENTS: dict[type[Marker], str] = {
     markers.MakeCut: cut_states.MAKE,
     markers.CutAt: cut_states.MAKE,
+    markers.Onward: cut_states.MAKE,
     markers.Mark: cut_states.MAKE,
     markers.Ready: cut_states.STAND,
     markers.Stood: cut_states.ALONE,
@@ -44,6 +46,7 @@ Moving = (
     | markers.Copy
     | markers.MakeCut
     | markers.CutAt
+    | markers.Onward
     | markers.Fail
     | markers.Resync
     | markers.Abandon

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.config.exposure import describe_exposure
-from duplexd.daemon import preflight
+from duplexd.daemon import delay_room, preflight
 from duplexd.daemon.beyond import beyond_the_file
 from duplexd.daemon.hazards import hazards
 from duplexd.daemon.loading import load_in_time
@@ -101,6 +101,7 @@ def _summary(settings: Config) -> Json:
             "primary": str(volume.primary),
             "secondary": str(volume.secondary) if volume.secondary else None,
             "mode": volume.mode if volume.secondary else None,
+            "delay": volume.delay if volume.secondary else None,
         }
         for name, volume in settings.volumes.items()
     }
@@ -140,6 +141,8 @@ def describe(settings: Config, reload: list[str] | None = None) -> str:
             else f"{volume.primary}, no secondary"
         )
         lines.append(f"volume     {name}: {format_size(volume.size)}, {pair}{_rules(volume)}")
+    if said := delay_room.room(settings):
+        lines.append(f"delay      {said}")
     lines += [
         f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()
     ]

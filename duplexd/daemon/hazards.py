@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.daemon import delay_room
 from duplexd.runtime.free_space import room_of
 from duplexd.runtime.hooks import AFTER, BEFORE, look_at
 from duplexd.runtime.machine import is_memory
@@ -46,6 +47,7 @@ def hazards(config: Config, patience: Patience) -> list[str]:
         *_hooks(config, patience),
         *_large_journal(config, patience),
         *_no_room(images),
+        *delay_room.hazard(config, patience),
     ]
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.duplexctl import texts
+from duplexd.duplexctl.at_option import Point
 from duplexd.duplexctl.options import Name, common, targets
 from duplexd.duplexctl.output import complain, put
 from duplexd.duplexctl.runner import run
+from duplexd.duplexctl.suspend import cut_at
 from duplexd.duplexctl.watch import progress_bars
 from duplexd.errors import DuplexdError, UnreachableError, UsageError, WrongStateError
 from duplexd.printable import joined, printable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.client import Resynced
+    from duplexd.core.past_point import PastPoint
     from duplexd.duplexctl.settings import Settings
     from duplexd.duplexctl.watch import Show
     from duplexd.json_object import Json
@@ -50,6 +53,13 @@ _ERRORS_MAX = 5
     help="end this reader of the cut, and resync if it was the last one",
 )
 @click.option("--force", is_flag=True, help="end all readers of the cut first, and resync")
+@click.option(
+    "--until",
+    type=Point(),
+    metavar="POINT",
+    help="only up to this time (14:01:50), number or mark:ID, and be at a new cut there",
+)
+@click.option("--tag", default="", help="text to keep with the cut of --until")
 @common()
 @click.pass_obj
 def resync(
@@ -59,13 +69,26 @@ def resync(
     cut: str,
     reader: str,
     force: bool,
+    until: PastPoint | None,
+    tag: str,
 ) -> None:
     """Bring suspended secondaries back: copies only what changed.
 
     Volumes for which that is not possible are left out: exit code 5, and stderr says why. While
-    somebody reads one of the cuts, nothing is started at all.
+    somebody reads one of the cuts, nothing is started at all. With --until, they go on to a later
+    point and are suspended there: the answer is that of a suspend.
     """
     of_groups = settings.of_groups(targets)
+    if tag and until is None:
+        raise UsageError("--tag is for the cut of --until POINT; leave it out")
+    if until is not None:
+        if wait or cut or reader or force:
+            raise UsageError(
+                "--until waits itself, and is refused while the cut has readers;"
+                " leave --wait, --cut, --reader and --force out"
+            )
+        cut_at(settings, targets, tag, until)
+        return
     with progress_bars() as bars:
 
         def show(controller: str, line: Json) -> None:

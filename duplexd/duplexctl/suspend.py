@@ -72,7 +72,8 @@ if TYPE_CHECKING:
     "--at",
     type=Point(),
     metavar="POINT",
-    help="of delayed secondaries: suspend at this time (14:01:50), or number, which has passed",
+    help="of delayed secondaries: suspend at this time (14:01:50), number or mark:ID, which has"
+    " passed; of several controllers at that mark, or the newest one at or before that time",
 )
 @common()
 @click.pass_obj
@@ -117,6 +118,20 @@ def suspend(
         result = run(settings, cut, of_groups)
     except (StoppedError, TimedOutError) as error:
         outcome.complain_of_hooks()
+        outcome.say_interrupted(settings, error)
+    outcome.say(settings, result)
+
+
+def cut_at(settings: Settings, targets: tuple[str, ...], tag: str, point: PastPoint) -> None:
+    """SUSPENDED secondaries go on to a later point; the answer is that of a suspend."""
+    outcome = _Outcome(None)
+
+    async def go_on(client: Client) -> Suspended:
+        return await client.suspend(*targets, tag=tag, on_cut=outcome.known, at=point, onward=True)
+
+    try:
+        result = run(settings, go_on, settings.of_groups(targets))
+    except (StoppedError, TimedOutError) as error:
         outcome.say_interrupted(settings, error)
     outcome.say(settings, result)
 

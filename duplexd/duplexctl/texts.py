@@ -105,7 +105,9 @@ def suspended_text(result: Suspended) -> str:
     names = listed(result.volumes, "volumes") or "no volumes"
     lines = [f"{state} {result.group}: {result.verdict}, cut {result.cut}{tag}: {names}"]
     lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
-    if not result.already:
+    if result.mark:
+        lines.append("  " + _mark_text(result))
+    if not (result.already or result.mark):
         lines.append("  " + hold_text(result.hold))
     if result.reader:
         lines.append(
@@ -121,6 +123,16 @@ def suspended_text(result: Suspended) -> str:
         )
     lines += [f"  {_hook_text(run)}" for run in result.hooks]
     return joined(lines)
+
+
+def _mark_text(result: Suspended) -> str:
+    moment = moment_text(result.time) if result.time is not None else "an unknown time"
+    earlier = (
+        f", {result.earlier_s:.3f} s before the time that was asked for"
+        if result.earlier_s is not None
+        else ""
+    )
+    return f"at mark {result.mark} of {moment}{earlier}"
 
 
 def _hook_text(run: Json) -> str:

@@ -56,9 +56,10 @@ Inside, one turn of the loop between two batches is one point of the sequence:
 them. `write_path` makes each `batch` and `apply` executes it; where a change fails on one leg,
 `repair` reads the other. `reads` serves what is not cached, `splices` what need not be copied,
 `allocation` says where images have holes, and `question_line` whose turn it is. `suspend` cuts
-pairs of this controller alone, and `suspend_at` at a point that has passed; `leases` hold writes,
-and `group_cut` cuts under them together with other controllers;
-`marks` are points that suspend nobody, which `mark_every` makes by itself;
+pairs of this controller alone, and `suspend_at` at a point that has passed, which `past_places`
+finds; with `walk_on` secondaries go on to one from their cut. `leases` hold writes, and `group_cut`
+cuts under them together with other controllers; `marks` are points that suspend nobody, which
+`mark_every` makes by itself;
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
 grades it; `points` are cuts as exports that clients read, and `cut_readers` who does;
 `dirty_bitmaps` say what changed up to a point. `clones` are cuts that can be written to, by

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.leaving import Leaving
     from duplexd.core.pair import Pair
-    from duplexd.core.past_point import PastPoint
+    from duplexd.core.past_point import PastCut
     from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.engine.adopt import Adoptions
     from duplexd.engine.answering import Answering
@@ -112,7 +112,7 @@ class Commands:
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
-        at: PastPoint | None = None,
+        at: PastCut | None = None,
     ) -> Json:
         """See `Suspends.suspend`; with `at`, `RetroactiveSuspends.make`."""
         pairs, suspends = self._served(names), self._suspends
@@ -123,8 +123,14 @@ class Commands:
         elif lease_id is not None:
             raise UsageError("a lease holds writes of now; leave it out to suspend at a past point")
         else:
-            made = self._retroactive.make(pairs, at, tag, existing, reader)
+            made = self._retroactive.make(pairs, at, tag, reader)
             work = suspends.settled(pairs, made, certificate, reader, on_cut)
+        return await self._journal.in_time(work)
+
+    async def stand(self, names: Sequence[str], at: PastCut, tag: str, check: bool) -> bool:
+        """See `RetroactiveSuspends.stand`, or with `check`, its `check`."""
+        pairs, past = self._served(names), self._retroactive
+        work = past.check(pairs, at) if check else past.stand(pairs, at, tag)
         return await self._journal.in_time(work)
 
     async def resync(

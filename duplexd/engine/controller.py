@@ -219,12 +219,12 @@ class Controller:
         )  # fmt: skip
         origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
+        self.marks = Marks(timeline, self.admission, archive, self.volumes)
         self.retroactive = RetroactiveSuspends(
-            timeline, followers, self.secondaries.backlog, self.legs, settling, archive,
-            self.readers, clock, self._limits,
+            timeline, self.secondaries, self.checkpointer, self.legs, settling, archive,
+            self.readers, self.marks.reach, clock, self._limits,
         )  # fmt: skip
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
-        self.marks = Marks(timeline, self.admission, archive, self.volumes)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         files, limits = self._file.changes, self._limits
         self.changes = Changes(timeline, self.volumes, files, archive, self.legs, limits)
@@ -283,7 +283,7 @@ class Controller:
         self.quiesce, self.renew, self.adopt = commands.quiesce, commands.renew, commands.adopt
         self.release, self.look_again = self.leases.release, self.places.look_again
         self.suspend, self.rollback, self.mark = commands.suspend, commands.rollback, commands.mark
-        self.restore = commands.restore
+        self.stand, self.restore = commands.stand, commands.restore
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.verify, self.swap, self.repair = commands.verify, commands.swap, commands.repair
 

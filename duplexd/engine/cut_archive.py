@@ -219,6 +219,7 @@ class CutArchive:
             "tag": cut.tag,
             "group": cut.group or None,
             "members": list(cut.members),
+            "mark": cut.mark or None,
             "canary": cut.grade,
             "why": cut.why or None,
         }

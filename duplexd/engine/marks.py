@@ -100,7 +100,13 @@ class Marks:
         for each in found:
             if each.of not in reaches:
                 reaches[each.of] = mark_reach.together(self._reaches(each))
-        return {"points": [self._show(each, reaches[each.of]) for each in found]}
+        return {
+            "points": [
+                self._show(each, reaches[each.of])
+                | {"whole": all(each.is_of([number]) for number in numbers)}
+                for each in found
+            ]
+        }
 
     def _reaches(self, point: Cut) -> Iterable[Reach]:
         return (self.reach(pair) for pair in self._volumes.all() if point.is_of([pair.id]))

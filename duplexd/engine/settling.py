@@ -55,6 +55,8 @@ class Settling:
     def begin(self, pairs: Sequence[Pair], cut: Cut) -> None:
         """Begin to settle a cut that was made. It has no verdict until then."""
         self._archive.unsettled.add(cut.id)
+        if cut.mark:
+            self._participant.past(cut.id)
         task = asyncio.get_running_loop().create_task(
             self._settle(pairs, cut), name=f"settle {cut.id}"
         )
@@ -70,7 +72,7 @@ class Settling:
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 found.setdefault(pair.cut, []).append(pair)
         for cut, at_it in found.items():
-            if cut.state == CUT and not cut.members:
+            if cut.state == CUT and (cut.mark or not cut.members):
                 self.begin(at_it, cut)
 
     async def wait(self, cut: Cut) -> bool:

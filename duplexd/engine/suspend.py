@@ -143,6 +143,7 @@ class Suspends:
             "verdict": CONSISTENT if good else VOID,
             "cut": cut.id,
             "tag": cut.tag,
+            "mark": cut.mark or None,
             "already": already,
             "controllers": {self._origin.name: cut.sequence},
             "volumes": names,
@@ -204,11 +205,7 @@ class Suspends:
         return Made(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
 
     def _check_common(self, pairs: Sequence[Pair], cut: Cut, existing: bool) -> None:
-        if cut.members and cut.verdict is None:
-            raise WrongStateError(
-                f"the pairs are suspended at cut {cut.id} of group {cut.group}, which is in doubt: "
-                f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
-            )
+        refuse_in_doubt(cut)
         age_s = self._clock.wall() - cut.time_us / 1e6
         reasons = frozenset(pair.reason for pair in pairs)
         check_standing(Standing(cut.id, cut.tag, age_s, reasons), existing)
@@ -254,6 +251,15 @@ def common_cut(pairs: Sequence[Pair]) -> Cut | None:
     first = records[0].cut
     suspended = all(pair.state == pair_states.SUSPENDED and pair.cut is first for pair in records)
     return first if suspended else None
+
+
+def refuse_in_doubt(cut: Cut) -> None:
+    """Raises WrongStateError for a cut of several controllers that they have not decided."""
+    if cut.members and cut.verdict is None:
+        raise WrongStateError(
+            f"the pairs are suspended at cut {cut.id} of group {cut.group}, which is in doubt: "
+            f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
+        )
 
 
 def _check_still_there(pairs: Sequence[Pair], cut: Cut) -> None:

@@ -1,47 +1,51 @@
-"""Suspending delayed secondaries at a number that has passed: the retroactive suspend.
+"""Suspending secondaries at a point that has passed: the retroactive suspend.
 
-One marker, as for any suspend, but of an earlier record. What changed since has to be in it: a
-restart and a resync go by that map. It is read from the journal while the secondaries stand still
-and writes go on; only for what came during the last of it writes wait, for some milliseconds.
+Delayed secondaries that are DUPLEX are cut by one marker, as for any suspend, but of an earlier
+record. What changed since has to be in it: a restart and a resync go by that map. It is read from
+the journal while the secondaries stand still and writes go on; only for what came during the last
+of it writes wait, for some milliseconds. Secondaries that are SUSPENDED go on: `walk_on.py`.
 
-A time means the last number before the first record that is later (`replication/scout.py`).
+Several controllers all go to one mark, under one id. No gate closes for it: the mark is their
+consistent point. Each is prepared (READY) once its secondaries are durable there, and the cut is
+committed when all are. A kill in between loses nothing, because each marker has its number: so a
+restart goes on, and the same command finishes what is left.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from duplexd.core.cut_states import CONSISTENT
+from duplexd.core.cut_states import NONE, VOID
 from duplexd.core.cuttable import Standing, check_can_be_cut, check_standing
+from duplexd.core.delay_markers import OfMark
 from duplexd.core.markers import CutAt
-from duplexd.core.past_point import PastPoint
+from duplexd.core.pair_states import BY_COMMAND, SUSPENDED
 from duplexd.engine.cut_archive import new_id
-from duplexd.engine.suspend import Made, begin_reading, common_cut, refused_cut
-from duplexd.errors import NotFoundError, WrongStateError
+from duplexd.engine.past_places import PastPlaces
+from duplexd.engine.suspend import Made, begin_reading, common_cut, refuse_in_doubt, refused_cut
+from duplexd.engine.walk_on import WalkOn
+from duplexd.errors import WrongStateError
 from duplexd.known import known
-from duplexd.replication.scout import Scout
-from duplexd.units import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
+    from duplexd.core.mark_reach import Reach
     from duplexd.core.pair import Pair
+    from duplexd.core.past_point import PastCut
+    from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.cut_readers import CutReaders
+    from duplexd.engine.past_places import Place
     from duplexd.engine.settling import Settling
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
-    from duplexd.replication.backlog import Ahead, Backlog
-    from duplexd.replication.followers import Followers
+    from duplexd.replication.backlog import Ahead
     from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.secondaries import Secondaries
     from duplexd.runtime.clock import Clock
-
-
-class _Place(NamedTuple):
-    sequence: int
-    time_us: int  # of the point in time that the secondaries show
 
 
 class RetroactiveSuspends:
@@ -50,63 +54,121 @@ class RetroactiveSuspends:
     def __init__(
         self,
         timeline: Timeline,
-        followers: Followers,
-        backlog: Backlog,
+        secondaries: Secondaries,
+        checkpointer: Checkpointer,
         legs: LegCalls,
         settling: Settling,
         archive: CutArchive,
         readers: CutReaders,
+        reach: Callable[[Pair], Reach],
         clock: Clock,
         limits: EngineLimits,
     ) -> None:
+        """`reach`: see `WalkOn`."""
         self._timeline = timeline
-        self._followers = followers
-        self._backlog = backlog
-        self._legs = legs
+        self._trailing = trailing = secondaries.trailing
+        self._backlog = secondaries.backlog
         self._settling = settling
         self._archive = archive
         self._readers = readers
         self._clock = clock
-        self._limits = limits
+        self._places = PastPlaces(timeline, archive, legs, clock, limits)
+        self._walk_on = WalkOn(
+            timeline, trailing, secondaries.resyncs, checkpointer, settling, readers, reach
+        )
 
     async def make(
-        self, pairs: Sequence[Pair], point: PastPoint, tag: str, existing: bool, reader: str
+        self, pairs: Sequence[Pair], wanted: PastCut, tag: str, reader: str = ""
     ) -> Made:
-        """Cut delayed DUPLEX pairs at a point. Raises WrongStateError, with nothing done, if they
-        cannot be brought there: the error says from when to when they can.
+        """Bring pairs to stand at a point; they may be there already. Raises WrongStateError, with
+        nothing done, if they cannot be brought there: the error says from when to when they can.
         """
-        point, time_us = self._resolve(pairs, point)
-        if (cut := common_cut(pairs)) is not None:
-            return await self._standing(pairs, cut, point, existing, reader)
-        self._check(pairs, point)
-        async with self._followers.trailing.standing(pairs):
-            place = await self._find(pairs, point)
-            place = place._replace(time_us=time_us or place.time_us)
+        point, mark = wanted.point, self._places.mark(pairs, wanted.point)
+        if (cut := await self._there(pairs, wanted, mark)) is not None:
+            return await self._standing(pairs, cut, reader)
+        of = (
+            OfMark(mark.mark, wanted.group, tuple(wanted.members)) if mark is not None else OfMark()
+        )
+        cut_id = wanted.id or new_id()
+        if self._goes_on(pairs, wanted, mark):
+            await self._walk_on.arrive(pairs)
+            place = await self._places.find(pairs, point, mark)
+            return Made(await self._walk_on.go(pairs, place, cut_id, tag, of, reader), False)
+        async with self._trailing.standing(pairs):
+            place = await self._places.find(pairs, point, mark)
             changed = await self._backlog.ahead(place.sequence, pairs)
-            cut = await self._cut(pairs, place, changed, tag, reader)
-        self._followers.trailing.poke()
+            marker = CutAt(
+                cut_id, tag, [pair.id for pair in pairs], place.sequence, place.time_us, {}, of
+            )
+            cut = await self._cut(pairs, marker, changed, reader)
+        self._trailing.poke()
         return Made(cut, already=False)
+
+    async def check(self, pairs: Sequence[Pair], wanted: PastCut) -> bool:
+        """Raises as `make` would now. Whether they are there already."""
+        mark = self._places.mark(pairs, wanted.point)
+        cut = await self._there(pairs, wanted, mark)
+        if cut is None:
+            goes_on = self._goes_on(pairs, wanted, mark)
+            place = await self._places.find(pairs, wanted.point, mark)
+            if goes_on:
+                self._walk_on.check(pairs, place)
+        return cut is not None
+
+    async def stand(self, pairs: Sequence[Pair], wanted: PastCut, tag: str) -> bool:
+        """`make`, of several controllers. Returns when this one has given its vote; whether they
+        were there already.
+        """
+        made = await self.make(pairs, wanted, tag)
+        await self._settling.wait(made.cut)
+        if not made.already:
+            self._archive.made += 1
+            self._archive.keep_figures(made.cut, None, [pair.name for pair in pairs])
+        return made.already
 
     # ------------------------------------------------------------------------ what is possible
 
-    def _resolve(self, pairs: Sequence[Pair], point: PastPoint) -> tuple[PastPoint, int]:
-        """A mark is a number, and has a time. Raises NotFoundError for one that is not known, and
-        WrongStateError for one that is no point of all these volumes.
-        """
-        if point.mark is None:
-            return point, 0
-        marks = self._timeline.ledger.book.marks.known
-        tagged = [mark for mark in marks.values() if mark.tag == point.mark]
-        mark = marks.get(point.mark) or next(reversed(tagged), None)
-        if mark is None:
-            raise NotFoundError(f"{point}: no such mark; `duplexctl points` lists those known")
-        if mark.verdict != CONSISTENT or mark.id in self._archive.unsettled:
-            raise WrongStateError(f"{point} is not consistent, or not decided yet")
-        if others := [pair.name for pair in pairs if not mark.is_of([pair.id])]:
-            raise WrongStateError(f"{point} was not made of {', '.join(others[:5])}")
-        return PastPoint(sequence=mark.sequence), mark.time_us
+    async def _there(
+        self, pairs: Sequence[Pair], wanted: PastCut, mark: Place | None
+    ) -> Cut | None:
+        """The cut that is asked for, if somebody brought them all there before."""
+        cut = common_cut(pairs)
+        if cut is None or cut.verdict == VOID or wanted.id not in {"", cut.id}:
+            return None
+        if not all(pair.reason == BY_COMMAND for pair in pairs):
+            return None
+        if not await self._places.is_at(pairs, cut, wanted.point, mark):
+            return None
+        if not wanted.id:
+            refuse_in_doubt(cut)
+        return cut
 
-    def _check(self, pairs: Sequence[Pair], point: PastPoint) -> None:
+    def _goes_on(self, pairs: Sequence[Pair], wanted: PastCut, mark: Place | None) -> bool:
+        """Whether they leave a cut for it, and not DUPLEX. Raises WrongStateError for both."""
+        if wanted.id and (state := self._timeline.ledger.state_of(wanted.id)) != NONE:
+            raise WrongStateError(f"cut {wanted.id} is {state} here already; run it again")
+        suspended = [pair for pair in pairs if pair.state == SUSPENDED]
+        there = mark is not None and all(p.cut and p.cut.mark == mark.mark for p in suspended)
+        if wanted.onward or there:
+            if len(suspended) == len(pairs):
+                return True
+            if wanted.onward:
+                self._refuse_onward([pair for pair in pairs if pair not in suspended])
+        self._check_duplex(pairs)
+        return False
+
+    def _refuse_onward(self, others: Sequence[Pair]) -> None:
+        listed = ", ".join(f"{pair.name} is {pair.state}" for pair in others[:5])
+        raise WrongStateError(
+            f"only SUSPENDED secondaries can go on to a later point: {listed}; delayed ones that "
+            "are DUPLEX get there with `suspend --at`"
+        )
+
+    def _check_duplex(self, pairs: Sequence[Pair]) -> None:
+        if (cut := common_cut(pairs)) is not None:
+            age_s = self._clock.wall() - cut.time_us / 1e6
+            reasons = frozenset(pair.reason for pair in pairs)
+            check_standing(Standing(cut.id, cut.tag, age_s, reasons), allowed=False)
         check_can_be_cut(pairs)
         others = [pair.name for pair in pairs if not pair.is_delayed]
         if others:
@@ -115,41 +177,10 @@ class RetroactiveSuspends:
                 f"{', '.join(others[:5])} {'is' if len(others) == 1 else 'are'} in another mode; "
                 "suspend without --at"
             )
-        now, written = self._clock.wall(), self._timeline.written
-        if point.time is not None and point.time > now:
-            raise WrongStateError(f"{point} has not come yet; it is {format_time(now)}")
-        if point.sequence is not None and point.sequence > written:
-            raise WrongStateError(f"{point} does not exist yet; the last one is {written}")
-
-    async def _find(self, pairs: Sequence[Pair], point: PastPoint) -> _Place:
-        """Raises WrongStateError for a point that a secondary is beyond already."""
-        start, tail = max(pair.applied for pair in pairs), self._timeline.written
-        horizons = [pair.record.horizon for pair in pairs]
-        newest_us = max(each.time_us if each else self._timeline.now_us() for each in horizons)
-        early = start > point.sequence if point.sequence is not None else False
-        early = early or (point.time is not None and point.time * 1e6 < newest_us)
-        if early:
-            raise WrongStateError(
-                f"{point} is not within reach: secondaries of these volumes hold changes from after"
-                f" it already. The earliest point is number {start}, {format_time(newest_us / 1e6)}"
-                f"; the latest is number {tail}, now"
-            )
-        until_us, until = (
-            (int(point.time * 1e6), tail)
-            if point.time is not None
-            else (1 << 62, point.sequence or start)
-        )
-        ring = self._timeline.writer.ring
-        scout = Scout(ring, start, self._limits.follower_chunk_bytes, newest_us)
-        await self._legs.walk(ring, scout.watch, lambda: scout.go(until_us, until))
-        time_us = scout.time_us if point.time is None else until_us
-        return _Place(scout.position, time_us)
 
     # ------------------------------------------------------------------------------ making it
 
-    async def _cut(
-        self, pairs: Sequence[Pair], place: _Place, changed: Ahead, tag: str, reader: str
-    ) -> Cut:
+    async def _cut(self, pairs: Sequence[Pair], marker: CutAt, changed: Ahead, reader: str) -> Cut:
         timeline = self._timeline
 
         def step(maps: dict[Pair, ChangeMap]) -> Cut:
@@ -157,9 +188,8 @@ class RetroactiveSuspends:
             if reader:
                 self._readers.check_new(pairs, reader)
             since = {pair.id: found for pair, found in maps.items() if found.any()}
-            numbers = [pair.id for pair in pairs]
             try:
-                timeline.append(CutAt(new_id(), tag, numbers, place.sequence, place.time_us, since))
+                timeline.append(marker._replace(changed=since))
             except OSError as error:
                 raise refused_cut(error) from error
             cut = known(pairs[0].record.cut, "the marker of a cut gives it to its pairs")
@@ -172,16 +202,8 @@ class RetroactiveSuspends:
             maps = await self._backlog.rest(changed, tail)
             return await timeline.at_rest(lambda: step(maps))
 
-    async def _standing(
-        self, pairs: Sequence[Pair], cut: Cut, point: PastPoint, existing: bool, reader: str
-    ) -> Made:
-        """They are at a cut already, which may be the one that is asked for."""
-        is_there = point.sequence == cut.sequence or (
-            point.time is not None and int(point.time * 1e6) == cut.time_us
-        )
-        age_s = self._clock.wall() - cut.time_us / 1e6
-        reasons = frozenset(pair.reason for pair in pairs)
-        check_standing(Standing(cut.id, cut.tag, age_s, reasons), existing and is_there)
+    async def _standing(self, pairs: Sequence[Pair], cut: Cut, reader: str) -> Made:
+        """They are at the cut that is asked for."""
 
         def step() -> None:
             if reader and common_cut(pairs) is cut:

@@ -187,7 +187,7 @@ class Followers:
 
     async def reached(self, pairs: Sequence[Pair], sequence: int) -> None:
         """Wait until the secondaries of suspended pairs are at `sequence`, or that is off."""
-        trailing = [pair for pair in pairs if pair.mode != "sync"]
+        trailing = [pair for pair in pairs if pair.mode != "sync" or self.is_on_its_way(pair)]
         self.trailing.poke()
 
         def there(pair: Pair) -> bool:

@@ -4,6 +4,8 @@ Delayed secondaries of one delay share a walk along the journal, unless one of t
 the others are already: then it has its own. One that is suspended has to go on while the others of
 its walk stay behind, so it goes to its cut in a follower that ends there (`_leave`).
 
+A secondary that is at a cut may be sent on to a later one (`go_on`). It gets there in the same way.
+
 Where a secondary is wanted that holds everything, for a swap or a repair, it is brought along at
 once (`at_once`), in a walk of its own.
 """
@@ -57,6 +59,7 @@ class Trailing:
         self.async_follower = make(None)
         self._walks: list[DelayedWalk] = []
         self._leaving: list[AsyncFollower] = []
+        self._sent_on: list[Pair] = []  # and not followed for yet
         self._task: asyncio.Task[None] | None = None
         self._something = asyncio.Event()
         self.delay_of: Callable[[Pair], float] = _none
@@ -109,23 +112,33 @@ class Trailing:
         """Whether the pair lacks changes that its follower has passed already."""
         return pair.mode != DELAYED and self.async_follower.is_past(pair)
 
+    def go_on(self, pairs: Sequence[Pair]) -> None:
+        """These were at a cut, and go on to the later one that they are at now. In the step that
+        says so, and once that is durable, they do.
+        """
+        self._sent_on += pairs
+        self.poke()
+
     def forget(self, pair: Pair) -> None:
         """A pair was removed. Not while a follower holds `stepping`."""
+        self._sent_on = [each for each in self._sent_on if each is not pair]
         for follower in self._all():
             follower.forget(pair)
 
     def takes(self, pair: Pair) -> bool:
         """Whether a suspended pair is still on its way to its cut."""
-        return any(follower.takes(pair) for follower in self._all())
+        return pair in self._sent_on or any(follower.takes(pair) for follower in self._all())
 
     def pairs(self, floor: int) -> list[Pair]:
         """Those that need the journal from that number on."""
-        return [pair for each in self._all() if each.floor == floor for pair in each.pairs]
+        sent_on = [pair for pair in self._sent_on if pair.applied == floor]
+        return sent_on + [p for each in self._all() if each.floor == floor for p in each.pairs]
 
     @property
     def floor(self) -> int:
         """The number after which they still need the journal."""
-        return min(each.floor for each in self._all())
+        sent_on = [pair.applied for pair in self._sent_on]
+        return min([*sent_on, *(each.floor for each in self._all())])
 
     def lag_bytes(self, pair: Pair) -> int:
         """How far its secondary trails, in bytes of journal."""
@@ -199,6 +212,8 @@ class Trailing:
 
     async def _sort(self) -> None:
         """Put each pair where it belongs, and end followers that have none any more."""
+        if self._sent_on:
+            await self._start_for(list(self._sent_on))
         for walk in list(self._walks):
             if any(pair.state == pair_states.SUSPENDED for pair in walk.follower.pairs):
                 await self._leave(walk)
@@ -222,13 +237,25 @@ class Trailing:
             found = [p for p in walk.follower.pairs if p.state == pair_states.SUSPENDED]
             for pair in found:
                 walk.follower.forget(pair)
-            found = [pair for pair in found if pair.usable and pair.applied < pair.limit(0)]
-            if not found:
-                return
-            follower = self._make(lambda: max(pair.limit(0) for pair in found))
-            self._leaving.append(follower)
-            follower.add(found)
-            follower.start()
+            self._follow_to_cuts(found)
+
+    async def _start_for(self, pairs: Collection[Pair]) -> None:
+        """Those that were sent on go. Meanwhile one may have failed, or be no pair any more."""
+        await self._timeline.durable()
+        async with self.standing(pairs):
+            found = [pair for pair in pairs if pair in self._sent_on]
+            for pair in found:
+                self.forget(pair)
+            self._follow_to_cuts([p for p in found if p.state == pair_states.SUSPENDED])
+
+    def _follow_to_cuts(self, pairs: Sequence[Pair]) -> None:
+        found = [pair for pair in pairs if pair.usable and pair.applied < pair.limit(0)]
+        if not found:
+            return
+        follower = self._make(lambda: max(pair.limit(0) for pair in found))
+        self._leaving.append(follower)
+        follower.add(found)
+        follower.start()
 
 
 def _takes(walk: DelayedWalk, delay_s: float, pairs: Sequence[Pair]) -> bool:

@@ -136,7 +136,7 @@ class Story:
 
     def _made(self, name: str, number: int, marker: Json) -> None:
         by_command = name == "cut" and number == self.sequence
-        by_freeze = name in {"fail", "cutat"} and marker.get("at") == self.sequence
+        by_freeze = name in {"fail", "cutat", "onward"} and marker.get("at") == self.sequence
         if marker.get("id") == self.cut_id and (by_command or by_freeze):
             self.marker, self.made_at = marker, number
             for story in self._named(marker):
@@ -178,7 +178,7 @@ class Story:
             story.place = AT_CUT
         elif name == "resync" and marker.get("how") == "map" and story.place == AT_CUT:
             story.place = LEAVING  # it is not written to before the commit
-        elif name in _LEAVING and (name != "fail" or marker.get("id") != self.cut_id):
+        elif name in _LEAVING and marker.get("id") != self.cut_id:
             story.leave(_LEAVING[name])
 
 
@@ -188,6 +188,7 @@ _LEAVING = {
     "equal": "it was resynced since",
     "copy": "it was copied again since",
     "fail": "it failed since",
+    "onward": "it went on to a later cut since",
     "detach": "it was removed from the configuration since",
     "attach": "it was attached again since",
     "remove": "the volume was removed from the configuration since",

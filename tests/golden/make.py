@@ -189,6 +189,23 @@ def write() -> SimDisk:
         changed={"6": some_map(200_000)},
     )
     mark("stood", cut="cafe000000000008")
+    mark("mark", id="cafe000000000009", tag="", volumes=[6], group="db", members=["one", "two"])
+    at = author.writer.sequence
+    mark("ready", cut="cafe000000000009")
+    mark("agreed", cut="cafe000000000009")
+    change(WRITE, 6, 300_000, 3, b"abc")
+    mark(
+        "onward",
+        id="cafe00000000000a",
+        tag="weiter",
+        volumes=[6],
+        at=at,
+        time=TIME_US,
+        mark="cafe000000000009",
+        group="db",
+        members=["one", "two"],
+    )
+    mark("ready", cut="cafe00000000000a")
     author.writer.sync_now()
     mark("synced")
     mark("close")

@@ -68,7 +68,9 @@ class Cluster:
         size: str = "1MiB",
         journal_size: str = "16MiB",
         places: Mapping[str, Place] | None = None,
+        delay: str = "",
     ) -> None:
+        """With `delay`, the secondaries are delayed."""
         self.directory = directory
         self.members = [
             Member(controller, volume) for controller, names in volumes.items() for volume in names
@@ -84,6 +86,8 @@ class Cluster:
                 directory / controller,
                 dict.fromkeys(names, size),
                 {"here": names},
+                mode="delayed" if delay else "sync",
+                delay=delay,
                 journal_size=journal_size,
                 name=controller,
                 listen=[f"tcp:{place.address}:{PORT}"] if place else [],

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from duplexd.api.models.base import PairState, Verdict
-    from duplexd.core.past_point import PastPoint
+    from duplexd.core.past_point import PastCut
     from duplexd.core.rollback import Order, RestoreOrder
     from duplexd.json_object import Json
 
@@ -571,6 +571,9 @@ class FakeController:
 
     # ---------------------------------------------------------------------------------- commands
 
+    async def stand(self, names: list[str], at: PastCut, tag: str, check: bool) -> bool:
+        raise WrongStateError(f"{at.point}: nothing is delayed here")
+
     async def suspend(
         self,
         names: list[str],
@@ -581,10 +584,10 @@ class FakeController:
         existing: bool = False,
         reader: str = "",
         on_cut: Callable[[str], object] | None = None,
-        at: PastPoint | None = None,
+        at: PastCut | None = None,
     ) -> Json:
         if at is not None:
-            raise WrongStateError(f"{at}: nothing is delayed here")
+            raise WrongStateError(f"{at.point}: nothing is delayed here")
         if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
         states = {self.volumes[name] for name in names}

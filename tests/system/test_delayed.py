@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
-from tests.support.daemon import PATIENCE_SECONDS, run_duplexctl, run_duplexd
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, run_duplexctl, run_duplexd
 from tests.system.test_canary import CanaryProcess
 
 if TYPE_CHECKING:
@@ -114,6 +114,84 @@ async def test_a_dropped_table_is_got_back(start: Callable[[str], Daemon], kille
     ctl(daemon, "verify", "db")
 
 
+def printed(said: str) -> list[list[str]]:
+    """The commands of the block in docs/going-back.md that begins with what is said there."""
+    page = (ROOT / "docs" / "going-back.md").read_text()
+    block = next(each for each in page.split("```sh\n") if each.startswith(f"# 14:20: {said}"))
+    lines = (line.split("#")[0].split(";")[0].split() for line in block.split("```")[0].split("\n"))
+    return [words[1:] for words in lines if words[:1] == ["duplexctl"]]
+
+
+async def test_the_story_of_the_dropped_table_as_it_is_printed(
+    start: Callable[[str], Daemon],
+) -> None:
+    daemon = start("30m")
+    times, held = {}, {}
+    for seed, clock in enumerate(("14:01:50", "14:01:58")):
+        await fill(daemon, seed)
+        held[clock], times[clock] = await contents(daemon), as_typed(time.time())
+    await fill(daemon, 3)
+    ids = set()
+    for command in printed("somebody dropped a table at 14:02"):
+        clock = next((word for word in command if word in times), "")
+        said = ctl(daemon, *(times.get(word, word) for word in command))
+        if command[0] == "clone":
+            assert await contents(daemon, "@before-drop+look") == held["14:01:50"]
+        if clock:
+            assert secondaries(daemon) == held[clock] != await contents(daemon)
+            ids |= set(said.split("cut ")[1].split(",")[:1])
+        if command[0] == "rollback":
+            assert await contents(daemon) == held["14:01:58"]
+    assert len(ids) == 2
+    ctl(daemon, "resync", "db", "--wait")
+    await until(lambda: status(daemon)["state"] == "DUPLEX")
+
+
+async def test_one_goes_on_from_a_cut_in_any_mode(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    """And over a kill; not while it has a reader, and not back."""
+    daemon = start_daemon(
+        make_files(volumes=dict.fromkeys(NAMES, SIZE), groups={"db": list(NAMES)})
+    )
+    await fill(daemon, 1)
+    ctl(daemon, "suspend", "db", "--reader", "backup")
+    held = []
+    for seed in (2, 3, 4):
+        await fill(daemon, seed)
+        held.append((str(status(daemon)["sequence"]), await contents(daemon)))
+    (first, one), (second, two), _ = held
+    assert "is read at cut" in ctl(daemon, "resync", "db", "--until", first, code=5)
+    ctl(daemon, "release-reader", "db", "backup")
+    result = json.loads(ctl(daemon, "resync", "db", "--until", first, "--tag", "on", "--json"))
+    assert (result["verdict"], result["tag"], result["already"]) == ("consistent", "on", False)
+    assert secondaries(daemon) == one
+    again = json.loads(ctl(daemon, "resync", "db", "--until", first, "--json"))
+    assert (again["cut"], again["already"]) == (result["cut"], True)
+    daemon.kill()
+    daemon.start()
+    assert (secondaries(daemon), status(daemon)["secondary"]["cut"]["id"]) == (one, result["cut"])
+    ctl(daemon, "resync", "db", "--until", second)
+    assert secondaries(daemon) == two
+    daemon.kill()
+    daemon.start()
+    assert secondaries(daemon) == two
+    assert "not within reach" in ctl(daemon, "resync", "db", "--until", first, code=5)
+    assert "does not exist yet" in ctl(daemon, "resync", "db", "--until", "99999999", code=5)
+    assert "--until waits itself" in ctl(daemon, "resync", "db", "--until", "1", "--wait", code=2)
+    after = str(status(daemon)["sequence"])
+    assert "without records" in ctl(daemon, "resync", "db", "--until", after, code=5)
+    ctl(daemon, "resync", "db", "--wait")
+    assert "is DUPLEX" in ctl(daemon, "resync", "db", "--until", second, code=5)
+    ctl(daemon, "suspend", "db")
+    await fill(daemon, 5)
+    ctl(daemon, "rollback", "db", "--to", "latest", "--yes")
+    now = str(status(daemon)["sequence"])
+    assert "held a mixture meanwhile" in ctl(daemon, "resync", "db", "--until", now, code=5)
+    ctl(daemon, "resync", "db", "--wait")
+    ctl(daemon, "verify", "db")
+
+
 async def test_a_cut_of_the_past_is_verified_by_its_certificate(
     start: Callable[[str], Daemon],
 ) -> None:
@@ -185,3 +263,28 @@ def test_a_delay_that_is_not_one_is_refused(
     files = make_files(volumes={"data": SIZE}, mode=mode, delay=delay)
     done = run_duplexd("check", "--config", str(files.config))
     assert (done.returncode, said in done.stderr) == (6, True), done.stderr
+
+
+async def test_check_says_how_much_of_a_delay_the_journal_holds(
+    start: Callable[[str], Daemon],
+) -> None:
+    """By the rate that the journal shows, while the daemon writes to it."""
+    daemon = start("7d")
+    files = daemon.files
+
+    def checked(delay: str) -> list[str]:
+        files.delay = delay
+        files.write()
+        done = run_duplexd("check", "--config", str(files.config), "--json")
+        return [each for each in json.loads(done.stdout)["warnings"] if ".delay: " in each]
+
+    assert checked("7d") == []
+    while not (warnings := checked("7d")):
+        await fill(daemon, 1, 1000)
+    (warning,) = warnings
+    assert "at the rate of the last " in warning
+    assert " of 7 days: the secondary would not stay that far behind" in warning
+    assert "make controller.journal_size at least" in warning
+    assert checked("1s") == []
+    done = run_duplexd("check", "--config", str(files.config))
+    assert "the journal holds 1 s of up to 48.0 MiB/s of changes" in done.stdout

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups, Status
+from duplexd.core.past_point import PastPoint
 from duplexd.errors import ForbiddenError, UnreachableError
 from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support.certificates import Certificates
@@ -65,10 +66,26 @@ async def test_members_over_tls_and_over_a_socket_are_cut_together(make_groups: 
         result = await client.suspend("db")
         assert (result.verdict, list(result.controllers)) == ("consistent", ["alpha", "beta"])
         assert (await client.verify("db")).equal
+        mark = await client.marks.make("db")
+        later = await client.suspend("db", at=PastPoint(mark=mark.mark), onward=True)
+        assert (later.verdict, later.mark) == ("consistent", mark.mark)
+        assert later.cut != result.cut
         assert (await client.resync("db", wait=True)).ok
         async with client.quiesce("db") as hold:
             await hold.renew(9.0)
             assert (await hold.suspend()).verdict == "consistent"
+
+
+async def test_an_observer_sends_nobody_to_a_mark(make_groups: MakeGroups) -> None:
+    async with Client(make_groups("backup")) as client:
+        await client.suspend("db")
+        mark = await client.marks.make("db")
+        before = (await client.status("db")).volumes
+    async with Client(make_groups("monitor")) as client:
+        with pytest.raises(ForbiddenError, match="nothing was suspended: beta: "):
+            await client.suspend("db", at=PastPoint(mark=mark.mark), onward=True)
+        cuts = [volume["secondary"]["cut"] for volume in (await client.status("db")).volumes]
+        assert cuts == [volume["secondary"]["cut"] for volume in before]
 
 
 async def test_an_observer_sees_the_status_and_cannot_suspend(make_groups: MakeGroups) -> None:

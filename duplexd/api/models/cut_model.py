@@ -39,6 +39,7 @@ class Cut(Answer):
     members: list[str] = Field(
         default_factory=list, description="controllers of a group's cut; empty: this one alone"
     )
+    mark: str | None = Field(None, description="id of the mark that it is at, if it is at one")
     canary: Grade | None = None
     why: str | None = Field(
         None,
@@ -138,6 +139,7 @@ class CutStatus(Answer):
     tag: str = ""
     group: str | None = None
     members: list[str] = Field(default_factory=list)
+    mark: str | None = Field(None, description="id of the mark that it is at, if it is at one")
     volumes: list[str] = Field(description="those whose secondaries are at it")
     readers: list[str] = Field(
         default_factory=list, description="who reads them: names, and peers of connections"
@@ -158,6 +160,15 @@ class CutStatus(Answer):
         description="what a certificate has of it, while secondaries are at it; of one cut that is"
         " asked for",
     )
+
+
+class Standing(Answer):
+    """POST /v1/cuts/CUT/stand: the secondaries are durable there, and this one has voted."""
+
+    cut: str
+    controller: str
+    already: bool = Field(description="they were at this cut before the command")
+    status: CutStatus | None = Field(description="null with `check`")
 
 
 class CutList(Answer):
@@ -198,6 +209,7 @@ class Suspended(Answer):
     verdict: Verdict
     cut: str = Field(description="id of the cut")
     tag: str = ""
+    mark: str | None = Field(None, description="id of the mark that it is at, if it is at one")
     controllers: dict[str, int] = Field(
         description="sequence number of the cut on each controller, by name"
     )

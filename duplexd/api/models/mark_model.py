@@ -34,6 +34,7 @@ class PointStatus(Answer):
     members: list[str] = Field(
         default_factory=list, description="controllers of a group's point; empty: this one alone"
     )
+    whole: bool = Field(True, description="it was made of all volumes that were asked for")
     within_reach: bool = Field(
         description="the secondaries of its volumes can be brought to it: each is there or before"
         " it, and the journal has all that lies between"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from duplexd.api.models.base import Name, Request
-from duplexd.core.past_point import PastPoint
+from duplexd.core.past_point import PastCut, PastPoint
 from duplexd.limits import (
     GRADE_CHARACTERS_MAX,
     HOLD_SECONDS_MAX,
@@ -99,11 +99,16 @@ class SuspendRequest(Request):
     at: AtSequence | AtTime | AtMark | None = Field(
         None, description="suspend delayed secondaries at this point, which has passed"
     )
+    onward: bool = Field(
+        False, description="with `at`: SUSPENDED secondaries go on to it from their cut"
+    )
 
     @property
-    def point(self) -> PastPoint | None:
-        """The point of the past that it names."""
-        return None if self.at is None else PastPoint(**self.at.model_dump())
+    def past(self) -> PastCut | None:
+        """The cut at a point of the past that it names."""
+        if self.at is None:
+            return None
+        return PastCut(PastPoint(**self.at.model_dump()), self.onward)
 
 
 class ResyncRequest(Request):
@@ -204,6 +209,30 @@ class CutRequest(Request):
         max_length=MEMBERS_MAX,
         description="names of all controllers of the group",
     )
+
+
+class StandRequest(Request):
+    """Bring secondaries to a mark, as one of several controllers that all go there."""
+
+    targets: Targets
+    mark: CutId = Field(description="id of the mark")
+    tag: str = Field(
+        "", max_length=TAG_CHARACTERS_MAX, description="text that is kept with the cut"
+    )
+    group: str = Field(
+        "", max_length=NAME_CHARACTERS_MAX, description="as the coordinator calls it"
+    )
+    members: list[Name] = Field(
+        min_length=1,
+        max_length=MEMBERS_MAX,
+        description="names of all controllers of the group",
+    )
+    onward: bool = Field(False, description="SUSPENDED secondaries go on to it from their cut")
+    check: bool = Field(False, description="only say whether they can")
+
+    def past(self, cut_id: str) -> PastCut:
+        """The cut that it names."""
+        return PastCut(PastPoint(mark=self.mark), self.onward, cut_id, self.group, self.members)
 
 
 class OpenRequest(Request):

@@ -95,7 +95,7 @@ def reconcile(
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut for record in ledger.pairs.values() if record.cut is not None]
     cuts = (*ledger.cuts.values(), *ledger.book.marks.known.values(), *at_cuts)
-    participant.restarted([cut.id for cut in cuts if cut.members])
+    participant.restarted([cut.id for cut in cuts if cut.members and not cut.mark])
     timeline.append(Open(boot_id, recovered.ahead, lost=recovered.lost))
     return interrupted
 

@@ -24,6 +24,7 @@ from duplexd.core.markers import (
     Equal,
     Fail,
     MakeCut,
+    Onward,
     Resync,
     Swap,
 )
@@ -36,6 +37,7 @@ from duplexd.core.pair_states import (
     EQUAL,
     EVENTS,
     FAIL,
+    ONWARD,
     PENDING,
     RESYNC,
     SIMPLEX,
@@ -59,6 +61,7 @@ MARKERS: dict[str, Marker] = {
     ATTACH: Attach([1]),
     COPY: Copy({1: changed(0)}, pair_states.FIRST_COPY),
     SUSPEND: MakeCut("c1", "", [1]),
+    ONWARD: Onward("c2", "", [1], 1 << 40, 0),
     FAIL: Fail("f1", 1, [1], [1], [], "I/O error", {1: changed(2)}),
     RESYNC: Resync("j", MAP, [1]),
     ABANDON: Abandon("j", [1], {}),

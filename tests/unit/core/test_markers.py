@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duplexd.core import markers
+from duplexd.core.delay_markers import OfMark
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.markers import (
     KINDS,
@@ -33,6 +34,7 @@ from duplexd.core.markers import (
     Mark,
     Missed,
     NewVolume,
+    Onward,
     Open,
     Reader,
     Ready,
@@ -184,16 +186,36 @@ WRITTEN: list[tuple[Marker, Json]] = [
     ),
     (Horizon([1, 2], 7, 9), {"m": "horizon", "volumes": [1, 2], "to": 7, "time": 9}),
     (
-        CutAt("c1", "nightly", [1, 2], 7, 9, {1: changed(1)}),
+        CutAt("c1", "nightly", [1, 2], 7, 9, {1: changed(1)}, OfMark("m1", "db", ("a", "b"))),
         {
             "m": "cutat", "id": "c1", "tag": "nightly", "volumes": [1, 2], "at": 7, "time": 9,
-            "changed": {"1": pack_map(changed(1))},
+            "changed": {"1": pack_map(changed(1))}, "mark": "m1", "group": "db",
+            "members": ["a", "b"],
+        },
+    ),
+    (
+        Onward("c1", "nightly", [1, 2], 7, 9, OfMark("m1", "db", ("alpha", "beta"))),
+        {
+            "m": "onward", "id": "c1", "tag": "nightly", "volumes": [1, 2], "at": 7, "time": 9,
+            "mark": "m1", "group": "db", "members": ["alpha", "beta"],
         },
     ),
 ]  # fmt: skip
 
 # What older versions left out, or is left out where there is none: the marker that it is
 LEFT_OUT: list[tuple[Json, Marker]] = [
+    (
+        {"m": "cutat", "id": "c", "tag": "", "volumes": [1], "at": 7, "time": 9, "changed": {}},
+        CutAt("c", "", [1], 7, 9, {}),
+    ),
+    (
+        {"m": "onward", "id": "c", "tag": "", "volumes": [1], "at": 7, "time": 9},
+        Onward("c", "", [1], 7, 9),
+    ),
+    (
+        {"m": "onward", "id": "c", "tag": "", "volumes": [1], "at": 7, "time": 9, "mark": "m"},
+        Onward("c", "", [1], 7, 9, OfMark("m")),
+    ),
     ({"m": "open", "boot": "boot-1"}, Open("boot-1")),
     (
         {"m": "cut", "id": "c1", "tag": "", "volumes": [1]},
@@ -300,6 +322,9 @@ maps_by_volume = st.dictionaries(numbers, maps, max_size=3)
 runs = st.lists(st.tuples(st.integers(0, 1 << 60), st.integers(1, 1 << 60)), max_size=4)
 named = st.sampled_from([Stood, Ready, Agreed, Void])
 listed = st.sampled_from([Attach, Equal, Detach])
+of_marks = st.builds(
+    OfMark, st.text(min_size=1), texts, st.lists(texts, min_size=1, max_size=3).map(tuple)
+)
 any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(Open, texts),
     st.just(Close()),
@@ -313,6 +338,8 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(lambda make, cut: make(cut), named, texts),
     st.builds(Horizon, lists, places, places),
     st.builds(CutAt, texts, texts, lists, places, places, maps_by_volume),
+    st.builds(CutAt, texts, texts, lists, places, places, maps_by_volume, of_marks),
+    st.builds(Onward, texts, texts, lists, places, places, of_marks),
     st.builds(Fail, texts, places, lists, lists, lists, texts, maps_by_volume),
     st.builds(Grade, texts, st.booleans(), places, texts),
     st.builds(Resync, texts, st.sampled_from([markers.MAP, markers.JOURNAL]), lists),

@@ -17,6 +17,7 @@ from duplexd.core.pair_states import (
     EQUAL,
     EVENTS,
     FAIL,
+    ONWARD,
     PENDING,
     RESYNC,
     SIMPLEX,
@@ -32,18 +33,19 @@ from tests.unit.core import draw
 DOCUMENT = Path(__file__).parents[3] / "docs" / "states.md"
 _: str | None = None
 
-# Columns in the order of EVENTS: attach, copy, suspend, fail, resync, abandon, equal, detach,
-# swap.
+# Columns in the order of EVENTS: attach, copy, suspend, onward, fail, resync, abandon, equal,
+# detach, swap.
+S = SUSPENDED
 EXPECTED = {
-    SIMPLEX:   (DUPLEX, PENDING, _,         _,         _,       _,         _,      _,       _),
-    PENDING:   (_,      PENDING, _,         SUSPENDED, _,       SUSPENDED, DUPLEX, SIMPLEX, _),
-    DUPLEX:    (_,      PENDING, SUSPENDED, SUSPENDED, _,       _,         _,      SIMPLEX, DUPLEX),
-    SUSPENDED: (_,      PENDING, _,         SUSPENDED, PENDING, _,         _, SIMPLEX, SUSPENDED),
+    SIMPLEX:   (DUPLEX, PENDING, _, _, _, _,       _, _,      _,       _),
+    PENDING:   (_,      PENDING, _, _, S, _,       S, DUPLEX, SIMPLEX, _),
+    DUPLEX:    (_,      PENDING, S, _, S, _,       _, _,      SIMPLEX, DUPLEX),
+    SUSPENDED: (_,      PENDING, _, S, S, PENDING, _, _,      SIMPLEX, S),
 }  # fmt: skip
 
 
 def test_the_columns_are_the_events() -> None:
-    assert EVENTS == (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH, SWAP)
+    assert EVENTS == (ATTACH, COPY, SUSPEND, ONWARD, FAIL, RESYNC, ABANDON, EQUAL, DETACH, SWAP)
     assert tuple(EXPECTED) == STATES
 
 

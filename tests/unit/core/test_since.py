@@ -24,7 +24,13 @@ US = 1_700_000_000_000_000
 class Story:
     """One pair, DUPLEX at the checkpoint unless `suspended`, and what comes after it."""
 
-    def __init__(self, suspended: bool = False, applied: int = AT, closed: bool = False) -> None:
+    def __init__(
+        self,
+        suspended: bool = False,
+        applied: int = AT,
+        closed: bool = False,
+        delayed: bool = False,
+    ) -> None:
         self.ledger = ledger = Ledger(EngineLimits())
         self.number = AT
         ledger.apply(Place(1, US), markers.NewVolume(1, "data", SIZE))
@@ -32,6 +38,8 @@ class Story:
         self.pair = pair = ledger.pairs[1]
         if suspended:
             ledger.apply(Place(50, US), markers.MakeCut("c", "", [1]))
+        if delayed:
+            ledger.apply(Place(50, US), markers.Horizon([1], applied, US))
         pair.applied = applied
         ledger.closed = closed
         image = Image("p", "/a", "", 1, True, 1, tuple((offset, 7) for offset in SAMPLED))
@@ -109,6 +117,13 @@ def test_a_resync_brings_changes_from_before_the_checkpoint() -> None:
 def test_a_cut_does_not_hide_what_was_written_before() -> None:
     story = Story().change(0, b"x").marker(markers.MakeCut("c", "", [1]))
     assert story.writing() == ("records", "records")
+
+
+def test_a_cut_brings_a_delayed_secondary_on_without_a_change() -> None:
+    story = Story(applied=AT - 10, delayed=True)
+    assert story.writing(mirrors=False) == ("nothing", "nothing")
+    story.marker(markers.MakeCut("c", "", [1]))
+    assert story.writing(mirrors=False) == ("nothing", "anything")
 
 
 def test_images_that_were_swapped_may_have_been_written_to_at_any_time() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from duplexd.core.past_point import PastPoint
+from duplexd.core.past_point import PastCut, PastPoint
 from duplexd.errors import NotFoundError, WrongStateError
 from duplexd.limits import EngineLimits
 from duplexd.replication import delayed_walk
@@ -87,7 +87,7 @@ async def test_status_says_how_far_back_one_can_go() -> None:
 async def test_what_a_suspend_at_a_time_leaves_is_the_state_of_then() -> None:
     async with running(DELAYED) as core:
         times = await fill(core, "a", "b", "c")
-        result = await core.controller.suspend(["data"], at=PastPoint(time=times[1]))
+        result = await core.controller.suspend(["data"], at=PastCut(PastPoint(time=times[1])))
         assert result["verdict"] == "consistent"
         assert held(core) == "ab"
         assert result["time"] == pytest.approx(times[1])
@@ -98,7 +98,7 @@ async def test_what_a_suspend_at_a_time_leaves_is_the_state_of_then() -> None:
 async def test_a_resync_after_it_copies_what_changed_since_that_time() -> None:
     async with running(DELAYED) as core:
         times = await fill(core, "a", "b", "c")
-        await core.controller.suspend(["data"], at=PastPoint(time=times[0]))
+        await core.controller.suspend(["data"], at=PastCut(PastPoint(time=times[0])))
         await fill(core, "d")
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
@@ -113,7 +113,9 @@ async def test_a_suspend_at_a_number_is_exact() -> None:
         await fill(core, "x", name="wal")
         number = core.controller.timeline.written
         await fill(core, "b", name="data")
-        result = await core.controller.suspend(["data", "wal"], at=PastPoint(sequence=number))
+        result = await core.controller.suspend(
+            ["data", "wal"], at=PastCut(PastPoint(sequence=number))
+        )
         assert result["controllers"]["alpha"] == number
         assert (held(core), held(core, "wal")) == ("a", "x")
 
@@ -137,7 +139,9 @@ async def test_volumes_of_different_delays_are_cut_at_one_number() -> None:
         await fill(core, "x", name="wal", apart_s=0.0)
         number = core.controller.timeline.written
         await fill(core, "b", name="data", apart_s=0.0)
-        result = await core.controller.suspend(["data", "wal"], at=PastPoint(sequence=number))
+        result = await core.controller.suspend(
+            ["data", "wal"], at=PastCut(PastPoint(sequence=number))
+        )
         assert result["verdict"] == "consistent"
         assert {core.pair(name).applied for name in ("data", "wal")} == {number}
         assert (held(core), held(core, "wal")) == ("a", "x")
@@ -151,8 +155,10 @@ async def test_a_mark_is_a_point_to_go_to() -> None:
         mark = await core.controller.mark(["data", "wal"], "hourly")
         await fill(core, "b", name="data")
         with pytest.raises(NotFoundError, match="no such mark"):
-            await core.controller.suspend(["data"], at=PastPoint(mark="daily"))
-        result = await core.controller.suspend(["data", "wal"], at=PastPoint(mark="hourly"))
+            await core.controller.suspend(["data"], at=PastCut(PastPoint(mark="daily")))
+        result = await core.controller.suspend(
+            ["data", "wal"], at=PastCut(PastPoint(mark="hourly"))
+        )
         assert result["controllers"]["alpha"] == mark["sequence"]
         assert result["time"] == mark["time"]
         assert (held(core), held(core, "wal")) == ("a", "x")
@@ -162,7 +168,7 @@ async def test_a_mark_of_another_volume_is_no_point() -> None:
     async with running(BOTH) as core:
         mark = await core.controller.mark(["data"], "")
         with pytest.raises(WrongStateError, match="was not made of wal"):
-            await core.controller.suspend(["data", "wal"], at=PastPoint(mark=mark["id"]))
+            await core.controller.suspend(["data", "wal"], at=PastCut(PastPoint(mark=mark["id"])))
 
 
 async def test_marks_alone_do_not_fill_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,23 +195,25 @@ async def test_a_point_that_the_secondary_is_beyond_is_refused_with_the_earliest
         before = core.pair().applied
         for point in (PastPoint(time=times[0] - 1), PastPoint(sequence=2)):
             with pytest.raises(WrongStateError, match=f"earliest point is number {before}, 20"):
-                await core.controller.suspend(["data"], at=point)
+                await core.controller.suspend(["data"], at=PastCut(point))
         assert core.pair().state == DUPLEX
 
 
 async def test_a_point_that_has_not_come_is_refused() -> None:
     async with running(DELAYED) as core:
         with pytest.raises(WrongStateError, match="has not come yet"):
-            await core.controller.suspend(["data"], at=PastPoint(time=core.clock.wall() + 1))
+            await core.controller.suspend(
+                ["data"], at=PastCut(PastPoint(time=core.clock.wall() + 1))
+            )
         with pytest.raises(WrongStateError, match="does not exist yet"):
-            await core.controller.suspend(["data"], at=PastPoint(sequence=1 << 40))
+            await core.controller.suspend(["data"], at=PastCut(PastPoint(sequence=1 << 40)))
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_one_that_is_not_delayed_has_no_past(mode: str) -> None:
     async with running({"data": mode, "wal": "delayed 60s"}) as core:
         with pytest.raises(WrongStateError, match="data is in another mode"):
-            await core.controller.suspend(["data", "wal"], at=PastPoint(sequence=5))
+            await core.controller.suspend(["data", "wal"], at=PastCut(PastPoint(sequence=5)))
 
 
 async def test_a_cut_that_stands_is_the_answer_only_if_it_is_that_point() -> None:
@@ -213,11 +221,12 @@ async def test_a_cut_that_stands_is_the_answer_only_if_it_is_that_point() -> Non
         await fill(core, "a", "b")
         number = core.controller.timeline.written
         suspend = core.controller.suspend
-        first = await suspend(["data"], at=PastPoint(sequence=number))
-        for point, existing in ((number, False), (number - 1, True)):
+        first = await suspend(["data"], at=PastCut(PastPoint(sequence=number)))
+        for existing in (False, True):
+            point = PastPoint(sequence=number - 1)
             with pytest.raises(WrongStateError, match="suspended already"):
-                await suspend(["data"], at=PastPoint(sequence=point), existing=existing)
-        again = await suspend(["data"], at=PastPoint(sequence=number), existing=True)
+                await suspend(["data"], at=PastCut(point), existing=existing)
+        again = await suspend(["data"], at=PastCut(PastPoint(sequence=number)))
         assert (again["cut"], again["already"]) == (first["cut"], True)
 
 
@@ -253,7 +262,7 @@ def test_a_restart_leaves_it_behind(clean: bool) -> None:
             assert core.pair().state == DUPLEX
             assert held(core) == ""
             core.clock.now = times[-1] - 1_795_000_000.0
-            result = await core.controller.suspend(["data"], at=PastPoint(time=times[1]))
+            result = await core.controller.suspend(["data"], at=PastCut(PastPoint(time=times[1])))
             assert (result["verdict"], held(core)) == ("consistent", "ab")
 
     times = run(first())
