@@ -189,7 +189,6 @@ class ServerConnection(asyncio.BufferedProtocol):
         except OSError as error:
             log.info("TLS failed: %s", error)
             plain.abort()
-            self.connection_lost(error)  # which asyncio does not call then
             return
         self._securing = None
         self._hangups.unwatch(self._sock.fileno())

@@ -43,6 +43,15 @@ def test_a_server_without_them_is_used_without() -> None:
         client.block_status(0, 4096)
 
 
+def test_contexts_are_not_asked_for_without_structured_replies() -> None:
+    client = NbdClient("data", structured=True, contexts=CONTEXTS)
+    client.receive(m.greeting(3))
+    client.data_to_send()
+    client.receive(m.option_error(c.OPT_STRUCTURED_REPLY, c.REP_ERR_UNSUP, "no"))
+    asked = [c.INFO_BLOCK_SIZE, c.INFO_DESCRIPTION]
+    assert client.data_to_send() == m.option(c.OPT_GO, m.go_data("data", asked))
+
+
 def test_nothing_is_asked_before_tls_is_up() -> None:
     client = NbdClient("data", tls=True, structured=True, contexts=CONTEXTS)
     client.receive(m.greeting(3))

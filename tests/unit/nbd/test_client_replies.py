@@ -114,6 +114,7 @@ READS = {
     "a byte is missing in the middle": [data_chunk(0, 50), data_chunk(51, 100, True)],
     "overlapping, of the right length": [data_chunk(0, 60), data_chunk(50, 90, True)],
     "twice": [data_chunk(0, 100), data_chunk(0, 100, True)],
+    "twice, without an end": [data_chunk(0, 100), data_chunk(0, 100)],
     "nothing at all": [NONE],
     "before the range": [STRUCTURED.data_head(COOKIE, AT, AT - 1, 100, True) + CONTENT],
     "past the range": [STRUCTURED.data_head(COOKIE, AT, AT + 1, 100, True) + CONTENT],
@@ -133,14 +134,18 @@ READS = {
     "a block status": [status(1, (100, 0))],
     "no reply": [bytes(20)],
 }  # fmt: skip
+OTHER = status(2, (100, 0), done=False)
 STATUSES = {
     "without one of the contexts": [status(1, (100, 0))],
-    "the same context twice": [status(1, (100, 0), done=False), status(1, (100, 0))],
-    "an unknown context": [status(3, (100, 0))],
-    "an empty extent": [status(1, (0, 0))],
-    "an extent that begins past the range": [status(1, (100, 0), (1, 0))],
-    "no extent": [status(1)],
-    "half an extent": [STRUCTURED.head(COOKIE, AT, c.REPLY_BLOCK_STATUS, 8, True) + bytes(8)],
+    "the same context twice": [OTHER, status(1, (100, 0), done=False), status(1, (100, 0))],
+    "an unknown context": [OTHER, status(3, (100, 0))],
+    "an empty extent": [OTHER, status(1, (0, 0))],
+    "an extent that begins past the range": [OTHER, status(1, (100, 0), (1, 0))],
+    "no extent": [OTHER, status(1)],
+    "half an extent": [
+        OTHER,
+        STRUCTURED.head(COOKIE, AT, c.REPLY_BLOCK_STATUS, 8, True) + bytes(8),
+    ],
     "content": [data_chunk(0, 100, True)],
     "a simple reply": [m.simple_reply(0, COOKIE)],
 }
@@ -156,6 +161,11 @@ def test_a_reply_to_a_read_is_compared_with_the_request(lie: str) -> None:
 def test_a_block_status_is_compared_with_the_request(lie: str) -> None:
     with pytest.raises(ProtocolError):
         taken(asked(c.CMD_BLOCK_STATUS), *STATUSES[lie])
+
+
+def test_an_error_without_a_number_is_no_success() -> None:
+    with pytest.raises(ProtocolError, match="bad error chunk"):
+        taken(asked(c.CMD_WRITE), STRUCTURED.error(COOKIE, AT, 0))
 
 
 def test_chunks_that_were_not_negotiated_are_refused() -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
 from duplexd.nbd.constants import STATE_HOLE, STATE_ZERO
+from duplexd.nbd.replies import STRUCTURED
 from duplexd.nbd_aio.connecting import connect
 from tests.support.sockets import wait_listening
 
@@ -140,6 +143,31 @@ async def test_holes_of_qemu_are_known_and_read_as_zeroes(tmp_path: Path) -> Non
     finally:
         process.terminate()
         await process.wait()
+
+
+async def test_an_extent_that_goes_further_than_the_range_is_cut(tmp_path: Path) -> None:
+    export = m.option_reply(c.OPT_GO, c.REP_INFO, m.info_export(1 << 20, c.FLAG_HAS_FLAGS))
+    answers = [
+        m.option_reply(c.OPT_STRUCTURED_REPLY, c.REP_ACK),
+        m.context_reply(c.OPT_SET_META_CONTEXT, 1, c.CONTEXT_ALLOCATION)
+        + m.option_reply(c.OPT_SET_META_CONTEXT, c.REP_ACK),
+        export + m.option_reply(c.OPT_GO, c.REP_ACK),
+        STRUCTURED.status(1, 0, 1, [(512, 0)], True),
+        STRUCTURED.status(2, 0, 1, [(512, 3), (1 << 19, 0)], True),
+    ]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(m.greeting(3))
+        for answer in answers:
+            await reader.read(1 << 16)
+            writer.write(answer)
+        writer.close()
+
+    async with (
+        await asyncio.start_unix_server(talk, tmp_path / "nbd.sock"),
+        connect(f"nbd+unix:///?socket={tmp_path / 'nbd.sock'}") as disk,
+    ):
+        assert await disk.extents(0, 2048) == [(512, 0), (512, 3), (1024, 0)]
 
 
 async def test_server_that_is_not_nbd_is_refused(tmp_path: Path) -> None:

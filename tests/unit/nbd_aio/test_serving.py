@@ -406,6 +406,28 @@ async def test_closing_the_server_cancels_what_does_not_end_in_time(address: str
             await write
 
 
+async def test_closing_the_server_waits_for_methods_that_end_late(address: str) -> None:
+    class Late(Held):
+        ended = False
+
+        async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+            try:
+                await super().write(offset, data)
+            finally:
+                await asyncio.sleep(0.1)  # as for a thread that cannot be cancelled
+                self.ended = True
+
+    late = Late()
+    async with serve({"": late}, address, bounds=ServerBounds(close_seconds_max=0)) as server:
+        disk = await connect(address)
+        write = asyncio.create_task(disk.write(0, b"x"))
+        await until("held.running == 1", late)
+        await server.close()
+        assert late.ended
+        with pytest.raises(ConnectionError):
+            await write
+
+
 # ------------------------------------------------------------------------- sockets and TLS
 
 
@@ -479,6 +501,8 @@ async def test_who_must_and_who_may_use_tls(contexts: Contexts, tmp_path: Path) 
             await disk.write(0, b"x")
         with pytest.raises(ssl.SSLCertVerificationError):
             await connect(f"nbds+{path}")
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"[Hh]ostname"):
+            await connect(f"nbds+{path}", tls=client_context, server_hostname="other")
     async with serve({"": Ram()}, f"nbd+{path}"):
         with pytest.raises(ExportRefusedError, match="TLS is not configured"):
             await connect(f"nbds+{path}", **more)  # type: ignore[arg-type]
@@ -488,16 +512,19 @@ async def test_a_tls_handshake_that_fails_leaves_no_connection(
     contexts: Contexts, tmp_path: Path
 ) -> None:
     path = f"unix:///?socket={tmp_path}/nbd"
-    bounds = ServerBounds(connections_max=1)
+    bounds = ServerBounds(handshake_seconds_max=0.5)
     async with serve({"": Ram()}, f"nbd+{path}", tls=contexts[0], bounds=bounds) as server:
-        for junk in (b"no TLS at all" * 9, b""):
+        for how in ("junk", "end of file", "silence", "gone"):
             reader, writer = await asyncio.open_unix_connection(tmp_path / "nbd")
             writer.write(m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_STARTTLS))
             await reader.readexactly(m.GREETING.size + m.OPTION_REPLY.size)
-            writer.write(junk)
-            writer.write_eof()
+            if how == "junk":
+                writer.write(b"no TLS at all" * 9)
+            elif how == "end of file":
+                writer.write_eof()
+            elif how == "gone":
+                writer.transport.abort()
             async with asyncio.timeout(SECONDS_MAX):
-                await reader.read()
                 while server._connections:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             writer.close()
