@@ -161,7 +161,7 @@ TOOLS := build/tools
 PIP := $(TOOLS)/bin/python -m pip --disable-pip-version-check --no-input
 INTO := $(PIP) --python $(DESTDIR)$(LIBDIR)/bin/python install --quiet --no-compile
 
-.PHONY: man pins wheel install install-tree deb
+.PHONY: man pins wheel nbd-wheel dist install install-tree deb
 man: $(VENV)/.dev apt ## writes the man pages and completions anew, from --help and docs/
 	$(BIN)/python -m tests.packaging
 
@@ -182,6 +182,12 @@ $(TOOLS)/.made: $(PINS)/build.txt
 wheel: $(TOOLS)/.made ## dist/duplexd-VERSION-py3-none-any.whl, with units, man pages and examples
 	rm -f dist/duplexd-*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+nbd-wheel: $(TOOLS)/.made ## dist/duplexd_nbd-VERSION-py3-none-any.whl, docs/nbd-library.md
+	rm -f dist/duplexd_nbd-*.whl
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./configs/nbd-library
+
+dist: wheel nbd-wheel ## both wheels
 
 # The share/ of the wheel moves to PREFIX. Removed from the virtual environment: scripts that activate
 # it, programs of libraries, and every path of the building machine. Compiled here if it is in place;

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backup import programs
-from duplexd.canary.nbd import NbdConnection
 from duplexd.core.differing import BLOCK_BYTES, differing
 from duplexd.errors import DuplexdError
 from duplexd.nbd.uri import NbdUri
+from duplexd.nbd_aio.connecting import connect
 from duplexd.units import MIB
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from duplexd.backup.sources import Source
     from duplexd.json_object import Json
+    from duplexd.nbd_aio.nbd_disk import Disk
 
     Range = tuple[int, int]
 
@@ -86,7 +87,7 @@ async def bring_back(
 
 async def _one(
     job: Job,
-    opened: tuple[NbdConnection, NbdConnection],
+    opened: tuple[Disk, Disk],
     at: Range,
     figures: Figures,
     writes: bool,
@@ -136,7 +137,7 @@ async def together(works: Sequence[Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def _opened(job: Job) -> AsyncGenerator[tuple[NbdConnection, NbdConnection]]:
+async def _opened(job: Job) -> AsyncGenerator[tuple[Disk, Disk]]:
     """The image and the volume. Over TLS another qemu-nbd is between the volume and us."""
     directory = job.directory / job.source.name.replace(":", "+")
     directory.mkdir(0o700)
@@ -165,9 +166,9 @@ def _served(options: Sequence[str], socket: str) -> AbstractAsyncContextManager[
     return programs.serving(command, socket)
 
 
-async def _connected(uri: NbdUri) -> NbdConnection:
+async def _connected(uri: NbdUri) -> Disk:
     try:
-        return await NbdConnection.open(uri)
+        return await connect(uri)
     except OSError as error:
         raise DuplexdError(f"{uri}: {error.strerror or error}") from error
 

@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from duplexd.canary.ground import check_reserved, newest_records
-from duplexd.canary.nbd import NbdConnection
 from duplexd.canary.record import RECORD_BYTES, Placement
 from duplexd.canary.workload import Workload
 from duplexd.errors import WrongStateError
+from duplexd.nbd_aio.connecting import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.canary.history import History
     from duplexd.canary.members import Volume
     from duplexd.limits import CanaryLimits
+    from duplexd.nbd_aio.nbd_disk import Disk
 
 WRITERS = 4
 BURST_RECORDS_MAX = 16  # one round over all volumes and the first again, if that is less
@@ -38,7 +39,7 @@ class Epoch:
     def __init__(
         self,
         volumes: Sequence[Volume],
-        connections: list[NbdConnection],
+        connections: list[Disk],
         placement: Placement,
         earlier: dict[tuple[int, int], int],
         rate: float,
@@ -69,10 +70,10 @@ class Epoch:
         Raises OSError, and WrongStateError if a volume holds what must not be overwritten: then
         nothing was written.
         """
-        connections: list[NbdConnection] = []
+        connections: list[Disk] = []
         try:
             for volume in volumes:
-                nbd = await NbdConnection.open(volume.uri)
+                nbd = await connect(volume.uri)
                 connections.append(nbd)
             placement = _placement(volumes, connections)
             if not overwrite:
@@ -156,7 +157,7 @@ class Epoch:
         await self._connections[volume].write(offset, data)
 
 
-def _placement(volumes: Sequence[Volume], connections: Sequence[NbdConnection]) -> Placement:
+def _placement(volumes: Sequence[Volume], connections: Sequence[Disk]) -> Placement:
     smallest = min(nbd.size for nbd in connections)
     slots = min(SLOTS_MAX, smallest // (WRITERS * RECORD_BYTES))
     if not slots:

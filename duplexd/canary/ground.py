@@ -13,13 +13,13 @@ from duplexd.errors import WrongStateError
 from duplexd.units import MIB, format_size
 
 if TYPE_CHECKING:
-    from duplexd.canary.nbd import NbdConnection
+    from duplexd.nbd_aio.nbd_disk import Disk
 
 _READ_BYTES = 1 * MIB
 _EMPTY = bytes(RECORD_BYTES)
 
 
-async def check_reserved(nbd: NbdConnection, title: str, bytes_max: int) -> None:
+async def check_reserved(nbd: Disk, title: str, bytes_max: int) -> None:
     """Raise WrongStateError unless the whole volume holds nothing but zeroes and records."""
     if nbd.size > bytes_max:
         raise WrongStateError(
@@ -38,7 +38,7 @@ async def check_reserved(nbd: NbdConnection, title: str, bytes_max: int) -> None
                 )
 
 
-async def newest_records(nbd: NbdConnection, length: int) -> dict[tuple[int, int], int]:
+async def newest_records(nbd: Disk, length: int) -> dict[tuple[int, int], int]:
     """By epoch and writer: the newest record in the volume's first `length` bytes."""
     newest: dict[tuple[int, int], int] = {}
     for start in range(0, length, _READ_BYTES):

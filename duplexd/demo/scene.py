@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from duplexd.canary.checker import Findings, check
-from duplexd.canary.nbd import NbdConnection
 from duplexd.canary.workload import Workload
+from duplexd.nbd_aio.connecting import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from duplexd.canary.record import Placement
     from duplexd.demo.daemon import DaemonProcess
     from duplexd.json_object import Json
+    from duplexd.nbd_aio.nbd_disk import Disk
 
 GROUP = "all"
 
@@ -66,15 +67,13 @@ class Scene:
         self.names = daemon.names[: placement.volumes]
         self.placement = placement
         self.workload = Workload(placement, self._write)
-        self._connections: list[list[NbdConnection]] = []
+        self._connections: list[list[Disk]] = []
 
     async def __aenter__(self) -> Self:
         try:
             addresses = [self.daemon.uri(name) for name in self.names]
             for _ in range(self.placement.writers):
-                self._connections.append(
-                    [await NbdConnection.open(address) for address in addresses]
-                )
+                self._connections.append([await connect(address) for address in addresses])
         except BaseException:
             self._abort()
             raise

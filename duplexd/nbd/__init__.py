@@ -6,8 +6,8 @@
     client = NbdClient("data")                         # client: requests and their replies
 
 Why without I/O: both halves are tested against each other over a fake wire, cut into pieces of any
-size, and the same parser serves asyncio, a fuzzer and a simulation. The room could be published as
-a package of its own.
+size, and the same parser serves asyncio, a fuzzer and a simulation. The room is also part of the
+package `duplexd_nbd`, so it imports itself by relative paths.
 
 `constants` has the numbers of the specification, `messages` the byte tables, `uri` the addresses.
 """

@@ -10,6 +10,11 @@ Replies come in any order, so the caller matches them by cookie; nothing here wa
 States: GREETING -> HAGGLING -> READY -> CLOSED; a client that lists goes HAGGLING -> CLOSED, and a
 server that does not know GO is asked once more: HAGGLING -> EXPORT_NAME -> READY. See `_STEPS`.
 
+While haggling it asks one option after the other: with `tls` STARTTLS, HAGGLING -> SECURING, where
+it waits until `secured` is called; with `structured` STRUCTURED_REPLY, and for `contexts`
+SET_META_CONTEXT. It goes on without the last two if the server does not have them, but not without
+TLS.
+
 A client has promises to keep, too: requests fit the block sizes that the server gave, ask for
 nothing that it did not offer, and no connection ends without an ABORT or a DISC. So what a server
 would have to refuse raises here and is not sent.
@@ -20,16 +25,19 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar
 
-from duplexd.nbd import constants as c
-from duplexd.nbd import messages as m
-from duplexd.nbd.messages import ProtocolError
+from . import constants as c
+from . import messages as m
+from .client_replies import Replies, Reply
+from .exports import BLOCK_SIZES
+from .messages import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-GREETING, HAGGLING, EXPORT_NAME, READY, CLOSED = (
+GREETING, HAGGLING, SECURING, EXPORT_NAME, READY, CLOSED = (
     "GREETING",
     "HAGGLING",
+    "SECURING",
     "EXPORT_NAME",
     "READY",
     "CLOSED",
@@ -40,7 +48,10 @@ _OFFERED_BY = {
     c.CMD_TRIM: c.FLAG_SEND_TRIM,
     c.CMD_WRITE_ZEROES: c.FLAG_SEND_WRITE_ZEROES,
 }
+# A server that refuses one of these is used without
+_OPTIONAL = frozenset({c.OPT_STRUCTURED_REPLY, c.OPT_SET_META_CONTEXT})
 _CHANGES = frozenset({c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES})
+_LENGTH_MAX, _OFFSET_MAX = (1 << 32) - 1, (1 << 64) - 1
 _MINIMUM_BYTES_MAX = 1 << 16  # of the block sizes, by the specification
 
 
@@ -58,20 +69,6 @@ class NotOfferedError(OSError):
     """A request that this server does not take; it was not sent."""
 
 
-class Reply:
-    """The reply to the request with that cookie.
-
-    `error` is an errno (0: success), `data` what a READ returned.
-    """
-
-    __slots__ = ("cookie", "data", "error")
-
-    def __init__(self, cookie: int, error: int, data: bytes) -> None:
-        self.cookie = cookie
-        self.error = error
-        self.data = data
-
-
 class NbdClient:
     """One connection.
 
@@ -80,26 +77,54 @@ class NbdClient:
     where they do not fit `block_sizes` (minimum, preferred, maximum payload; in bytes).
     """
 
-    def __init__(self, export: str = "", *, list_exports: bool = False) -> None:
+    def __init__(
+        self,
+        export: str = "",
+        *,
+        list_exports: bool = False,
+        tls: bool = False,
+        structured: bool = False,
+        contexts: Sequence[str] = (),
+    ) -> None:
         self.export = export
         self.size = 0
         self.flags = 0
-        self.block_sizes = (1, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED)
+        self.block_sizes = BLOCK_SIZES
         self.description = ""  # where the server has one
         self.exports: list[str] = []
-        self._option = c.OPT_LIST if list_exports else c.OPT_GO
+        self._queries = list(contexts)
+        last = c.OPT_LIST if list_exports else c.OPT_GO
+        self._option = last  # that is asked
+        self._plan = [last]  # what is to be asked, the next one last
+        if structured and not list_exports:
+            self._plan += [c.OPT_SET_META_CONTEXT] * bool(contexts) + [c.OPT_STRUCTURED_REPLY]
+        self._tls = tls
         self._zeroes = 0  # behind the answer to EXPORT_NAME
         self._state = GREETING
         self._input = bytearray()
         self._output: list[bytes | bytearray | memoryview] = []
-        # By cookie of each request in flight: the length of a READ, 0 for other requests
-        self._read_lengths: dict[int, int] = {}
+        self._replies = Replies()
         self._next_cookie = 1
 
     @property
     def ready(self) -> bool:
         """Requests may be sent."""
         return self._state == READY
+
+    @property
+    def wants_tls(self) -> bool:
+        """The server agreed to TLS: begin it, then call `secured`."""
+        return self._state == SECURING
+
+    @property
+    def structured(self) -> bool:
+        """The server answers in chunks."""
+        return self._replies.structured
+
+    @property
+    def contexts(self) -> list[str]:
+        """The metadata contexts that the server has, of those that were asked for."""
+        return list(self._replies.contexts.values())
 
     @property
     def can_flush(self) -> bool:
@@ -116,12 +141,12 @@ class NbdClient:
         """The exports are listed, the server refused, or `disconnect` was called and all replies
         are here.
         """
-        return self._state == CLOSED and not self._read_lengths
+        return self._state == CLOSED and not self._replies
 
     @property
     def in_flight(self) -> int:
         """Requests without a reply so far."""
-        return len(self._read_lengths)
+        return len(self._replies)
 
     def data_to_send(self) -> bytes:
         """What was queued since the last call."""
@@ -137,11 +162,16 @@ class NbdClient:
             del self._input[:step]
         return replies
 
+    def secured(self) -> None:
+        """TLS is up: what is received and sent from now on goes through it."""
+        self._state = HAGGLING
+        self._ask()
+
     # Requests: each returns its cookie.
 
     def read(self, offset: int, length: int) -> int:
         """Ask for `length` bytes."""
-        return self._request(0, c.CMD_READ, offset, length, read_length=length)
+        return self._request(0, c.CMD_READ, offset, length)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview, *, fua: bool = False) -> int:
         """Write `data`, which must not change until `data_to_send` was called."""
@@ -164,6 +194,10 @@ class NbdClient:
         """Once this is replied to, everything replied to before it survives a power cut."""
         return self._request(0, c.CMD_FLUSH, 0, 0)
 
+    def block_status(self, offset: int, length: int, *, one: bool = False) -> int:
+        """Ask for the extents of all `contexts`; with `one` only for the first of each."""
+        return self._request(c.CMD_FLAG_REQ_ONE if one else 0, c.CMD_BLOCK_STATUS, offset, length)
+
     def disconnect(self) -> None:
         """Disconnect; replies to requests in flight still come."""
         if self._state == READY:
@@ -172,16 +206,14 @@ class NbdClient:
             self._output.append(m.option(c.OPT_ABORT))
         self._state = CLOSED
 
-    def _request(
-        self, flags: int, command: int, offset: int, length: int, read_length: int = 0
-    ) -> int:
+    def _request(self, flags: int, command: int, offset: int, length: int) -> int:
         if self._state != READY:
             raise ProtocolError("a request before the handshake is over, or after disconnect")
         self._check(flags, command, offset, length)
         cookie = self._next_cookie
         self._next_cookie += 1
         self._output.append(m.request(flags, command, cookie, offset, length))
-        self._read_lengths[cookie] = read_length
+        self._replies.expect(cookie, command, offset, length)
         return cookie
 
     def _check(self, flags: int, command: int, offset: int, length: int) -> None:
@@ -192,6 +224,12 @@ class NbdClient:
             raise NotOfferedError(
                 errno.EOPNOTSUPP, f"the server does not offer flags {needed & ~self.flags:#x}"
             )
+        if command == c.CMD_BLOCK_STATUS and not self._replies.contexts:
+            raise NotOfferedError(
+                errno.EOPNOTSUPP, "the server has none of the metadata contexts asked for"
+            )
+        if not 0 <= length <= _LENGTH_MAX or not 0 <= offset <= _OFFSET_MAX:
+            raise ValueError(f"{length} bytes at {offset} are no range that a request can name")
         minimum, _, maximum = self.block_sizes
         if (offset | length) & (minimum - 1):
             raise ValueError(
@@ -211,16 +249,27 @@ class NbdClient:
         self._zeroes = 0 if flags & c.FLAG_NO_ZEROES else len(m.EXPORT_ZEROES)
         self._output.append(m.CLIENT_FLAGS.pack(flags & (c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES)))
         self._state = HAGGLING
-        if self._option == c.OPT_LIST:
-            if not flags & c.FLAG_FIXED_NEWSTYLE:
-                raise ProtocolError("the server cannot list: it does not speak fixed newstyle")
-            self._output.append(m.option(c.OPT_LIST))
-        elif flags & c.FLAG_FIXED_NEWSTYLE:
-            asked = [c.INFO_BLOCK_SIZE, c.INFO_DESCRIPTION]
-            self._output.append(m.option(c.OPT_GO, m.go_data(self.export, asked)))
+        if flags & c.FLAG_FIXED_NEWSTYLE:
+            if self._tls:
+                self._plan.append(c.OPT_STARTTLS)
+            self._ask()
+        elif self._tls:
+            raise ProtocolError("the server has no TLS: it does not speak fixed newstyle")
+        elif self._option == c.OPT_LIST:
+            raise ProtocolError("the server cannot list: it does not speak fixed newstyle")
         else:
             self._ask_by_name()
         return m.GREETING.size
+
+    def _ask(self) -> None:
+        """Ask the next option."""
+        self._option = self._plan.pop()
+        data = b""
+        if self._option == c.OPT_GO:
+            data = m.go_data(self.export, [c.INFO_BLOCK_SIZE, c.INFO_DESCRIPTION])
+        elif self._option == c.OPT_SET_META_CONTEXT:
+            data = m.context_data(self.export, self._queries)
+        self._output.append(m.option(self._option, data))
 
     def _ask_by_name(self) -> None:
         """As for servers that do not know GO. They close the connection if there is no export of
@@ -252,6 +301,11 @@ class NbdClient:
     def _option_reply(self, reply: int, data: bytes) -> None:
         if reply == c.REP_ERR_UNSUP and self._option == c.OPT_GO:
             self._ask_by_name()
+        elif reply & c.REP_FLAG_ERROR and self._option in _OPTIONAL:
+            self._replies.contexts.clear()
+            if self._option == c.OPT_STRUCTURED_REPLY:
+                del self._plan[1:]  # contexts need it
+            self._ask()
         elif reply & c.REP_FLAG_ERROR:
             self.disconnect()
             raise RefusedError(reply, data.decode("utf-8", "replace"))
@@ -261,14 +315,21 @@ class NbdClient:
             self._information(data)
         elif reply == c.REP_SERVER and self._option == c.OPT_LIST:
             self._export(data)
+        elif reply == c.REP_META_CONTEXT and self._option == c.OPT_SET_META_CONTEXT:
+            self._context(data)
         else:
             raise ProtocolError(f"unexpected option reply {reply}")
 
     def _acknowledged(self) -> None:
         if self._option == c.OPT_LIST:
             self.disconnect()
-        else:
+        elif self._option == c.OPT_GO:
             self._begin()
+        elif self._option == c.OPT_STARTTLS:
+            self._state = SECURING
+        else:
+            self._replies.structured = True
+            self._ask()
 
     def _begin(self) -> None:
         if not self.flags & c.FLAG_HAS_FLAGS:
@@ -298,25 +359,32 @@ class NbdClient:
             raise ProtocolError("a list entry of the wrong length")
         self.exports.append(data[m.U32.size : m.U32.size + length].decode("utf-8", "replace"))
 
+    def _context(self, data: bytes) -> None:
+        number = m.U32.unpack_from(data)[0] if len(data) > m.U32.size else 0
+        name = data[m.U32.size :].decode("utf-8", "replace")
+        contexts = self._replies.contexts
+        if number in contexts or name not in self._queries or name in contexts.values():
+            raise ProtocolError(f"a metadata context that was not asked for: {name!r}")
+        contexts[number] = name
+
+    def _securing(self, _replies: list[Reply]) -> int:
+        if self._input:  # an attacker's, who wants it taken for what comes through TLS
+            raise ProtocolError("plain text after STARTTLS")
+        return 0
+
     def _reply(self, replies: list[Reply]) -> int:
-        if len(self._input) < m.SIMPLE_REPLY.size:
-            return 0
-        magic, error, cookie = m.SIMPLE_REPLY.unpack_from(self._input)
-        if magic != c.SIMPLE_REPLY_MAGIC or cookie not in self._read_lengths:
-            raise ProtocolError("a bad reply")
-        end = m.SIMPLE_REPLY.size + (0 if error else self._read_lengths[cookie])
-        if len(self._input) < end:
-            return 0
-        del self._read_lengths[cookie]
-        replies.append(Reply(cookie, error, bytes(self._input[m.SIMPLE_REPLY.size : end])))
+        end, reply = self._replies.take(self._input)
+        if reply is not None:
+            replies.append(reply)
         return end
 
     def _closed(self, replies: list[Reply]) -> int:
-        return self._reply(replies) if self._read_lengths else len(self._input)
+        return self._reply(replies) if self._replies else len(self._input)
 
     _STEPS: ClassVar[dict[str, Callable[[NbdClient, list[Reply]], int]]] = {
         GREETING: _greeting,
         HAGGLING: _haggling,
+        SECURING: _securing,
         EXPORT_NAME: _export_name,
         READY: _reply,
         CLOSED: _closed,

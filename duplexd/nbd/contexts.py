@@ -17,7 +17,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from duplexd.nbd.constants import (
+from .constants import (
     BITMAPS_LISTED_MAX,
     BITMAPS_SELECTED_MAX,
     CONTEXT_ALLOCATION,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.nbd import constants as c
+from . import constants as c
 
 if TYPE_CHECKING:
-    from duplexd.nbd.negotiated import Negotiated
+    from .negotiated import Negotiated
 
 # FLUSH and FUA are harmless where nothing can be written, and some clients send them there, too.
 _ALWAYS = (

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.nbd import constants as c
-from duplexd.nbd.messages import EXTENDED_REQUEST, U32, U64
-from duplexd.nbd.transmission import REQUESTS_MAX, Receiver
+from . import constants as c
+from .messages import EXTENDED_REQUEST, U32, U64
+from .transmission import REQUESTS_MAX, Receiver
 
 if TYPE_CHECKING:
-    from duplexd.nbd.transmission import Request
+    from .transmission import Request
 
 _HEADER = EXTENDED_REQUEST.size
 _unpack = EXTENDED_REQUEST.unpack_from

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.nbd import constants as c
+from . import constants as c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

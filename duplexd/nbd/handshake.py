@@ -22,20 +22,20 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
-from duplexd.nbd import constants as c
-from duplexd.nbd import messages as m
-from duplexd.nbd.contexts import listed, selected
-from duplexd.nbd.export_flags import negotiated_flags
-from duplexd.nbd.exports import describe, not_there
-from duplexd.nbd.negotiated import Negotiated
-from duplexd.nbd.offers import NO_OFFERS, Refusal, decide, offered
-from duplexd.nbd.option_data import decode_name, parse_go, parse_queries
+from . import constants as c
+from . import messages as m
+from .contexts import listed, selected
+from .export_flags import negotiated_flags
+from .exports import describe, not_there
+from .negotiated import Negotiated
+from .offers import NO_OFFERS, Refusal, decide, offered
+from .option_data import decode_name, parse_go, parse_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from duplexd.nbd.exports import Export, Exports
-    from duplexd.nbd.offers import Offers, Tls
+    from .exports import Export, Exports
+    from .offers import Offers, Tls
 
 # States
 CLIENT_FLAGS, HAGGLING, SKIPPING, LISTING, SECURING, TRANSMISSION, CLOSED = (

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from duplexd.nbd.constants import (
+from .constants import (
     EXTENDED_REQUEST_MAGIC,
     INFO_BLOCK_SIZE,
     INFO_EXPORT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from duplexd.nbd import constants as c
+from . import constants as c
 
 Tls = Literal["off", "optional", "required"]
 

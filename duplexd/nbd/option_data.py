@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from duplexd.nbd import constants as c
-from duplexd.nbd import messages as m
+from . import constants as c
+from . import messages as m
 
 
 @dataclass(frozen=True)

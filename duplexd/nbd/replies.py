@@ -27,12 +27,12 @@ from itertools import chain
 from struct import Struct, pack
 from typing import TYPE_CHECKING
 
-from duplexd.nbd import constants as c
+from . import constants as c
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duplexd.nbd.extents import Extent, Status
+    from .extents import Extent, Status
 
     Piece = bytes | memoryview
 
@@ -59,7 +59,7 @@ HOLE_BYTES_MIN = 32 << 10
 
 _TEXTS = {
     c.EPERM: "the export is read-only, or the storage denied it",
-    c.EIO: "the storage failed; the log of duplexd says how",
+    c.EIO: "the storage failed; the log of the server says how",
     c.EINVAL: "the request, one of its flags, or its range is not valid for this export",
     c.ENOSPC: "past the end of the export, or the storage is full",
     c.EOVERFLOW: "too long for a single chunk; ask for less, or without DF",

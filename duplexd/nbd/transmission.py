@@ -24,8 +24,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from duplexd.nbd import constants as c
-from duplexd.nbd.messages import REQUEST
+from . import constants as c
+from .messages import REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-from duplexd.nbd.constants import DEFAULT_PORT
+from .constants import DEFAULT_PORT
 
 # Whether TLS is required, and whether it is a Unix socket
 SCHEMES = {

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from duplexd.nbd_aio.hangup import HangupWatch
 from duplexd.nbd_server.budget import Budget
-from duplexd.nbd_server.hangup import HangupWatch
 from duplexd.nbd_server.long_read import ReadTurns
 from duplexd.nbd_server.peer_places import Places, peer_of
 from duplexd.nbd_server.round_robin import RoundRobin

@@ -10,7 +10,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from duplexd.units import MIB, TIB
 from tests.bench.loads import fio
 from tests.bench.parts import Bench, Part
@@ -82,7 +82,7 @@ async def _idle(server: Duplexd, bench: Bench) -> float:
     async with AsyncExitStack() as stack:
         for volume in server.volumes[:CONNECTIONS]:
             uri = server.daemon.files.uri(volume)
-            await stack.enter_async_context(await NbdConnection.open(uri))
+            await stack.enter_async_context(await connect(uri))
         await asyncio.sleep(SETTLE_SECONDS)
         cpu, began = cpu_s(server.pid), time.perf_counter()
         await asyncio.sleep(IDLE_SECONDS if not bench.small else 2.0)

@@ -19,9 +19,13 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import Daemon, DaemonFiles
+
+if TYPE_CHECKING:
+    from duplexd.nbd_aio.nbd_disk import Disk
 
 SIZE = 256 << 20
 VOLUMES = ("data", "wal")
@@ -62,7 +66,7 @@ def faults(intervals: list[Interval], open_before: int, open_after: int) -> list
     return found
 
 
-async def busy(connection: NbdConnection, number: int, waits_s: list[float]) -> None:
+async def busy(connection: Disk, number: int, waits_s: list[float]) -> None:
     """Writes 64 blocks over and over, and reads each eighth, until the connection ends."""
     while True:
         for turn in range(64):
@@ -91,7 +95,7 @@ async def load(files: DaemonFiles, pid: int, arguments: argparse.Namespace) -> l
     waits_s: list[float] = []
     async with AsyncExitStack() as stack:
         uris = [files.uri(VOLUMES[number % 2]) for number in range(arguments.idle + arguments.busy)]
-        opened = [await stack.enter_async_context(await NbdConnection.open(uri)) for uri in uris]
+        opened = [await stack.enter_async_context(await connect(uri)) for uri in uris]
         workers = [
             asyncio.create_task(busy(connection, number, waits_s))
             for number, connection in enumerate(opened[: arguments.busy])

@@ -23,8 +23,16 @@ from duplexd.nbd.handshake import (
     Handshake,
 )
 from duplexd.nbd.messages import ProtocolError
+from duplexd.nbd.replies import STRUCTURED
 from duplexd.nbd.transmission import Receiver, refusal
-from tests.unit.nbd.wire import ALL_OFFERS, MemoryServer, haggle, put
+from tests.unit.nbd.wire import (
+    ALL_OFFERS,
+    FakeExports,
+    MemoryServer,
+    answered,
+    haggle,
+    put,
+)
 
 if TYPE_CHECKING:
     from duplexd.nbd.offers import Tls
@@ -143,3 +151,28 @@ def test_client(seed: int) -> None:
         if client.ready:
             client.read(0, 100)
             client.receive(random.Random(seed).randbytes(200))
+
+
+CHUNKS = b"".join(
+    [
+        STRUCTURED.data_head(1, 0, 0, 60, False) + bytes(60),
+        STRUCTURED.hole(1, 0, 60, 40, True),
+        STRUCTURED.status(2, 0, 1, [(4096, 0), (8192, 3)], True),
+        STRUCTURED.error(3, 0, c.EIO),
+    ]
+)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_client_with_structured_replies(seed: int) -> None:
+    client = NbdClient("data", structured=True, contexts=[c.CONTEXT_ALLOCATION])
+    server = Handshake(FakeExports(), 100, offers=ALL_OFFERS)
+    answer = server.greeting()
+    while answer:
+        client.receive(answer)
+        answer = answered(server, client.data_to_send())
+    lengths = {client.read(0, 100): 100, client.block_status(0, 10_000): 0, client.read(0, 9): 9}
+    with contextlib.suppress(ProtocolError):
+        for reply in client.receive(input_of(CHUNKS, seed)):
+            assert len(reply.data) == (0 if reply.error else lengths[reply.cookie])
+            assert all(extents for extents in reply.statuses.values())

@@ -56,7 +56,7 @@ do sleep 0.2; done'
 @pytest.mark.long
 def test_readme_comes_from_the_wheel_to_a_suspend_within_five_commands(tmp_path: Path) -> None:
     subprocess.run(["make", "wheel"], cwd=ROOT, capture_output=True, timeout=600, check=True)
-    (wheel,) = (ROOT / "dist").glob("*.whl")
+    (wheel,) = (ROOT / "dist").glob("duplexd-*.whl")
     (tmp_path / "dist").mkdir()
     shutil.copy(wheel, tmp_path / "dist")
     text = (ROOT / "README.md").read_text().partition("from the wheel")[2]

@@ -9,12 +9,13 @@ import contextlib
 import random
 from typing import TYPE_CHECKING
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.daemon import DaemonFiles
 
 WAIT_SECONDS = 120.0
@@ -60,12 +61,12 @@ class Writers:
             with contextlib.suppress(
                 ConnectionError, FileNotFoundError
             ):  # not what the daemon refuses
-                async with await NbdConnection.open(uri) as nbd:
+                async with connect(uri) as nbd:
                     while True:
                         await self._change(nbd, rng)
             await asyncio.sleep(0.02)
 
-    async def _change(self, nbd: NbdConnection, rng: random.Random) -> None:
+    async def _change(self, nbd: Disk, rng: random.Random) -> None:
         if self._granted_bytes <= 0:
             await asyncio.sleep(0.005)
             return

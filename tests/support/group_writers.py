@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from duplexd.canary.checker import Findings, check
-from duplexd.canary.nbd import NbdConnection
 from duplexd.canary.workload import Workload
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from duplexd.canary.record import Placement
     from duplexd.nbd.uri import NbdUri
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.cluster import Member
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class GroupWriters:
         self.placement = placement
         self.workload = Workload(placement, self._write, pause_s=pause_s)
         self.lost_connections = 0
-        self._connections: dict[tuple[int, int], NbdConnection] = {}
+        self._connections: dict[tuple[int, int], Disk] = {}
 
     async def __aenter__(self) -> Self:
         self.workload.start()
@@ -150,7 +151,7 @@ class GroupWriters:
             try:
                 connection = self._connections.get((writer, volume))
                 if connection is None:
-                    connection = self._connections[writer, volume] = await NbdConnection.open(
+                    connection = self._connections[writer, volume] = await connect(
                         self.volumes.uri(self.members[volume])
                     )
                 await connection.write(offset, data)

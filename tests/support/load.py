@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.blocks import BLOCK_BYTES, Blocks
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Self
 
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.daemon import DaemonFiles
 
 READ_BYTES = 1 << 20
@@ -51,7 +52,7 @@ class Load:
         self._trims_zero = (
             trims_zero  # not where a device may be unable to: then they leave the content as it is
         )
-        self._open: list[NbdConnection] = []
+        self._open: list[Disk] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.payload_bytes = 0  # sent
@@ -60,7 +61,7 @@ class Load:
     async def __aenter__(self) -> Self:
         for name, model in self._models.items():
             for _ in range(self._connections):
-                connection = await NbdConnection.open(self._files.uri(name))
+                connection = await connect(self._files.uri(name))
                 self._open.append(connection)
                 self._tasks += [
                     asyncio.create_task(self._write(connection, model)) for _ in range(self._depth)
@@ -96,7 +97,7 @@ class Load:
                     raise AssertionError("a connection was lost")
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _write(self, connection: NbdConnection, model: Blocks) -> None:
+    async def _write(self, connection: Disk, model: Blocks) -> None:
         clock = asyncio.get_running_loop().time
         try:
             while not self._stopping:
@@ -108,7 +109,7 @@ class Load:
         except ConnectionError:
             pass
 
-    async def _one(self, connection: NbdConnection, model: Blocks) -> None:
+    async def _one(self, connection: Disk, model: Blocks) -> None:
         random = self._random
         kind = random.random()
         if kind < 0.03:
@@ -144,7 +145,7 @@ class Load:
 
 async def read_all(files: DaemonFiles, volume: str) -> bytes:
     """A whole volume, through NBD."""
-    async with await NbdConnection.open(files.uri(volume)) as nbd:
+    async with connect(files.uri(volume)) as nbd:
         pieces = [
             await nbd.read(at, min(READ_BYTES, nbd.size - at))
             for at in range(0, nbd.size, READ_BYTES)

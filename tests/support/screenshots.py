@@ -31,7 +31,6 @@ from rich.terminal_theme import MONOKAI
 from duplexd.api.last_hour import SAMPLES, LastHour
 from duplexd.api.page import Glance, page
 from duplexd.api.page_style import STYLE
-from duplexd.canary.nbd import NbdConnection
 from duplexd.client.api import Client
 from duplexd.client.looking_on import LookingOn
 from duplexd.core.findings import Finding
@@ -40,6 +39,7 @@ from duplexd.duplexctl.top.frame import frame
 from duplexd.duplexctl.top.live import drawn
 from duplexd.duplexctl.top.moment import for_terminal
 from duplexd.duplexctl.top.position import Position
+from duplexd.nbd_aio.connecting import connect
 from tests.support.browser import Browser
 from tests.support.daemon import ROOT, Daemon, DaemonFiles
 
@@ -131,7 +131,7 @@ def _glance(daemon: Daemon, hour: LastHour) -> Glance:
 async def _use(uri: str, pause_s: float, chance: random.Random) -> None:
     """With busy and quiet times."""
     began, wave_s, pause = monotonic(), SECONDS / chance.randint(3, 6), pause_s
-    async with await NbdConnection.open(uri) as client:
+    async with connect(uri) as client:
         while True:
             pause_s = pause * (1.2 + math.sin((monotonic() - began) / wave_s * 2 * math.pi))
             offset = chance.randrange(_USED >> 14) << 14

@@ -14,7 +14,7 @@ from tests.support.daemon import PATIENCE_SECONDS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from duplexd.nbd.client import Reply
+    from duplexd.nbd.client_replies import Reply
 
 
 def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:

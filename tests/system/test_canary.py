@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from duplexd.canary.epoch import WRITERS
-from duplexd.canary.nbd import NbdConnection
 from duplexd.canary.record import MAGIC, RECORD_BYTES, parse
 from duplexd.client import Client
+from duplexd.nbd_aio.connecting import connect
 from tests.support.by_hand import ByHand
 from tests.support.certificates import Certificates
 from tests.support.cluster import THREE, Cluster, Member
@@ -291,7 +291,7 @@ async def test_the_canary_survives_the_kill_of_a_controller(cluster: Cluster, gr
 
 
 async def test_a_volume_with_foreign_data_is_not_written_to(cluster: Cluster, groups: str) -> None:
-    async with await NbdConnection.open(cluster.uri(Member("beta", "canary"))) as nbd:
+    async with connect(cluster.uri(Member("beta", "canary"))) as nbd:
         await nbd.write(512 * 1024 + 4096, b"somebody's data")
     before = [cluster[name].files.primary("canary").read_bytes() for name in THREE]
     refused = run("--groups", groups, "db")
@@ -342,7 +342,7 @@ async def test_test_volumes_of_one_controller_are_written_to_on_request(
             volumes={"data": "1MiB", "wal": "2MiB"}, groups={"db": ["data", "wal"]}, mode="async"
         )
     )
-    async with await NbdConnection.open(daemon.files.uri("wal")) as nbd:
+    async with connect(daemon.files.uri("wal")) as nbd:
         await nbd.write(0, b"\xa5" * 65536)
     with CanaryProcess("--socket", str(daemon.files.control_socket), "--overwrite", "db") as canary:
         result = await suspend(daemon, "db")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.cluster import Cluster
 from tests.system.test_duplexctl_groups import Ctl
 from tests.system.test_points import AFTER, BEFORE, SIZE, Operator, client
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.daemon import Daemon, DaemonFiles
 
 
@@ -60,7 +61,7 @@ async def test_fio_verifies_what_it_wrote_and_the_secondary_is_the_same_byte_for
     assert list((files.state_dir / "clones").iterdir()) == []
 
 
-async def write_all(nbd: NbdConnection) -> None:
+async def write_all(nbd: Disk) -> None:
     for offset in range(0, SIZE, len(AFTER)):
         await nbd.write(offset, AFTER)
 
@@ -72,7 +73,7 @@ async def test_it_keeps_the_cut_and_its_life_is_in_every_answer(ctl: Operator) -
     assert (again.returncode, "has a clone 'test' already" in again.stderr) == (5, True)
     refused = ctl.run("resync", "db")
     assert (refused.returncode, "by clone test" in refused.stderr) == (5, True)
-    async with await NbdConnection.open(ctl.daemon.files.uri("data@nightly+test")) as nbd:
+    async with connect(ctl.daemon.files.uri("data@nightly+test")) as nbd:
         await nbd.write(1, b"changed", fua=True)
         assert (await nbd.read(0, 9)) == b"\x01changed\x01"
         with pytest.raises(OSError, match="No space"):
@@ -106,13 +107,13 @@ async def test_mistakes_get_their_exit_codes_and_leave_no_clone(ctl: Operator) -
 async def test_a_killed_daemon_leaves_no_clone_and_no_reader(ctl: Operator) -> None:
     await ctl.cut()
     assert ctl("clone", "db", "--name", "test") == 0
-    async with await NbdConnection.open(ctl.daemon.files.uri("data@nightly+test")) as nbd:
+    async with connect(ctl.daemon.files.uri("data@nightly+test")) as nbd:
         await nbd.write(0, AFTER)
         ctl.daemon.kill()
     ctl.daemon.start()
     assert json.loads(ctl.run("clones", "--json").stdout) == {"clones": []}
     with pytest.raises(ConnectionError):
-        await NbdConnection.open(ctl.daemon.files.uri("data@nightly+test"))
+        await connect(ctl.daemon.files.uri("data@nightly+test"))
     assert ctl.daemon.files.secondary_of("data").read_bytes()[: len(BEFORE)] == BEFORE
     assert ctl("resync", "db", "--wait") == 0
 
@@ -148,7 +149,7 @@ async def test_who_may_only_read_the_volume_may_only_read_its_clone(
     files.config.write_text(text.replace(_TABLE, f'{_TABLE}\nallow = ["address:10.0.0.0/8"]'))
     assert operator("reload") == 0
     with pytest.raises(ConnectionError):
-        await NbdConnection.open(files.uri("data@latest+test"))
+        await connect(files.uri("data@latest+test"))
 
 
 def test_a_group_of_several_controllers_is_cloned_everywhere_or_nowhere(tmp_path: Path) -> None:

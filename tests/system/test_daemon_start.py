@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from duplexd.runtime.locked import open_locked
 from tests.support.daemon import (
     PATIENCE_SECONDS,
@@ -231,7 +231,7 @@ async def test_strangers_do_not_take_the_descriptors_that_the_journal_needs(
     files = make_files({"data": "64MiB"}, journal_size="64MiB")
     daemon = start_daemon(files, prefix=["sh", "-c", 'ulimit -n 160; exec "$@"', "sh"])
     with contextlib.ExitStack() as strangers:
-        async with await NbdConnection.open(files.uri("data")) as client:
+        async with connect(files.uri("data")) as client:
             await client.write(0, bytes(4096))
             for _ in range(200):
                 stranger = strangers.enter_context(socket.socket(socket.AF_UNIX))

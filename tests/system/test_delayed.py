@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, run_duplexctl, run_duplexd
 from tests.system.test_canary import CanaryProcess
 
@@ -44,7 +44,7 @@ def start(
 async def fill(daemon: Daemon, seed: int, count: int = 100) -> None:
     """Write blocks that only this seed has, to both volumes in turn."""
     random = Random(seed)
-    connections = [await NbdConnection.open(daemon.files.uri(name)) for name in NAMES]
+    connections = [await connect(daemon.files.uri(name)) for name in NAMES]
     for _ in range(count):
         for nbd in connections:
             await nbd.write(random.randrange(SIZE // 4096) * 4096, random.randbytes(4096))
@@ -53,7 +53,7 @@ async def fill(daemon: Daemon, seed: int, count: int = 100) -> None:
 
 
 async def read(daemon: Daemon, export: str) -> bytes:
-    async with await NbdConnection.open(daemon.files.uri(export)) as nbd:
+    async with connect(daemon.files.uri(export)) as nbd:
         return b"".join([await nbd.read(at, MIB) for at in range(0, SIZE, MIB)])
 
 

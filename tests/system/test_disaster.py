@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, Daemon
 from tests.support.fuse import faulty_disk
 from tests.support.runbook import Runbook, Site
@@ -288,8 +288,8 @@ def test_a_secondary_disk_dies_while_the_daemon_runs(mirror: Failing) -> None:
 async def test_a_primary_disk_dies_while_the_pair_is_duplex(failing: Failing) -> None:
     drill = failing.drill
     async with (
-        await NbdConnection.open(drill.site.uri("tables")) as tables,
-        await NbdConnection.open(drill.site.uri("wal")) as wal,
+        await connect(drill.site.uri("tables")) as tables,
+        await connect(drill.site.uri("wal")) as wal,
     ):
         failing.disk.fail()
         for client in (tables, wal):  # no error, and the connection stays

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import ROOT, UnixConnection
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def busy(
     )
     files.primary("new").write_bytes(b"x" * COPIED_BYTES)
     daemon = start_daemon(files)
-    async with await NbdConnection.open(files.uri("held")) as client:
+    async with connect(files.uri("held")) as client:
         await client.write(0, b"x" * 4096)
         await client.read(0, 4096)
         await client.flush()

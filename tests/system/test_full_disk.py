@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
 from duplexd.journal.inspect import inspect
+from duplexd.nbd_aio.connecting import connect
 from duplexd.runtime.disk import RealDisk
 from tests.support.commands import (
     call,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.daemon import Daemon, DaemonFiles
 
 BLOCK = 4096
@@ -122,8 +123,8 @@ async def write_in_turn(daemon: Daemon, count: int, length: int) -> list[tuple[s
     """
     history: list[tuple[str, int, bytes]] = []
     async with (
-        await NbdConnection.open(daemon.files.uri("one")) as one,
-        await NbdConnection.open(daemon.files.uri("two")) as two,
+        await connect(daemon.files.uri("one")) as one,
+        await connect(daemon.files.uri("two")) as two,
     ):
         for number in range(count):
             name, connection = (("one", one), ("two", two))[number % 2]
@@ -188,7 +189,7 @@ async def equal(daemon: Daemon) -> None:
         assert same_bytes(daemon.files.primary(name), daemon.files.secondary_of(name)), name
 
 
-async def refused(nbd: NbdConnection, number: int, place: int) -> bool:
+async def refused(nbd: Disk, number: int, place: int) -> bool:
     """Write once; whether it was refused for lack of space. Any other error is raised."""
     try:
         await asyncio.wait_for(nbd.write(place * LENGTH, payload(number, LENGTH)), PATIENCE_SECONDS)
@@ -216,7 +217,7 @@ async def test_a_full_disk_under_the_journal_refuses_changes_until_there_is_room
     daemon = start()
     newest: dict[int, int] = {}
     ballast = disk.path / "ballast"
-    async with await NbdConnection.open(daemon.files.uri("one")) as nbd:
+    async with connect(daemon.files.uri("one")) as nbd:
         for number in range(1, 600):  # 37 MiB
             assert not await refused(nbd, number, number % 128), (
                 "three segments are enough to come round"
@@ -248,7 +249,7 @@ async def test_a_full_disk_under_the_journal_refuses_changes_until_there_is_room
             newest[number % 128] = number
     daemon.kill()
     daemon.start()
-    async with await NbdConnection.open(daemon.files.uri("one")) as nbd:
+    async with connect(daemon.files.uri("one")) as nbd:
         for place, number in newest.items():
             assert await nbd.read(place * LENGTH, LENGTH) == payload(number, LENGTH), (
                 f"place {place}"
@@ -275,7 +276,7 @@ async def test_a_full_disk_under_the_primary_costs_a_swap_and_no_client_notices(
     small_disk("a", 6 * MIB)
     daemon = start(journal_size="64MiB")
     refusals = 0
-    async with await NbdConnection.open(daemon.files.uri("one")) as nbd:
+    async with connect(daemon.files.uri("one")) as nbd:
         for number in range(120):
             refusals += await refused(nbd, number + 1, number)
         assert refusals == 0

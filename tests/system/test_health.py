@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.canary.nbd import NbdConnection
 from duplexd.core.findings import KINDS
+from duplexd.nbd_aio.connecting import connect
 from tests.support.alerts import RULES
 from tests.support.daemon import ROOT, free_port, run_duplexctl
 from tests.support.reliability.cases import CASES
@@ -88,7 +88,7 @@ async def test_the_listener_exports_every_metric_of_the_alerts_and_the_dashboard
     extra = f'[metrics]\nlisten = "tcp:127.0.0.1:{port}"\n'
     files = make_files(volumes={"data": "1MiB"}, extra=extra)
     start_daemon(files)
-    async with await NbdConnection.open(files.uri("data")) as client:
+    async with connect(files.uri("data")) as client:
         await client.read(0, 512)  # an operation that was never seen has no histogram
         text = await asyncio.to_thread(scraped, port)
     families = text_string_to_metric_families(text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.commands import (
     call,
     hold,
@@ -30,6 +30,7 @@ from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplex
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.daemon import Daemon, DaemonFiles
 
 BLOCK = 4096
@@ -89,8 +90,8 @@ async def owner_of(
 
 
 @contextlib.asynccontextmanager
-async def connect(daemon: Daemon, volume: str) -> AsyncIterator[NbdConnection]:
-    async with await NbdConnection.open(daemon.files.uri(volume)) as nbd:
+async def connected(daemon: Daemon, volume: str) -> AsyncIterator[Disk]:
+    async with connect(daemon.files.uri(volume)) as nbd:
         yield nbd
 
 
@@ -111,7 +112,7 @@ def assert_lost(daemon: Daemon, lease: str) -> None:
 
 async def test_a_hold_ends_at_once_when_its_owner_is_killed(pair_of_volumes: Daemon) -> None:
     async with (
-        connect(pair_of_volumes, "one") as nbd,
+        connected(pair_of_volumes, "one") as nbd,
         owner_of(pair_of_volumes, "one", "--hold", "10") as (process, lease),
     ):
         write = asyncio.create_task(nbd.write(0, block(1)))
@@ -127,7 +128,7 @@ async def test_a_hold_ends_at_once_when_its_owner_is_killed(pair_of_volumes: Dae
 
 async def test_a_deadline_ends_the_hold_void(pair_of_volumes: Daemon) -> None:
     async with (
-        connect(pair_of_volumes, "one") as nbd,
+        connected(pair_of_volumes, "one") as nbd,
         owner_of(pair_of_volumes, "db", "--hold", "0.5") as (process, lease),
     ):
         await asyncio.wait_for(nbd.write(0, block(1)), PATIENCE_SECONDS)
@@ -143,7 +144,7 @@ async def test_a_deadline_ends_the_hold_void(pair_of_volumes: Daemon) -> None:
 
 
 async def test_a_stop_answers_held_changes(pair_of_volumes: Daemon) -> None:
-    async with connect(pair_of_volumes, "one") as nbd:
+    async with connected(pair_of_volumes, "one") as nbd:
         owner = await hold(pair_of_volumes, ["db"])
         writes = [
             asyncio.create_task(nbd.write(number * BLOCK, block(number + 1)))
@@ -162,7 +163,7 @@ async def test_a_stop_answers_held_changes(pair_of_volumes: Daemon) -> None:
 
 
 async def test_reads_and_flushes_are_answered_during_a_hold(pair_of_volumes: Daemon) -> None:
-    async with connect(pair_of_volumes, "one") as nbd, connect(pair_of_volumes, "one") as other:
+    async with connected(pair_of_volumes, "one") as nbd, connected(pair_of_volumes, "one") as other:
         await nbd.write(0, block(1))
         owner = await hold(pair_of_volumes, ["one"])
         changes = [
@@ -178,7 +179,7 @@ async def test_reads_and_flushes_are_answered_during_a_hold(pair_of_volumes: Dae
             assert await connection.read(0, BLOCK) == block(1), (
                 "a read shows what was not acknowledged"
             )
-        async with connect(pair_of_volumes, "two") as elsewhere:
+        async with connected(pair_of_volumes, "two") as elsewhere:
             await elsewhere.write(0, block(9))
         assert not any(task.done() for task in tasks), "they waited for the end of the hold"
         owner.close()
@@ -187,8 +188,8 @@ async def test_reads_and_flushes_are_answered_during_a_hold(pair_of_volumes: Dae
 
 
 async def test_a_held_change_is_dropped_with_its_connection(pair_of_volumes: Daemon) -> None:
-    async with connect(pair_of_volumes, "one") as second:
-        first = await NbdConnection.open(pair_of_volumes.files.uri("one"))
+    async with connected(pair_of_volumes, "one") as second:
+        first = await connect(pair_of_volumes.files.uri("one"))
         owner = await hold(pair_of_volumes, ["one"])
         stale = [
             asyncio.create_task(first.write(0, block(1))),
@@ -217,14 +218,14 @@ async def test_a_held_change_is_dropped_with_its_connection(pair_of_volumes: Dae
     )
     pair_of_volumes.kill()  # the journal must not bring it back
     pair_of_volumes.start()
-    async with connect(pair_of_volumes, "one") as third:
+    async with connected(pair_of_volumes, "one") as third:
         assert await third.read(0, 2 * BLOCK) == block(2) + bytes(BLOCK)
 
 
 async def test_overlapping_changes_of_two_connections_keep_their_order_of_arrival(
     pair_of_volumes: Daemon,
 ) -> None:
-    async with connect(pair_of_volumes, "one") as one, connect(pair_of_volumes, "one") as other:
+    async with connected(pair_of_volumes, "one") as one, connected(pair_of_volumes, "one") as other:
         owner = await hold(pair_of_volumes, ["one"])
         tasks = []
         for fill in range(1, 40):
@@ -250,7 +251,7 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
     suspended.
     """
     files = pair_of_volumes.files
-    async with connect(pair_of_volumes, "one") as one, connect(pair_of_volumes, "two") as two:
+    async with connected(pair_of_volumes, "one") as one, connected(pair_of_volumes, "two") as two:
         await one.write(0, block(1))
         await two.write(0, block(1))
         async with owner_of(pair_of_volumes, "one", "two", "--hold", "10") as (process, lease):
@@ -355,7 +356,7 @@ async def test_a_hold_of_five_seconds_under_fio(
     try:
         await wait_until(daemon, lambda now: now["data"]["sequence"] > 100, "fio writes")
         before, longest, reads = resident_bytes(daemon.pid), 0.0, 0
-        async with connect(daemon, "data") as nbd:
+        async with connected(daemon, "data") as nbd:
             owner, end = await hold(daemon, ["data"]), time.monotonic() + HOLD_SECONDS
             writing = asyncio.create_task(nbd.write(60 << 20, block(1)))
             while time.monotonic() < end or reads < READS:

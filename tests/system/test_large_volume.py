@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from duplexd.units import GIB, MIB, TIB
 from tests.support.commands import call, resync, suspend
 
@@ -27,7 +27,7 @@ def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., D
 
 
 async def write(daemon: Daemon, rounds: int) -> None:
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         for number in range(rounds):
             for at in PLACES:
                 await nbd.write(at, bytes([number % 255 + 1]) * 4096)

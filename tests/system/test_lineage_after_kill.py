@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.attach.export import address_of, open_export
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import Daemon, DaemonFiles
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write(daemon: Daemon, *blocks: int) -> None:
     """Acknowledged, and not flushed."""
 
     async def send() -> None:
-        client = await NbdConnection.open(daemon.files.uri("data"))
+        client = await connect(daemon.files.uri("data"))
         for block in blocks:
             await client.write(block * BLOCK, bytes([block + 1]) * BLOCK)
         await client.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def asked(daemon: Daemon, method: str, path: str, **body: object) -> Any:
 
 
 async def write(daemon: Daemon, volume: str, byte: bytes) -> None:
-    async with await NbdConnection.open(daemon.files.uri(volume)) as nbd:
+    async with connect(daemon.files.uri(volume)) as nbd:
         await nbd.write(0, byte * 4096)
 
 

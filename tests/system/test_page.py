@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.browser import Browser
 from tests.support.daemon import free_port
 
@@ -37,7 +37,7 @@ def port(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Dae
 
 
 async def _use(uri: str) -> None:
-    async with await NbdConnection.open(uri) as client:
+    async with connect(uri) as client:
         await client.write(0, b"x" * 4096)
 
 

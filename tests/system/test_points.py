@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.commands import same_bytes
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
 
@@ -49,7 +49,7 @@ class Operator:
         return done
 
     async def fill(self, data: bytes) -> None:
-        async with await NbdConnection.open(self.daemon.files.uri("data")) as nbd:
+        async with connect(self.daemon.files.uri("data")) as nbd:
             for offset in range(0, SIZE // 2, len(data)):
                 await nbd.write(offset, data)
 
@@ -118,14 +118,14 @@ async def test_of_two_backups_at_once_none_gets_a_torn_copy(ctl: Operator, tmp_p
 
 async def test_a_backup_that_was_forced_out_does_not_end_well(ctl: Operator) -> None:
     await ctl.cut("--reader", "a")
-    async with await NbdConnection.open(ctl.daemon.files.uri("data@nightly")) as nbd:
+    async with connect(ctl.daemon.files.uri("data@nightly")) as nbd:
         assert await nbd.read(0, 4) == BEFORE[:4]
         assert ctl("resync", "db") == 5
         assert ctl("resync", "db", "--force", "--wait") == 0
         with pytest.raises(OSError):  # ESHUTDOWN, or the connection is closed
             await nbd.read(0, 4)
     with pytest.raises(ConnectionError):
-        await NbdConnection.open(ctl.daemon.files.uri("data@nightly"))
+        await connect(ctl.daemon.files.uri("data@nightly"))
     assert ctl("resync", "db", "--reader", "a") == 5
 
 

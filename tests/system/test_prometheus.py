@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.alerts import RULES, firing
 from tests.support.daemon import ROOT, Daemon, DaemonFiles, free_port
 from tests.support.drills import ended_drill
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from duplexd.json_object import Json
+    from duplexd.nbd_aio.nbd_disk import Disk
 
 DASHBOARD = ROOT / "configs" / "grafana-dashboard.json"
 MIB = 1 << 20
@@ -86,8 +87,8 @@ class Rig:
         found: Json = answer
         return found
 
-    async def client(self, name: str, volume: str = "data") -> NbdConnection:
-        return await NbdConnection.open(self.daemons[name].files.uri(volume))
+    async def client(self, name: str, volume: str = "data") -> Disk:
+        return await connect(self.daemons[name].files.uri(volume))
 
     async def until_firing(self, name: str, *alerts: str) -> None:
         """These and no others, of that daemon."""
@@ -239,7 +240,7 @@ async def bad_journal(rig: Rig) -> None:
         await rig.until_firing(JOURNAL, always, "Failed", "RequestsFail", "ServiceNotWell")
 
 
-async def _until(client: NbdConnection, outcome: int) -> None:
+async def _until(client: Disk, outcome: int) -> None:
     """Write until this errno or, for 0, success: the journal meets its disk with each segment."""
     found = -1
     while found != outcome:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import ROOT
 from tests.support.postgres import new_file_systems, wait_for
 from tests.support.recipes import Recipe
@@ -271,13 +271,13 @@ SOME, OTHER = b"\x01" * 65536, b"\x02" * 65536
 
 
 async def write(daemon: Daemon, data: bytes, volume: str = "data") -> None:
-    async with await NbdConnection.open(daemon.files.uri(volume)) as client:
+    async with connect(daemon.files.uri(volume)) as client:
         await client.write(0, data)
         await client.flush()
 
 
 async def content(daemon: Daemon, volume: str = "data") -> bytes:
-    async with await NbdConnection.open(daemon.files.uri(volume)) as client:
+    async with connect(daemon.files.uri(volume)) as client:
         return await client.read(0, len(SOME))
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
 from duplexd.journal.inspect import inspect
 from duplexd.limits import EngineLimits
+from duplexd.nbd_aio.connecting import connect
 from duplexd.runtime.disk import RealDisk
 from tests.support.blocks import BLOCK_BYTES, Blocks, check
 from tests.support.commands import (
@@ -287,7 +287,7 @@ async def write_scattered(victim: Victim) -> None:
     for name in NAMES:
         model = victim.models[name]
         blocks = victim.random.sample(range(model.count), SCATTERED)
-        async with await NbdConnection.open(victim.files.uri(name)) as nbd:
+        async with connect(victim.files.uri(name)) as nbd:
             for at in range(0, SCATTERED, 32):
                 changes = [model.send(block, 1) for block in blocks[at : at + 32]]
                 await asyncio.gather(
@@ -301,7 +301,7 @@ async def write_more_than_the_journal_holds(victim: Victim) -> None:
     """Twice the journal's size, so that it reaches back to no cut."""
     for name in NAMES:
         model = victim.models[name]
-        async with await NbdConnection.open(victim.files.uri(name)) as nbd:
+        async with connect(victim.files.uri(name)) as nbd:
             for at in range(0, model.count, READ_BYTES // BLOCK_BYTES):
                 change = model.send(at, READ_BYTES // BLOCK_BYTES)
                 await nbd.write(at * BLOCK_BYTES, change.payload())

@@ -22,10 +22,10 @@ import pytest
 from duplexd.backup import restore as restores
 from duplexd.backup import run as backups
 from duplexd.backup.restore import Step
-from duplexd.canary.nbd import NbdConnection
 from duplexd.client import Client
 from duplexd.errors import DuplexdError, UnreachableError, WrongStateError
 from duplexd.limits import BackupLimits
+from duplexd.nbd_aio.connecting import connect
 from tests.support.backups import restored
 from tests.support.cluster import Cluster
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
@@ -60,7 +60,7 @@ def destination(tmp_path: Path) -> Path:
 async def fill(uri: str, seed: int, count: int = 100) -> None:
     """Write blocks that only this seed has, at places that it chooses; zeroes among them."""
     random = Random(seed)
-    async with await NbdConnection.open(uri) as nbd:
+    async with connect(uri) as nbd:
         for _ in range(count):
             block = bytes(BLOCK) if random.random() < 0.2 else random.randbytes(BLOCK)
             await nbd.write(random.randrange(nbd.size // BLOCK) * BLOCK, block)
@@ -291,7 +291,7 @@ async def test_a_connected_client_is_named_and_with_force_it_is_disconnected(
 ) -> None:
     await fill_all(daemon, 10)
     saved = await save(daemon, destination)
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         await nbd.write(0, b"\x77" * BLOCK)
         assert "clients use data by user" in await refused(daemon, destination)
         assert status(daemon)["state"] == "DUPLEX"  # nothing was done
@@ -504,7 +504,7 @@ async def test_a_daemon_that_is_killed_serves_nothing_half_way_until_the_same_co
         assert volume["rollback"]["backup"] == saved["id"]
         assert volume["rollback"]["state"] == "stopped"
         with pytest.raises(ConnectionError, match="is not served"):
-            await NbdConnection.open(daemon.files.uri("data"))
+            await connect(daemon.files.uri("data"))
         async with client_of(daemon) as client:
             for work in (
                 client.resync("db", force=True),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.blocks import BLOCK_BYTES, Blocks
 from tests.support.commands import call, resync, same_bytes, suspend, volumes
 from tests.support.daemon import PATIENCE_SECONDS
@@ -37,7 +37,7 @@ async def _equal(daemon: Daemon) -> None:
 
 
 async def _write(daemon: Daemon, blocks: Sequence[int], rounds: int = 1, fill: int = 1) -> None:
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         for number in range(rounds):
             data = bytes([(fill + number) % 255 + 1]) * BLOCK_BYTES
             for at in range(0, len(blocks), 32):
@@ -123,7 +123,7 @@ async def test_zeroes_and_trims_are_applied_without_copying(
     daemon = start(mode=mode)
     await _write(daemon, range(1024))
     await suspend(daemon, "data")
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         await nbd.write_zeroes(0, 1 << 20)
         await nbd.trim(2 << 20, 1 << 20)
         await nbd.write_zeroes(3 << 20, 4096, no_hole=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.cluster import Cluster
 from tests.support.commands import same_bytes
 from tests.support.daemon import (
@@ -50,7 +50,7 @@ def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., D
 async def fill(uri: str, seed: int, count: int = 200) -> None:
     """Write blocks that only this seed has, at places that it chooses; zeroes among them."""
     random = Random(seed)
-    async with await NbdConnection.open(uri) as nbd:
+    async with connect(uri) as nbd:
         for _ in range(count):
             block = bytes(4096) if random.random() < 0.2 else random.randbytes(4096)
             await nbd.write(random.randrange(SIZE // 4096) * 4096, block)
@@ -97,7 +97,7 @@ async def test_the_volumes_hold_what_the_cut_holds_read_from_both_images(daemon:
     ]
     assert at_cut(daemon)
     for name in NAMES:
-        async with await NbdConnection.open(daemon.files.uri(name)) as nbd:
+        async with connect(daemon.files.uri(name)) as nbd:
             read = [await nbd.read(at, MIB) for at in range(0, SIZE, MIB)]
         assert b"".join(read) == kept[name]
     assert status(daemon)["rollback"]["state"] == "done"
@@ -112,7 +112,7 @@ async def test_a_connected_client_is_named_and_with_force_it_is_disconnected(
     daemon: Daemon,
 ) -> None:
     await cut(daemon, "nightly")
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         error = ctl(daemon, "rollback", "db", "--to", "latest", code=5)
         assert "clients use data by user" in error
         await nbd.write(0, b"\x77" * 4096)  # it is not disturbed
@@ -269,7 +269,7 @@ async def test_a_primary_that_is_not_whole_or_lies_elsewhere_is_refused(
     """Where nothing changed since the cut, nobody would read it."""
     await fill(daemon.files.uri("data"), 1)
     ctl(daemon, "suspend", "db")
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         await nbd.write(0, b"\x77" * 4096)
     primary = daemon.files.primary("data")
     if how == "truncated":
@@ -327,7 +327,7 @@ async def test_of_two_controllers_none_opens_before_both_are_back(tmp_path: Path
 
     async def write(pattern: bytes) -> None:
         for member in cluster.members:
-            async with await NbdConnection.open(str(cluster.uri(member))) as nbd:
+            async with connect(str(cluster.uri(member))) as nbd:
                 await nbd.write(0, pattern * 4096)
 
     with cluster:
@@ -335,7 +335,7 @@ async def test_of_two_controllers_none_opens_before_both_are_back(tmp_path: Path
         group("suspend", "db")
         await write(b"\x02")
         beta = cluster.members[1]
-        async with await NbdConnection.open(str(cluster.uri(beta))):
+        async with connect(str(cluster.uri(beta))):
             assert "clients use b0" in group("rollback", "db", "--to", "latest", code=5)
         assert served() == [True, True]
         cluster.ask("beta", "POST", "/v1/rollback", {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.commands import call, resync, same_bytes, suspend, wait_state
 from tests.support.daemon import PATIENCE_SECONDS, DaemonFiles
 from tests.support.fuse import FaultyDisk
@@ -139,12 +139,12 @@ async def lose(daemon: Daemon, disk: Lossy, *, suspended: bool) -> None:
     """Version 1 of all blocks is before a checkpoint, so that no replay makes it again; version 2
     of the first half is acknowledged. The disk fails, the daemon stops, the disk is repaired.
     """
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         for number in range(BLOCKS):
             await nbd.write(number * BLOCK, block(1))
     assert daemon.stop() == 0
     daemon.start()
-    async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+    async with connect(daemon.files.uri("data")) as nbd:
         if suspended:
             await suspend(daemon, "data")
         for number in range(BLOCKS // 2):

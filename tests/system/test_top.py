@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.certificates import Certificates
 from tests.support.daemon import free_port
 from tests.support.fuse import faulty_disk
@@ -98,7 +98,7 @@ def test_a_secondary_that_fails_is_seen_and_comes_first(
 
 
 async def _write(uri: str) -> None:
-    async with await NbdConnection.open(uri) as client:
+    async with connect(uri) as client:
         await client.write(0, b"x" * 4096)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from duplexd.units import MIB
 from tests.support.daemon import ROOT, environment, run_duplexctl
 from tests.support.granted_writers import Writers
@@ -58,7 +58,7 @@ def suspend(files: DaemonFiles, path: str, *arguments: str) -> dict[str, Any]:
 
 
 async def write(files: DaemonFiles, places: range, byte: int, volume: str = "data") -> None:
-    async with await NbdConnection.open(files.uri(volume)) as nbd:
+    async with connect(files.uri(volume)) as nbd:
         for place in places:
             await nbd.write(place * BLOCK, bytes([byte]) * BLOCK)
 
@@ -158,7 +158,7 @@ async def test_after_a_resync_only_the_record_is_checked_and_a_backup_can_still_
 async def test_a_journal_that_has_dropped_the_cut_is_unchecked(daemon: Daemon, path: str) -> None:
     files = daemon.files
     suspend(files, path)
-    async with await NbdConnection.open(files.uri("data")) as nbd:
+    async with connect(files.uri("data")) as nbd:
         for number in range(3 * SIZE * 2 // (1 << 20)):
             await nbd.write(number % 8 << 20, bytes([number]) * (1 << 20))
     code, found = verify(files, path)

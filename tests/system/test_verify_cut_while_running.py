@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pytest
 
-from duplexd.canary.nbd import NbdConnection
 from duplexd.limits import ProofLimits
+from duplexd.nbd_aio.connecting import connect
 from duplexd.units import MIB
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
@@ -124,7 +124,7 @@ async def written_and_cut_since_the_checkpoint(daemon: Daemon, path: Path) -> No
     them.
     """
     while True:
-        async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+        async with connect(daemon.files.uri("data")) as nbd:
             for byte in range(1, 7):
                 await nbd.write(MARKED, bytes([byte]) * BLOCK)
         sequence = await asyncio.to_thread(suspend, daemon.files, path)
@@ -236,7 +236,7 @@ async def test_every_answer_is_right_while_the_daemon_runs(
 
 async def certify(daemon: Daemon, path: Path, number: int, void: bool) -> Certified:
     files = daemon.files
-    async with await NbdConnection.open(files.uri("data")) as nbd:
+    async with connect(files.uri("data")) as nbd:
         await nbd.write(MARKED, bytes([number + 1]) * BLOCK)
     await asyncio.to_thread(suspend, files, path)
     spoilt = path.with_suffix(".img")

@@ -11,7 +11,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.reliability.rig import FS_BYTES, LOAD_BYTES, PROBED
 
@@ -94,7 +94,7 @@ async def outcome(request: Awaitable[object]) -> str:
 async def probe(rig: Rig, volume: str) -> dict[str, str]:
     """One request of each kind: what came of it."""
     try:
-        nbd = await NbdConnection.open(rig.files.uri(volume))
+        nbd = await connect(rig.files.uri(volume))
     except OSError:
         return {"connect": "refused"}
     place = PROBED if volume == "data" else 0

@@ -10,7 +10,7 @@ import asyncio
 import http.client
 from typing import TYPE_CHECKING
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.daemon import run_duplexctl
 from tests.support.reliability.health_row import HealthRow
 from tests.support.reliability.measure import (
@@ -64,7 +64,7 @@ async def measure_start(case: Case, directory: Path) -> Measured:
 
 async def what_clients_get(broken: Rig) -> str:
     try:
-        await NbdConnection.open(broken.files.uri("data"))
+        await connect(broken.files.uri("data"))
     except OSError:
         return "no connection"
     return "a connection"

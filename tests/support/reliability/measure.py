@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.canary.nbd import NbdConnection
+from duplexd.nbd_aio.connecting import connect
 from tests.support.commands import lines
 from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.reliability.clients import Load, check_ext4, make_ext4, probe
@@ -97,7 +97,7 @@ async def prepare(broken: Rig) -> bytes:
     """Content that must come through: an ext4 file system, and some bytes of `data`."""
     make_ext4(broken)
     kept = os.urandom(KEPT_BYTES)
-    async with await NbdConnection.open(broken.files.uri("data")) as nbd:
+    async with connect(broken.files.uri("data")) as nbd:
         await nbd.write(KEPT, kept)
         await nbd.write(SECTOR, kept)
         await nbd.flush()
@@ -119,7 +119,7 @@ async def bring_out(case: Case, broken: Rig, stack: ExitStack) -> Load | None:
         assert str(broken.files.secondary_of("data")) in str(said), f"verify blames nobody: {said}"
     elif case.trigger == "resync":
         await asyncio.to_thread(broken.daemon.request, "POST", "/v1/suspend", {"targets": ["db"]})
-        async with await NbdConnection.open(broken.files.uri("data")) as nbd:
+        async with connect(broken.files.uri("data")) as nbd:
             await nbd.write(SECTOR, bytes(MIB))
         await lines(broken.daemon, "POST", "/v1/resync", {"targets": ["db"], "wait": True})
     return None
@@ -132,7 +132,7 @@ async def what_clients_see(case: Case, broken: Rig, load: str) -> str:
     """Errors of the load, then what single requests get while the fault lasts."""
     seen = {f"during the load: {load}"} if load else set()
     if case.trigger.startswith("read"):
-        async with await NbdConnection.open(broken.files.uri("data")) as nbd:
+        async with connect(broken.files.uri("data")) as nbd:
             place = SECTOR if "sector" in case.trigger else KEPT
             try:
                 await nbd.read(place, KEPT_BYTES)

@@ -14,10 +14,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from duplexd.canary.nbd import NbdConnection
 from duplexd.client import Client
 from duplexd.client.certificate import make
 from duplexd.errors import DuplexdError
+from duplexd.nbd_aio.connecting import connect
 from tests.support.blocks import BLOCK_BYTES, Blocks, version_of
 from tests.support.daemon import Daemon, DaemonError, DaemonFiles
 from tests.support.system_calls.limits import JOURNAL_BYTES
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from duplexd.client.results import Suspended
+    from duplexd.nbd_aio.nbd_disk import Disk
     from tests.support.daemon import Process
     from tests.support.system_calls.launcher import Launcher
 
@@ -112,7 +113,7 @@ class World:
     def __post_init__(self) -> None:
         self.models = {name: Blocks(VOLUME_BYTES) for name in NAMES}
         self.daemon = SmallDaemon(self.files, self.launcher)
-        self._nbd: dict[str, NbdConnection] = {}
+        self._nbd: dict[str, Disk] = {}
         self.enter("")
         self.note()
 
@@ -216,10 +217,10 @@ class World:
         """An entry of the story: what the volumes may hold now."""
         self.story.append({name: model.allowed() for name, model in self.models.items()})
 
-    async def nbd(self, name: str) -> NbdConnection:
+    async def nbd(self, name: str) -> Disk:
         """The connection to a volume."""
         if name not in self._nbd:
-            self._nbd[name] = await NbdConnection.open(self.files.uri(name))
+            self._nbd[name] = await connect(self.files.uri(name))
         return self._nbd[name]
 
     async def write(self, name: str, first: int, count: int = 1, fua: bool = False) -> None:

@@ -14,7 +14,8 @@ from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver, refusal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from duplexd.nbd.client import NbdClient, Reply
+    from duplexd.nbd.client import NbdClient
+    from duplexd.nbd.client_replies import Reply
     from duplexd.nbd.offers import Tls
     from duplexd.nbd.transmission import Request
 

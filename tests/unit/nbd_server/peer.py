@@ -10,7 +10,7 @@ from duplexd.nbd.client import NbdClient
 from duplexd.net.address import UnixAddress
 
 if TYPE_CHECKING:
-    from duplexd.nbd.client import Reply
+    from duplexd.nbd.client_replies import Reply
     from duplexd.net.address import Address
 
 PATIENCE_SECONDS = 60.0

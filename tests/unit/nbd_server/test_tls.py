@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from duplexd.nbd.client import Reply
+    from duplexd.nbd.client_replies import Reply
     from duplexd.nbd.offers import Tls
     from tests.unit.nbd_server.memory_backend import MemoryBackend
 
