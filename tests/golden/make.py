@@ -189,6 +189,9 @@ def write() -> SimDisk:
         changed={"6": some_map(200_000)},
     )
     mark("stood", cut="cafe000000000008")
+    mark("grow", volumes={"6": 2 * SIZE}, done=False)
+    mark("grow", volumes={"6": 2 * SIZE}, done=True)
+    change(WRITE, 6, 2 * SIZE - 3, 3, b"end")
     author.writer.sync_now()
     mark("synced")
     mark("close")
