@@ -80,14 +80,17 @@ class NbdClient:
     where they do not fit `block_sizes` (minimum, preferred, maximum payload; in bytes).
     """
 
-    def __init__(self, export: str = "", *, list_exports: bool = False) -> None:
+    def __init__(
+        self, export: str = "", *, list_exports: bool = False, only_look: bool = False
+    ) -> None:
+        """`only_look`: ask what the export is, and leave; `closed` says when that is known."""
         self.export = export
         self.size = 0
         self.flags = 0
         self.block_sizes = (1, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED)
         self.description = ""  # where the server has one
         self.exports: list[str] = []
-        self._option = c.OPT_LIST if list_exports else c.OPT_GO
+        self._option = c.OPT_LIST if list_exports else c.OPT_INFO if only_look else c.OPT_GO
         self._zeroes = 0  # behind the answer to EXPORT_NAME
         self._state = GREETING
         self._input = bytearray()
@@ -217,7 +220,7 @@ class NbdClient:
             self._output.append(m.option(c.OPT_LIST))
         elif flags & c.FLAG_FIXED_NEWSTYLE:
             asked = [c.INFO_BLOCK_SIZE, c.INFO_DESCRIPTION]
-            self._output.append(m.option(c.OPT_GO, m.go_data(self.export, asked)))
+            self._output.append(m.option(self._option, m.go_data(self.export, asked)))
         else:
             self._ask_by_name()
         return m.GREETING.size
@@ -257,7 +260,7 @@ class NbdClient:
             raise RefusedError(reply, data.decode("utf-8", "replace"))
         elif reply == c.REP_ACK:
             self._acknowledged()
-        elif reply == c.REP_INFO and self._option == c.OPT_GO:
+        elif reply == c.REP_INFO and self._option != c.OPT_LIST:
             self._information(data)
         elif reply == c.REP_SERVER and self._option == c.OPT_LIST:
             self._export(data)
@@ -265,10 +268,10 @@ class NbdClient:
             raise ProtocolError(f"unexpected option reply {reply}")
 
     def _acknowledged(self) -> None:
-        if self._option == c.OPT_LIST:
-            self.disconnect()
-        else:
+        if self._option == c.OPT_GO:
             self._begin()
+        else:
+            self.disconnect()
 
     def _begin(self) -> None:
         if not self.flags & c.FLAG_HAS_FLAGS:
