@@ -340,8 +340,15 @@ class Checkpointer:
             yield
 
     async def sync_leg(self, pair: Pair, leg: Leg) -> None:
-        """Make an image durable now whose length has changed, and its time. Raises OSError."""
-        synced = await self._legs.on(pair, leg, SYNC, lambda: self._samples.sync(leg))
+        """Make an image durable now whose length has changed, and its time. Raises OSError: then it
+        has failed as in any other sync, because the next one would prove nothing.
+        """
+        try:
+            synced = await self._legs.on(pair, leg, SYNC, lambda: self._samples.sync(leg))
+        except OSError as error:
+            outcome = Outcome(Planned(pair, leg, dirty=True, looked_for=False), None, error)
+            await self._timeline.at_rest(lambda: self._legs_failed([outcome]))
+            raise
         synced()
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:

@@ -98,6 +98,10 @@ def test_a_grow_killed_at_any_disk_operation_keeps_every_promise(
     pytest.fail(f"more than {OPERATIONS_MAX} operations")
 
 
+def test_an_image_whose_sync_fails_while_it_grows_is_not_trusted() -> None:
+    growing.run(121)
+
+
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_volumes_that_grow_on_random_days(first: int) -> None:
     for seed in range(first, first + CHUNK):
