@@ -290,6 +290,7 @@ class AttachLimits:
     retry_seconds_min: float = 0.1  # before another attempt to connect; doubled each time
     retry_seconds_max: float = 2.0
     look_seconds: float = 60.0  # without a notice, at the device and at connections not known
+    size_seconds: float = 5.0  # between two looks at the volume, whether it has grown
 
 
 @dataclass(frozen=True, slots=True)

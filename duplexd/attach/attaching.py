@@ -21,7 +21,7 @@ import structlog
 
 from duplexd.attach import netlink
 from duplexd.attach.driver import Driver
-from duplexd.attach.export import Connection, Promised, open_export
+from duplexd.attach.export import Connection, Promised, look_at_export, open_export
 from duplexd.attach.watcher import Watcher
 from duplexd.errors import (
     ForbiddenError,
@@ -78,6 +78,7 @@ def attach(device: NbdDevice, wishes: Wishes, limits: AttachLimits) -> None:
             promised,
             known,
             lambda: open_export(wishes.uri, limits.answer_seconds_max),
+            lambda: look_at_export(wishes.uri, limits.answer_seconds_max),
             _say,
             _tell_systemd,
             limits,
@@ -135,7 +136,7 @@ def _attached(
         for _ in range(count - 1):
             connections.append(open_export(wishes.uri, limits.answer_seconds_max))
             opened.callback(connections[-1].end)
-            if why := promised.broken_by(connections[-1]):
+            if why := promised.broken_by(connections[-1], promised.size):
                 raise WrongStateError(f"{wishes.uri}: {why}")
         settings = netlink.Device(
             device.number, wishes.timeout_s, wishes.dead_timeout_s, str(promised)

@@ -81,13 +81,16 @@ class Driver:
         try:
             self._ask(netlink.reconfigure, device, [sock.fileno()])
         except OSError as error:
-            if error.errno == errno.EINVAL:
-                raise WrongStateError(
-                    f"/dev/nbd{device.number} is not attached any more, or to another volume"
-                ) from None
-            raise _failed(f"reconnect /dev/nbd{device.number}", error) from error
+            raise self._failed_of(device, "reconnect", error) from error
         # The driver gives each socket that it takes the time-out of the device
         return any(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL_BYTES))
+
+    def resize(self, device: netlink.Device, size: int) -> None:
+        """The volume has grown to `size` bytes. Raises WrongStateError as `replace` does."""
+        try:
+            self._ask(netlink.resize, device, size)
+        except OSError as error:
+            raise self._failed_of(device, "resize", error) from error
 
     def disconnect(self, number: int) -> None:
         """End a device; one that has no client stays as it is."""
@@ -113,6 +116,14 @@ class Driver:
                 found = True
                 continue
             found = found or number in map(netlink.dead_link, netlink.parse(data))
+
+    @staticmethod
+    def _failed_of(device: netlink.Device, what: str, error: OSError) -> DuplexdError:
+        if error.errno == errno.EINVAL:
+            return WrongStateError(
+                f"/dev/nbd{device.number} is not attached any more, or to another volume"
+            )
+        return _failed(f"{what} /dev/nbd{device.number}", error)
 
     def _find(self) -> netlink.Family:
         try:

@@ -1,8 +1,9 @@
 """A connection to a volume, up to the end of the handshake, and what the server says of it.
 
 The kernel takes the socket over from there. What it sends later it sends on the word of the first
-handshake: size, flags and block sizes cannot change under a file system. So each later connection
-is compared with the first one, and a volume that is another one, or went back, is not handed over.
+handshake: flags and block sizes cannot change under a file system, and the size can only grow. So
+each later connection is compared with the first one, and a volume that is another one, is smaller,
+or went back, is not handed over.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _PROMISED = re.compile(
 
 
 class Promised(NamedTuple):
-    """What the kernel knows of a volume. `identity`: which one it is, as its server says."""
+    """What the kernel knew of a volume at first. `identity`: which one it is, by its server."""
 
     identity: str
     size: int
@@ -73,10 +74,10 @@ class Promised(NamedTuple):
         numbers = (int(found[name]) for name in ("size", "flags", "connections"))
         return cls(found["identity"], *numbers)
 
-    def broken_by(self, connection: Connection) -> str:
-        """Why the kernel must not get this connection; "" if it may."""
-        if connection.size != self.size:
-            return f"the volume has {connection.size} bytes, the device {self.size}"
+    def broken_by(self, connection: Connection, size: int) -> str:
+        """Why a device of `size` bytes must not get this connection; "" if it may."""
+        if connection.size < size:
+            return f"the volume has {connection.size} bytes, the device {size}"
         if connection.identity != self.identity:
             return (
                 f"it is not the volume as it was: {connection.identity!r}, it was"
@@ -145,12 +146,22 @@ def open_export(uri: NbdUri, seconds_max: float) -> Connection:
     """
     sock = _connected(uri, seconds_max)
     try:
-        client = _negotiated(sock, uri)
+        client = _negotiated(sock, uri, NbdClient(uri.export))
         sock.settimeout(None)
         return _described(sock, client, uri)
     except BaseException:
         sock.close()
         raise
+
+
+def look_at_export(uri: NbdUri, seconds_max: float) -> Connection:
+    """What a connection would be made to now. It is closed already: the server did not count it.
+
+    Raises as `open_export`.
+    """
+    with _connected(uri, seconds_max) as sock:
+        client = _negotiated(sock, uri, NbdClient(uri.export, only_look=True))
+        return _described(sock, client, uri)
 
 
 def _connected(uri: NbdUri, seconds_max: float) -> socket.socket:
@@ -174,10 +185,9 @@ def _connected(uri: NbdUri, seconds_max: float) -> socket.socket:
     return sock
 
 
-def _negotiated(sock: socket.socket, uri: NbdUri) -> NbdClient:
-    client = NbdClient(uri.export)
+def _negotiated(sock: socket.socket, uri: NbdUri, client: NbdClient) -> NbdClient:
     try:
-        while not client.ready:
+        while not (client.ready or client.closed):
             data = sock.recv(1 << 16)
             if not data:
                 raise UnreachableError(f"{uri}: the server closed the connection")

@@ -1,6 +1,6 @@
 """Generic netlink for the kernel's NBD driver: requests to it, and what it answers, as bytes. Pure.
 
-Why not a library: pyroute2 has all of netlink. Here are four requests of a protocol that has been
+Why not a library: pyroute2 has all of netlink. Here are five requests of a protocol that has been
 frozen since Linux 5.14. Numbers are in the byte order of the machine. Source: Linux,
 include/uapi/linux/ netlink.h, genetlink.h and nbd-netlink.h.
 
@@ -108,6 +108,13 @@ def connect(
 def reconfigure(family: int, sequence: int, device: Device, sockets: Iterable[int]) -> bytes:
     """Replace connections that have ended. Sockets beyond these are ignored without a word."""
     return _message(family, RECONFIGURE, sequence, _settings(device) + _sockets(sockets))
+
+
+def resize(family: int, sequence: int, device: Device, size: int) -> bytes:
+    """Tell the driver that the device has so many bytes from now on."""
+    return _message(
+        family, RECONFIGURE, sequence, _settings(device) + _attribute(SIZE, _U64.pack(size))
+    )
 
 
 def disconnect(family: int, sequence: int, number: int) -> bytes:

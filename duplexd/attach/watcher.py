@@ -8,6 +8,9 @@ connections that an earlier process has made: of these, nothing else is known.
 So one rule does for all: whenever fewer connections are known than the device has, make one and
 offer it. The driver takes it in the place of one that has ended, or has no place for it. Then all
 are well, and the next offer waits for a notice.
+
+A volume may grow meanwhile. Nobody says so to a client, so the watcher looks now and then, and
+tells the driver: connections that it has serve what is new, too.
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ class Notices(Protocol):
     def replace(self, device: Device, sock: socket.socket) -> bool:
         """Whether the driver took it."""
 
+    def resize(self, device: Device, size: int) -> None:
+        """The device has so many bytes from now on."""
+
 
 class Shown(Protocol):
     """What Linux says of the device, see `NbdDevice`."""
@@ -54,11 +60,14 @@ class Shown(Protocol):
     def is_attached(self) -> bool: ...
     @property
     def backend(self) -> str: ...
+    @property
+    def size(self) -> int: ...
 
 
 class Watcher:
     """`known`: connections that the driver has, to be closed here only. `open_connection`: makes
-    one; raises DuplexdError. `say`: what happened, for the log; `status`: how it is, in a line.
+    one; raises DuplexdError. `look`: says what it would make. `say`: what happened, for the log;
+    `status`: how it is, in a line.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class Watcher:
         promised: Promised,
         known: Sequence[socket.socket],
         open_connection: Callable[[], Connection],
+        look: Callable[[], Connection],
         say: Callable[..., None],
         status: Callable[[str], None],
         limits: AttachLimits,
@@ -79,9 +89,11 @@ class Watcher:
         self._promised = promised
         self._known = list(known)
         self._open = open_connection
+        self._look = look
         self._say = say
         self._status = status
         self._limits = limits
+        self._look_at = 0.0  # the volume, whether it has grown; monotonic seconds
         self._next = 0.0  # when a connection is offered to the driver; monotonic seconds
         self._pause_s = limits.retry_seconds_min
         self._trouble = ""  # that was said
@@ -96,6 +108,8 @@ class Watcher:
             try:
                 while self._is_due():
                     self._offer()
+                if time.monotonic() >= self._look_at:
+                    self._look_at_size()
             except WrongStateError:
                 return False
             if self._wait(stop):
@@ -114,13 +128,36 @@ class Watcher:
         missing = len(self._known) < self._promised.connections
         return missing and time.monotonic() >= self._next
 
+    def _look_at_size(self) -> None:
+        """Tell the driver of a volume that has grown. What is wrong with one that cannot be looked
+        at, or is another one, is found when a connection ends.
+        """
+        self._look_at = time.monotonic() + self._limits.size_seconds
+        try:
+            seen = self._look()
+        except DuplexdError:
+            return
+        if seen.size > self._device.size and not self._promised.broken_by(seen, self._device.size):
+            self._resize(seen.size)
+
+    def _resize(self, size: int) -> None:
+        try:
+            self._driver.resize(self._settings, size)
+        except WrongStateError:
+            raise  # it was detached
+        except DuplexdError as error:
+            self._look_at = time.monotonic() + self._limits.look_seconds
+            self._say("not-resized", size=size, error=str(error))
+        else:
+            self._say("resized", size=size)
+
     def _offer(self) -> None:
         try:
             connection = self._open()
         except DuplexdError as error:
             self._put_off(str(error), "waiting")
             return
-        if why := self._promised.broken_by(connection):
+        if why := self._promised.broken_by(connection, self._device.size):
             connection.end()
             self._put_off(why, "not-handed-over")
             return
@@ -133,6 +170,7 @@ class Watcher:
             return
         self._known.append(connection.sock)
         self._pause_s, self._trouble = self._limits.retry_seconds_min, ""
+        self._look_at = 0.0  # it may have grown while there was no connection
         self._say("reconnected", connections=len(self._known))
         self._tell()
 
@@ -167,7 +205,8 @@ class Watcher:
         poller.register(self._driver.notices, select.POLLIN)
         for sock in self._known:
             poller.register(sock, _POLLED)
-        until = min(self._limits.look_seconds, self._until_due())
+        looks = max(self._look_at - time.monotonic(), 0.0)
+        until = min(self._limits.look_seconds, looks, self._until_due())
         ready = {fd for fd, _ in poller.poll(math.ceil(until * 1000))}
         if self._driver.noticed(self._device.number):
             self._soon()

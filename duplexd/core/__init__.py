@@ -34,7 +34,8 @@ old a change is.
 The tables say what is possible: `pair_states`, `cut_states` (two-phase commit) and `lease`;
 `transitions` says which event of them a marker is, and `invariants` what is true after every
 marker. `leg_differences` is where legs are known to differ, and what that forbids; `scrub_state` is
-how far a comparison in the background has come. `change_map` and `regions` are the bitmaps, and
+how far a comparison in the background has come. `growth` makes a volume
+larger. `change_map` and `regions` are the bitmaps, and
 `change_history` has those between cuts. `unmarked` is what the ledger notes without a marker, and
 `lineage` after what no client may go on with what it remembers of a volume.
 `readers` says who keeps a secondary at its cut, `leaving` how a command gets past them, and `point`

@@ -41,6 +41,7 @@ UNCLEAN = "the daemon did not stop cleanly"
 ADOPTED = "another image was adopted as the primary"
 GIVEN_UP = "a swap gave up changes"
 DIFFERED = "the legs were found to differ"
+GREW = "the volume grew, and all that is new of it counts as changed"
 UNREADABLE = "the map of an interval cannot be read, so all of the volume counts as changed"
 
 NOTED_MAX = 1024  # grains of a volume: 40 KiB
@@ -156,6 +157,15 @@ class ChangeHistory:
         if cut is None or not usable or cut.sequence < self.cuts[-1].sequence:
             self.widen_all(GIVEN_UP)
         self._because(GIVEN_UP)
+
+    def grew(self, new_map: Callable[[], ChangeMap], before: int) -> None:
+        """The volume had `before` bytes; `new_map` makes maps of its size now. Who has a copy of an
+        older cut may not know that zeroes follow there.
+        """
+        live, self._new_map = new_map(), new_map
+        live.merge(self.live)
+        self._live = live
+        self.widen([(before, live.size_bytes - before)], GREW)
 
     def _because(self, why: str) -> None:
         if why not in self.why:

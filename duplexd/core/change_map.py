@@ -31,6 +31,7 @@ _STORED_GRAINS_MAX = 1 << 24
 
 # Every chunk that is all ones, so that a map that is set all over costs nothing. Never changed in
 # place.
+_ONE = bitarray("1")
 _FULL = bitarray(b"\xff" * _CHUNK_BYTES, endian="little")
 
 
@@ -159,13 +160,31 @@ class ChangeMap:
         return offset, min(stop << self._shift, self.size_bytes) - offset
 
     def merge(self, other: ChangeMap) -> None:
-        """Set what is set in `other`. Raises ValueError if its volume size or grain is another."""
+        """Set what is set in `other`, which may be of the time before the volume grew. Raises
+        ValueError if its volume is larger, or its grain.
+        """
         if (self.size_bytes, self._shift) != (other.size_bytes, other._shift):
-            raise ValueError("the maps differ in volume size or grain")
+            other = other.grown(self.size_bytes, self._shift)
         for index, theirs in other._chunks.items():
             ours = self._chunks.get(index)
             merged = theirs if ours is None else ours | theirs
             self._put(index, merged, merged.count() - (0 if ours is None else ours.count()))
+
+    def grown(self, size_bytes: int, shift: int) -> ChangeMap:
+        """The same grains in a map of a larger volume, of the same or larger grains. Raises
+        ValueError for any other.
+        """
+        if size_bytes < self.size_bytes or shift < self._shift:
+            raise ValueError("the maps differ in volume size or grain")
+        twin, up = self._like(size_bytes, shift), shift - self._shift
+        twin.set_grains(
+            [
+                ((index << _CHUNK_SHIFT) + bit) >> up
+                for index, chunk in self._chunks.items()
+                for bit in chunk.search(_ONE)
+            ]
+        )
+        return twin
 
     def emptied(self) -> ChangeMap:
         """An empty map of the same volume and grain."""

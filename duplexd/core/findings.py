@@ -35,6 +35,7 @@ KINDS = {
     "journal-silent": ERROR,
     "changes-wait": ERROR,
     "volume-not-served": ERROR,
+    "volume-not-grown": WARNING,
     "requests-fail": ERROR,
     "primary-error": WARNING,
     "secondary-error": WARNING,
@@ -153,6 +154,8 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
     name = volume["name"]
     if not volume.get("served", True):
         yield Finding("volume-not-served", name, f"not served: {volume.get('error') or 'see log'}")
+    if why := volume.get("not_grown"):
+        yield Finding("volume-not-grown", name, f"smaller than its configuration says: {why}")
     for what, why in (volume.get("failing") or {}).items():
         text = f"the last {what} of a client failed: {why}"
         yield Finding("requests-fail", name, text, about=what)

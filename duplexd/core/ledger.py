@@ -17,6 +17,7 @@ from duplexd.core import (
     change_history,
     cut_states,
     delayed,
+    growth,
     leg_differences,
     lineage,
     marker_check,
@@ -175,6 +176,10 @@ class Ledger(Unmarked):
         pair = PairRecord(marker.id, marker.name, marker.size, self._limits)
         pair.primary_at = place.sequence
         self.pairs[marker.id] = pair
+
+    @_fold.register
+    def _(self, marker: markers.Grow, place: Place) -> None:
+        growth.fold(marker, self._of(marker.sizes), place.sequence)
 
     @_fold.register
     def _(self, marker: markers.Remove, _place: Place) -> None:
@@ -387,11 +392,6 @@ class Ledger(Unmarked):
             pair.scrub = pair.scrub.paired(place.time_us)
             pair.usable, pair.horizon = True, None
             self._leave_cut(pair)
-
-    def remember_cuts(self, tracked_cuts: int) -> None:
-        """From now on so many, of each volume. With 0 what was known is forgotten."""
-        self.tracked_cuts = tracked_cuts
-        change_history.keep(self.pairs.values(), tracked_cuts)
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""

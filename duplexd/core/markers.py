@@ -46,6 +46,7 @@ decimal string for a key, as JSON has no other keys; change maps are base64 of `
     drilled   id, cut, exit, took, volumes           a drill of it ended: `core/drill_record.py`
     horizon   volumes, to, time                      delayed secondaries may get changes up to `to`,
                                                      of which none is later than `time`
+    grow      volumes {id: size}, done               they grow: `core/growth.py`
     cutat     id, tag, volumes, at, time,            SUSPENDED at record `at`, before this one, by
               changed {id: map}[, mark, group,       command; `changed` after it; at that mark, with
               members]                               the others of a group
@@ -65,6 +66,7 @@ from duplexd.core.cut_markers import Agreed, Grade, Mark, Ready, Stood, Void
 from duplexd.core.delay_markers import CutAt, Horizon, Onward
 from duplexd.core.difference_markers import Differ, Same, Scrubbed
 from duplexd.core.drill_record import Drilled
+from duplexd.core.growth import Grow
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 from duplexd.core.reader_markers import Reader, Unread
 from duplexd.core.rollback_markers import Rollback, RolledBack
@@ -78,7 +80,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOURNAL", "KINDS", "MAP", "Abandon", "Agreed", "Attach", "Close", "Commit", "Copied",
-    "Copy", "CutAt", "Detach", "Differ", "Drilled", "Equal", "Fail", "Grade", "Horizon",
+    "Copy", "CutAt", "Detach", "Differ", "Drilled", "Equal", "Fail", "Grade", "Grow", "Horizon",
     "MakeCut", "Mark", "Marker", "Missed", "NewVolume", "Onward", "Open", "Reader", "Ready",
     "Regions", "Remove", "Resync", "Rollback", "RolledBack", "Same", "Scrubbed", "Settled",
     "Stood", "Swap", "Synced", "Unread", "Void", "encode", "unpack",
@@ -392,7 +394,7 @@ Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
     | Swap | Synced | Differ | Same | Scrubbed | Reader | Unread | Rollback | RolledBack | Mark
-    | Horizon | CutAt | Onward | Drilled
+    | Horizon | CutAt | Onward | Drilled | Grow
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -403,7 +405,7 @@ KINDS: dict[str, type[Marker]] = {
     "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
     "differ": Differ, "same": Same, "scrubbed": Scrubbed, "reader": Reader, "unread": Unread,
     "rollback": Rollback, "rolledback": RolledBack, "drilled": Drilled, "mark": Mark,
-    "horizon": Horizon, "cutat": CutAt, "onward": Onward,
+    "horizon": Horizon, "cutat": CutAt, "onward": Onward, "grow": Grow,
 }  # fmt: skip
 
 

@@ -75,12 +75,12 @@ class PairRecord:
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`, `drill`: the
     last one of each, see `core/rollback_state.py` and `core/drill_record.py`. `horizon`: how far a
     delayed secondary may go while it is DUPLEX; None where that is not limited. `lineage`: see
-    `core/lineage.py`; 0: not known.
+    `core/lineage.py`; 0: not known. `grown`: when the volume grew, see `core/growth.py`.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "good_cut_us",
-        "history", "horizon", "id", "last_cut", "limits", "lineage", "name", "primary_at",
+        "grown", "history", "horizon", "id", "last_cut", "limits", "lineage", "name", "primary_at",
         "primary_image", "readers", "reason", "regions", "removed", "rollback", "scrub",
         "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
         "state", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
@@ -91,6 +91,7 @@ class PairRecord:
         self.name = name
         self.size = size
         self.limits = limits
+        self.grown: tuple[tuple[int, int], ...] = ()  # at this number, from so many bytes
         self.removed = False  # from the configuration
         self.state = SIMPLEX
         self.reason = ""
@@ -127,6 +128,10 @@ class PairRecord:
         """It holds exactly this, or will after a restart."""
         self.applied = self.secondary_at = number
 
+    def size_at(self, sequence: int) -> int:
+        """How many bytes the volume had at a number."""
+        return next((before for at, before in self.grown if sequence < at), self.size)
+
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""
         limits = self.limits
@@ -139,7 +144,9 @@ class PairRecord:
         return everything
 
     def merged(self, more: ChangeMap) -> ChangeMap:
-        """A new map with `changed` and `more`. Raises ValueError if `more` is of another volume."""
+        """A new map with `changed` and `more`. Raises ValueError if `more` is of another volume;
+        one that was made before this one grew is not.
+        """
         both = self.new_map()
         both.merge(more)
         if self.changed is not None:
@@ -175,15 +182,16 @@ class Pair:
     """A volume and its legs, while it is served; implements `backend.Volume`.
 
     `mirrors`: DUPLEX in sync mode, changes go to both legs in the same batch. `tracks`: see
-    `PairRecord`; both are kept here because the write path asks for each change, and brought up to
+    `PairRecord`; these and `size` are kept here because they are asked for often, and brought up to
     date (`refresh`) by the timeline after each marker.
     """
 
     __slots__ = (
         "clients", "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing",
-        "groups", "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name", "primary",
-        "primary_dirty", "read_cached", "record", "regions", "repaired_bytes", "resync_error",
-        "secondary", "secondary_dirty", "size", "tracks", "uncompared",
+        "groups", "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name",
+        "not_grown", "primary", "primary_dirty", "read_cached", "record", "regions",
+        "repaired_bytes", "resync_error", "secondary", "secondary_dirty", "size", "tracks",
+        "uncompared",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -202,6 +210,7 @@ class Pair:
         self.failed = ""  # why it is not served: neither of its images is good and current
         self.halfway: Halfway | None = None  # its secondary, while it is not served
         self.lacks: Lacks | None = None  # its primary, while it is not served; None: not known
+        self.not_grown = ""  # why it has fewer bytes than the configuration says
         self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync
         self.secondary_dirty = False
@@ -223,12 +232,13 @@ class Pair:
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring `mirrors` and `tracks` up to date after a change of state.
+        """Bring `mirrors`, `tracks` and `size` up to date after a change of state.
 
         A volume that is not served gets no changes, so a secondary that holds all holds them still.
         """
         if not self.record.usable:
             self.halfway, self.uncompared = None, False  # the journal says more
+        self.size = self.record.size
         duplex = self.record.state == DUPLEX and self.halfway is None
         self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
         self.tracks = self.record.tracks

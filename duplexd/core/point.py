@@ -78,7 +78,7 @@ class Point:
         self.name = name_of(pair.name, cut)
         self.of = pair.name
         self.counted_as = f"{pair.name}@"
-        self.size = pair.size
+        self.size = pair.record.size_at(cut.sequence)
         self.read_only = True
         self.connections = 0
         self.failing: dict[str, int] = {}

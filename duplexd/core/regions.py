@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+def _shift(size_bytes: int, region_bytes_min: int, regions_max: int) -> int:
+    region = region_bytes_min
+    while size_bytes > region * regions_max:
+        region *= 2
+    return region.bit_length() - 1
+
+
 class DirtyRegions:
     """`open`: the journal says that the legs may differ there. `touched`: changed since the last
     checkpoint, so they stay open after the next one. A checkpoint that fails leaves open what it
@@ -27,13 +34,19 @@ class DirtyRegions:
     __slots__ = ("_closing", "open", "shift", "touched")
 
     def __init__(self, size_bytes: int, region_bytes_min: int, regions_max: int) -> None:
-        region = region_bytes_min
-        while size_bytes > region * regions_max:
-            region *= 2
-        self.shift = region.bit_length() - 1
+        self.shift = _shift(size_bytes, region_bytes_min, regions_max)
         self._closing: set[int] = set()
         self.open: set[int] = set()
         self.touched: set[int] = set()
+
+    def fit(self, size_bytes: int, region_bytes_min: int, regions_max: int) -> None:
+        """The volume has grown: there may be larger regions now, which cover those that were."""
+        shift = _shift(size_bytes, region_bytes_min, regions_max)
+        up, self.shift = shift - self.shift, shift
+        if up:
+            self._closing = {region >> up for region in self._closing}
+            self.open = {region >> up for region in self.open}
+            self.touched = {region >> up for region in self.touched}
 
     def of(self, offset: int, length: int) -> range:
         """The regions that a range of bytes touches."""

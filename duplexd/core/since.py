@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Markers after which a secondary is written to, or not, as before.
 _NEUTRAL = frozenset(
     {"open", "close", "regions", "missed", "grade", "cut", "stood", "ready", "agreed", "void"}
-    | {"synced", "mark", "drilled"}
+    | {"synced", "mark", "drilled", "grow"}
 )
 _checksum = crc32.iscsi
 

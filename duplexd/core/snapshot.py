@@ -93,6 +93,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
+        **({"grown": [list(grown) for grown in pair.grown]} if pair.grown else {}),
         **({"lineage": pair.lineage} if pair.lineage else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
@@ -161,12 +162,13 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next five
+    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next six
     # older versions did not write since when: nothing is certain then but where the secondary is
     pair.unrecorded = saved.get("unrecorded", 1 if _lacks_records(pair) else 0)
     pair.horizon = Horizon(*saved["horizon"]) if "horizon" in saved else None
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
+    pair.grown = tuple((int(at), int(before)) for at, before in saved.get("grown", ()))
     pair.lineage = saved.get("lineage", 0)
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
+from duplexd.core import change_history
 from duplexd.core.change_history import ADOPTED
 
 if TYPE_CHECKING:
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
 
 
 class Unmarked:
-    """See above; `Ledger` has these methods. Each writes to the pair that it is given."""
+    """See above; `Ledger` has these methods. Each writes to the pair that it is given, or to
+    all.
+    """
+
+    pairs: dict[int, PairRecord]
+    tracked_cuts: int
+
+    def remember_cuts(self, tracked_cuts: int) -> None:
+        """From now on so many, of each volume. With 0 what was known is forgotten. What a restart
+        is to remember is in its configuration.
+        """
+        self.tracked_cuts = tracked_cuts
+        change_history.keep(self.pairs.values(), tracked_cuts)
 
     def exchange_keys(self, pair: PairRecord) -> None:
         """Note that the configuration names the images of a pair the other way round than before:

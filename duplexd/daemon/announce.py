@@ -47,6 +47,7 @@ EVENT_LEVELS = {
     "segment-failed": "warning",
     "staging-left": "warning",
     "swapped": "warning",
+    "volume-not-grown": "error",
     "volume-not-served": "error",
 }
 # After these the line of the service manager may have to say something else.

@@ -77,12 +77,13 @@ def look_at_images(
     """
     in_use = leg_keys(served) if served is not None else {}
     goes_on, patience = served is None and _starts_without(config), Patience(seconds)
+    may_grow = served is None and has_state(config)
     found: list[Problem] = []
     for name, volume in config.volumes.items():
         for key, path in (("primary", volume.primary), ("secondary", volume.secondary)):
             leg = f"volumes.{name}.{key}"
             if path is not None and in_use.get(path) != leg:
-                looked = partial(_looked_at, leg, path, volume.size, goes_on)
+                looked = partial(_looked_at, leg, path, volume.size, goes_on, may_grow)
                 try:
                     found += patience.call(looked)
                 except OSError as error:  # the others are a Problem
@@ -91,8 +92,8 @@ def look_at_images(
     return found
 
 
-def _looked_at(key: str, path: Path, size: int, goes_on: bool) -> list[Problem]:
-    found = list(_image(key, path, size))
+def _looked_at(key: str, path: Path, size: int, goes_on: bool, may_grow: bool) -> list[Problem]:
+    found = list(_image(key, path, size, may_grow))
     degrades = bool(found) and goes_on and not _is_mistake(path)
     return [problem._replace(degrades=degrades) for problem in found]
 
@@ -171,7 +172,8 @@ def leg_keys(config: Config) -> dict[Path, str]:
     }
 
 
-def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
+def _image(key: str, path: Path, size: int, may_grow: bool) -> Iterator[Problem]:
+    """`may_grow`: what is too short may be due to grow; who knows the state says if it is not."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -206,7 +208,7 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
     except OSError as error:
         yield Problem(f"{key}: {str(path)!r} cannot be opened: {error.strerror}")
         return
-    if actual != size:
+    if actual > size or (actual < size and not may_grow):
         yield Problem(
             f"{key}: {str(path)!r} has {actual} bytes ({format_size(actual)}),"
             f" the configuration says {size} ({format_size(size)}); images are never resized:"

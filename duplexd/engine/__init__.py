@@ -75,9 +75,9 @@ that this names; `changes` answers from these what changed between cuts. It has 
 `samples` of the images, of `sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps
 room in the journal, and `sync_claim` has the last records claimed to be durable. `recovery` finds
 out after a start what is true. `volumes` are served; `opening` opens their images, each for
-itself, `reopen` those that were absent, and `adopt` takes them as they are. `live_changes` says
-what a `reload` may change of them: it opens `new_images`, states what `left_images` hold, and
-takes `live_settings`. `image_changes` puts these together.
+itself, `reopen` those that were absent, and `adopt` takes them as they are. `growing` makes
+volumes larger. `live_changes` says what a `reload` may change of them: it opens `new_images`,
+states what `left_images` hold, and takes `live_settings`. `image_changes` puts these together.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs, each piece by
 `compare`, and `difference_record` records what it finds; `scrubbing` does so in the background, and
 `repairing` makes them equal again. `rolling_back` gives volumes the content of their cut back: what

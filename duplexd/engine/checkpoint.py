@@ -25,6 +25,7 @@ import structlog
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.core.patience import SYNC
 from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.engine.opening import why_absent
@@ -331,6 +332,24 @@ class Checkpointer:
         """Meanwhile no leg is synced, and none is copied to."""
         async with self.copying, self._syncs.none():
             yield
+
+    @contextlib.asynccontextmanager
+    async def none(self) -> AsyncIterator[None]:
+        """Meanwhile no checkpoint is taken, and none is under way."""
+        async with self._taking:
+            yield
+
+    async def sync_leg(self, pair: Pair, leg: Leg) -> None:
+        """Make an image durable now whose length has changed, and its time. Raises OSError: then it
+        has failed as in any other sync, because the next one would prove nothing.
+        """
+        try:
+            synced = await self._legs.on(pair, leg, SYNC, lambda: self._samples.sync(leg))
+        except OSError as error:
+            outcome = Outcome(Planned(pair, leg, dirty=True, looked_for=False), None, error)
+            await self._timeline.at_rest(lambda: self._legs_failed([outcome]))
+            raise
+        synced()
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
         """Make these secondaries durable, at the paths where a backup looks for them. A secondary

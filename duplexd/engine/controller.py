@@ -253,7 +253,7 @@ class Controller:
             followers, self.readers, failures, opener, self.legs, workers, lambda: self.config,
             self.events, limits,
         )  # fmt: skip
-        self.reloads = images.reloads
+        self.reloads, self.growing = images.reloads, images.growing
         swaps = Swaps(
             timeline, self.leases, followers, self.resyncs, failures, self.legs, disk, self.readers
         )
@@ -342,7 +342,7 @@ class Controller:
         interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
-        await end.checkpoint(self.checkpointer.checkpoint(), self.volumes.all())
+        await end.checkpoint(self.growing.at_start(config.volumes), self.volumes.all())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()

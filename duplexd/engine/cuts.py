@@ -100,15 +100,16 @@ class Cuts:
         DuplexdError if the secondary cannot be read.
         """
         cut, pair = self._archive.find(cut_id), self._volumes.by_name[name]
+        size = pair.record.size_at(cut.sequence)
 
         def at_cut() -> bool:
             suspended = pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable
             return suspended and cut_id not in self._archive.unsettled
 
-        if offset < 0 or length <= 0 or offset + length > pair.size:
+        if offset < 0 or length <= 0 or offset + length > size:
             raise UsageError(
                 f"{pair.name}: offset {offset}, length {length} is outside of the volume's "
-                f"{pair.size} bytes"
+                f"{size} bytes"
             )
         data, unreadable = bytearray(), None
         if at_cut():

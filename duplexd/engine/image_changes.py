@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.engine.adopt import Adoptions
+from duplexd.engine.growing import Growing
 from duplexd.engine.left_images import LeftImages
 from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.new_images import NewImages
@@ -58,11 +59,12 @@ class ImageChanges:
         limits: EngineLimits,
     ) -> None:
         emit = events.emit
+        self.growing = growing = Growing(timeline, volumes, checkpointer, legs, emit)
         live_changes = LiveChanges(volumes, leases, archive, followers, readers)
         new_images = NewImages(timeline, volumes, opener, live_changes)
         self.reloads = Reload(
             timeline, volumes, checkpointer, followers, leases, live_changes, new_images,
-            LeftImages(opener, emit),
+            LeftImages(opener, emit), growing,
         )  # fmt: skip
         self.reopening = Reopening(
             timeline, checkpointer, write_path, followers, failures, opener, workers, config, emit,

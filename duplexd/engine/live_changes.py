@@ -2,7 +2,7 @@
 
 A change is refused if it would take something away that a client, a lease, or a worker that writes
 to a secondary is using: this passes, so it is WrongStateError, "try again". What no reload and no
-restart can do, a volume of another size, is ConfigurationError: only an edit helps. The error names
+restart can do, a smaller volume, is ConfigurationError: only an edit helps. The error names
 all such changes at once, by key, so that the file needs to be corrected only once.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.engine.opening import PRIMARY, SECONDARY, places
+from duplexd.engine.growing import why_not_grown
+from duplexd.engine.opening import PRIMARY, SECONDARY, cannot_shrink, places
 from duplexd.errors import ConfigurationError, WrongStateError
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class LiveChanges:
                 passing += self._why_not_removed(pair)
             else:
                 final += _why_never(pair, volume)
+                final += _why_not_both(pair, old.volumes[name], volume)
                 passing += self._why_not_now(pair, old.volumes[name], volume)
+                passing += self._why_not_larger(pair, volume)
         if final or passing:
             error = ConfigurationError if final else WrongStateError
             raise error(_lines(new, [*final, *passing]))
@@ -132,12 +135,24 @@ class LiveChanges:
             )
         return problems
 
+    def _why_not_larger(self, pair: Pair, new: VolumeConfig) -> list[str]:
+        if new.size <= pair.size:
+            return []
+        why = why_not_grown(pair)
+        if not why and self._is_written(pair):
+            why = f"the secondary is being written ({pair.state}); try again when it has arrived"
+        key = f"volumes.{pair.name}.size"
+        return [f"{key}: can't grow from {pair.size} to {new.size} bytes now: {why}"] if why else []
+
+    def _is_written(self, pair: Pair) -> bool:
+        copied = pair.state == pair_states.PENDING or self._followers.began(pair) is not None
+        return copied or self._is_unsettled(pair)
+
     def _why_secondary_stays(self, pair: Pair) -> list[str]:
         key = f"volumes.{pair.name}.secondary"
         if pair.failed:
             return [f"{key}: can't be changed: the volume is not served: {pair.failed}"]
-        is_written = pair.state == pair_states.PENDING or self._followers.began(pair) is not None
-        if is_written or self._is_unsettled(pair):
+        if self._is_written(pair):
             while_written = f"can't be replaced or removed while it is being written ({pair.state})"
             return [f"{key}: {while_written}; wait until it is at its cut, or DUPLEX"]
         if read := self._readers.why_not(pair.id):
@@ -167,11 +182,8 @@ def _reading(read: str) -> str:
 
 def _why_never(pair: Pair, new: VolumeConfig) -> list[str]:
     problems = []
-    if new.size != pair.size:
-        problems.append(
-            f"volumes.{pair.name}.size: the volume has {pair.size} bytes, not {new.size}; "
-            "a volume can't be resized"
-        )
+    if new.size < pair.size:
+        problems.append(cannot_shrink(pair.name, pair.size, new.size))
     if pair.record.swapped and new.secondary is None:
         problems.append(
             f"volumes.{pair.name}.{SECONDARY}: the image under this key is the primary since the "
@@ -179,6 +191,15 @@ def _why_never(pair: Pair, new: VolumeConfig) -> list[str]:
             f"stop the daemon and give that image as volumes.{pair.name}.{PRIMARY}"
         )
     return problems
+
+
+def _why_not_both(pair: Pair, old: VolumeConfig, new: VolumeConfig) -> list[str]:
+    change = leg_change(pair, old, new)
+    other = change.secondary is not None or change.secondary_gone or new.mode != pair.mode
+    if new.size <= pair.size or not other:
+        return []
+    why = "the volume grows and gets another secondary or mode; reload once for each"
+    return [f"volumes.{pair.name}.size: {why}"]
 
 
 def _lines(new: Config, problems: Sequence[str]) -> str:

@@ -160,30 +160,37 @@ class Opener:
             return _nothing(volume, at, other, refused)
         if known is None and other is not None and await self.is_alone(at.path, other.path):
             return _nothing(volume, at, other, would_overwrite(name, at, other))
-        primary, primary_new = await self.leg(at.path, volume.size, PRIMARY, known is None)
+        # One that is to grow may have begun to: its images are as long as it is, or longer.
+        size = volume.size if known is None else known.size
+        create, longest = known is None, volume.size
+        primary, primary_new = await self.leg(at.path, size, PRIMARY, create, longest)
         if other is None:
             return Images(primary, None, primary_new)
         if known is None and (why := why_absent(primary)):  # nothing is made for it then
-            return Images(primary, absent(other.path, volume.size, why))
+            return Images(primary, absent(other.path, size, why))
         fresh = known is None or known.state == pair_states.SIMPLEX
-        secondary, new = await self.leg(other.path, volume.size, SECONDARY, fresh)
+        secondary, new = await self.leg(other.path, size, SECONDARY, fresh, longest)
         overwrites = fresh and not new and await self.holds_data(secondary)
         images = Images(primary, secondary, primary_new, new, overwrites=overwrites)
         if known is not None:  # the replay may yet put data where there is none now
-            return images._replace(data=[(0, volume.size)])
+            return images._replace(data=[(0, size)])
         if new and not primary_new:
             return await self._with_data(images)
         return images
 
-    async def leg(self, path: str, size: int, role: str, create: bool) -> tuple[Leg, bool]:
+    async def leg(
+        self, path: str, size: int, role: str, create: bool, longest: int = 0
+    ) -> tuple[Leg, bool]:
         """One image, and whether it was created just now; an `AbsentLeg` if it cannot be used. One
-        that another program has is tried again for a moment: that passes.
+        that another program has is tried again for a moment: that passes. One that is there has
+        `size` bytes, or up to `longest`, of which the first `size` are used.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self.seconds(SECONDARY)
         while True:
             watch: Watch[str] = Watch()
-            call = partial(_open, self._disk, path, size, create, role == SECONDARY, watch)
+            sizes = size, max(size, longest)
+            call = partial(_open, self._disk, path, sizes, create, role == SECONDARY, watch)
             try:
                 found = await self._patiently(path, watch, call, role)
             except (DuplexdError, OSError) as error:
@@ -300,7 +307,12 @@ class Opener:
 
 
 def _open(
-    disk: Disk, path: str, size: int, create: bool, copied_to: bool, watch: Watch[str]
+    disk: Disk,
+    path: str,
+    sizes: tuple[int, int],
+    create: bool,
+    copied_to: bool,
+    watch: Watch[str],
 ) -> tuple[Leg, bool]:
     """Blocking. If it is given up, the image is closed again as soon as it is open."""
     opened: tuple[Leg, bool] | None = None
@@ -308,7 +320,7 @@ def _open(
     try:
         if not create and not disk.exists(path):
             raise ConfigurationError(f"{path}: the image is missing")
-        opened = open_leg(disk, path, size, copied_to)
+        opened = open_leg(disk, path, *sizes, copied_to=copied_to)
     finally:
         try:
             watch.leave()
@@ -337,11 +349,8 @@ def why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> st
     """Why the configuration does not fit the volume that the journal knows."""
     if known is None:
         return ""
-    if known.size != volume.size:
-        return (
-            f"volumes.{name}.size: the volume has {known.size} bytes, not {volume.size}; "
-            "a volume can't be resized"
-        )
+    if volume.size < known.size:
+        return cannot_shrink(name, known.size, volume.size)
     if known.swapped and volume.secondary is None:
         return (
             f"volumes.{name}.secondary: the image under this key is the primary since the images "
@@ -355,6 +364,14 @@ def why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> st
             "(--abandon), then add it again"
         )
     return ""
+
+
+def cannot_shrink(name: str, size: int, wanted: int) -> str:
+    """What to say of a configuration with a smaller size."""
+    return (
+        f"volumes.{name}.size: the volume has {size} bytes, and cannot shrink to {wanted}; "
+        "put the size back"
+    )
 
 
 def would_overwrite(name: str, at: Place, other: Place) -> str:

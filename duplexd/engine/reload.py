@@ -8,6 +8,7 @@ fails, only some of its markers are in the journal, so the controller fails, and
     another secondary       DETACH, then COPY: the pair is PENDING. The image before is left at the
                             number of that step, or at its cut (`left_images.py`)
     no secondary            DETACH: the pair is SIMPLEX
+    a larger size           both images are made longer, then GROW (`growing.py`)
     another path, the same  noted in the next checkpoint; a start recognises images by what they
     image                   are, and not by where they lie
     sync to async           the follower takes the pair over at the tail
@@ -31,11 +32,12 @@ from duplexd.engine.volumes import introduce
 from duplexd.errors import WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
+    from duplexd.engine.growing import Growing
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.left_images import LeftImages
     from duplexd.engine.live_changes import LiveChanges
@@ -72,6 +74,7 @@ class Reload:
         live_changes: LiveChanges,
         images: NewImages,
         left_images: LeftImages,
+        growing: Growing,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
@@ -81,6 +84,7 @@ class Reload:
         self._live_changes = live_changes
         self._images = images
         self._left_images = left_images
+        self._growing = growing
         self.on_switched: Callable[[Config, list[str]], None] = _nobody
 
     async def check(self, old: Config, new: Config) -> None:
@@ -89,6 +93,7 @@ class Reload:
         """
         self._live_changes.check(old, new)
         await self._images.look(old, new)
+        await self._growing.check(self._growing.wanted(new.volumes))
 
     async def reload(self, old: Config, new: Config) -> list[str]:
         """Apply `new`; returns what changed.
@@ -100,6 +105,8 @@ class Reload:
         self._live_changes.check(old, new)
         try:
             await self._images.prepare(old, new, prepared)
+            sizes = self._growing.wanted(new.volumes)
+            await self._growing.fill_devices(sizes)
             if self._volumes.by_name.keys() - new.volumes.keys():
                 # Flushed changes have to survive a power cut; those of a removed volume are not
                 # replayed later.
@@ -107,11 +114,12 @@ class Reload:
             # No worker may be using a leg that is about to be closed.
             async with (
                 self._arrived(new, prepared) as arrived,
+                self._growing.longer(sizes),
                 self._checkpointer.no_syncs(),
                 self._followers.stepping,
             ):
                 changes = await timeline.at_rest(
-                    lambda: self._switch(old, new, prepared, arrived, left)
+                    lambda: self._switch(old, new, prepared, arrived, left, sizes)
                 )
         except BaseException:
             await self._images.close(prepared)
@@ -163,10 +171,12 @@ class Reload:
         prepared: Prepared,
         arrived: _Arrived,
         left: list[Left],
+        sizes: Mapping[Pair, int],
     ) -> list[str]:
         self._check_again(old, new, prepared, arrived)
+        grown = self._growing.mark(sizes)
         try:
-            changes = self._switch_over(new, prepared, left)
+            changes = grown + self._switch_over(new, prepared, left)
         except Exception as error:
             self._timeline.fail(f"the reload failed half-way: {error}; restart the daemon")
             raise
@@ -209,6 +219,8 @@ class Reload:
         groups = {name: list(group.volumes) for name, group in new.groups.items()}
         if groups != volumes.groups:
             changes.append("groups changed")
+        for pair in volumes.all():  # each is as large as the configuration says
+            pair.not_grown = ""
         volumes.assign_groups(new.groups)
         self._followers.adopt(volumes.named(opened))
         return changes

@@ -130,6 +130,7 @@ class Status:
         return {
             "name": pair.name,
             "size": pair.size,
+            "not_grown": pair.not_grown,
             "state": pair.state,
             "reason": pair.reason or None,
             "held": self._leases.holds(pair),

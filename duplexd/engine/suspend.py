@@ -299,7 +299,7 @@ def images(pairs: Sequence[Pair]) -> list[Json]:
         {
             "id": pair.id,
             "name": pair.name,
-            "size": pair.size,
+            "size": pair.size if pair.cut is None else pair.record.size_at(pair.cut.sequence),
             "primary": pair.primary.path,
             "secondary": pair.record.secondary_path,
             "drill": _drill_of(pair),

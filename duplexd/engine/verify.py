@@ -112,7 +112,8 @@ class Verification:
         legs = Legs(pair.primary, pair.copy_of)
         comparison = Comparison(pair, legs)
         total, shown, unreadable = _Sum(), 0, ""
-        end = 0 if _unusable(pair) else pair.size
+        size = pair.size  # it may grow meanwhile
+        end = 0 if _unusable(pair) else size
         while total.offset < end:
             try:
                 found = await self.piece(pair, legs, total.offset, end)
@@ -125,15 +126,15 @@ class Verification:
                 await self._record.differ(comparison, found.runs)
             total = total.plus(found, self._runs_max)
             if progress is not None and total.offset - shown >= _PROGRESS_BYTES:
-                progress(pair.name, total.offset, pair.size)
+                progress(pair.name, total.offset, size)
                 shown = total.offset
         if not (why or unreadable):
             _refuse_unusable(pair)  # it may have become so meanwhile
         why = "; ".join(filter(None, (why and why + _remedy(pair), unreadable)))
-        if not why and total.looked == pair.size:
+        if not why and total.looked == size:
             await self._record.conclude(comparison, total.runs)
         if progress is not None:
-            progress(pair.name, pair.size, pair.size)
+            progress(pair.name, size, size)
         return self._result(pair, total, why)
 
     def _result(self, pair: Pair, total: _Sum, why: str) -> Json:

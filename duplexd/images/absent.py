@@ -55,6 +55,9 @@ class AbsentLeg:
     def zero(self, _offset: int, _length: int, allocate: bool) -> None:  # noqa: ARG002
         self._fail()
 
+    def resize(self, _size: int) -> None:
+        self._fail()
+
     def reserve(self, _offset: int, _length: int) -> None:
         self._fail()
 

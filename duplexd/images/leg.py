@@ -61,6 +61,12 @@ class Leg(Protocol):
         possible.
         """
 
+    def resize(self, size: int, /) -> None:
+        """Be `size` bytes from now on. What it gains reads as zeroes, whatever was there; a device
+        only has to be as large. Not durable before the next sync. After an OSError what is beyond
+        the size that it had is not known.
+        """
+
     def reserve(self, offset: int, length: int, /) -> None:
         """Make sure that a following write of the range cannot meet ENOSPC. Raises ENOSPC with the
         content as it was.

@@ -3,7 +3,7 @@
 Errors are sorted here by who can remedy them. A path that leads nowhere or a missing permission is
 remedied in the configuration, or around it: ConfigurationError, so that the message names what to
 change and a service manager does not start the daemon again in vain. A failing disk is not, and
-stays an OSError. An image of another size is never resized: the size may be the mistake, and a
+stays an OSError. An image of another size is not resized here: the size may be the mistake, and a
 truncated image is gone. Only a secondary loses nothing by it, because it is copied again: there the
 message has the command.
 """
@@ -49,9 +49,12 @@ class TooShortError(ConfigurationError):
         self.place = place
 
 
-def open_leg(disk: Disk, path: str, size: int, copied_to: bool = False) -> tuple[Leg, bool]:
-    """The leg at `path`, and whether it was created just now: sparse, `size` bytes of zeroes.
-    `copied_to`: its content can be had again from another image.
+def open_leg(
+    disk: Disk, path: str, size: int, longest: int = 0, copied_to: bool = False
+) -> tuple[Leg, bool]:
+    """The leg at `path`, and whether it was created just now: sparse, `size` bytes of zeroes. One
+    that is there may have up to `longest` bytes: its volume was about to grow. `copied_to`: its
+    content can be had again from another image.
 
     ConfigurationError, naming the path, if an image of another size is there, if another opener has
     it, or if the path cannot be used. OSError if the disk fails. Nothing stays open after an error.
@@ -63,6 +66,8 @@ def open_leg(disk: Disk, path: str, size: int, copied_to: bool = False) -> tuple
         if error.errno in _PATH_ERRORS:
             raise ConfigurationError(f"{path}: {error.strerror}") from error
         raise
+    if size < file.size <= longest:
+        file.size = size
     if file.size != size:
         try:
             place = file.stamp().place

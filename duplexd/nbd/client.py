@@ -82,10 +82,12 @@ class NbdClient:
         export: str = "",
         *,
         list_exports: bool = False,
+        only_look: bool = False,
         tls: bool = False,
         structured: bool = False,
         contexts: Sequence[str] = (),
     ) -> None:
+        """`only_look`: ask what the export is, and leave; `closed` says when that is known."""
         self.export = export
         self.size = 0
         self.flags = 0
@@ -93,7 +95,7 @@ class NbdClient:
         self.description = ""  # where the server has one
         self.exports: list[str] = []
         self._queries = list(contexts)
-        last = c.OPT_LIST if list_exports else c.OPT_GO
+        last = c.OPT_LIST if list_exports else c.OPT_INFO if only_look else c.OPT_GO
         self._option = last  # that is asked
         self._plan = [last]  # what is to be asked, the next one last
         if structured and not list_exports:
@@ -265,7 +267,7 @@ class NbdClient:
         """Ask the next option."""
         self._option = self._plan.pop()
         data = b""
-        if self._option == c.OPT_GO:
+        if self._option in {c.OPT_GO, c.OPT_INFO}:
             data = m.go_data(self.export, [c.INFO_BLOCK_SIZE, c.INFO_DESCRIPTION])
         elif self._option == c.OPT_SET_META_CONTEXT:
             data = m.context_data(self.export, self._queries)
@@ -311,7 +313,7 @@ class NbdClient:
             raise RefusedError(reply, data.decode("utf-8", "replace"))
         elif reply == c.REP_ACK:
             self._acknowledged()
-        elif reply == c.REP_INFO and self._option == c.OPT_GO:
+        elif reply == c.REP_INFO and self._option in {c.OPT_GO, c.OPT_INFO}:
             self._information(data)
         elif reply == c.REP_SERVER and self._option == c.OPT_LIST:
             self._export(data)
@@ -321,7 +323,7 @@ class NbdClient:
             raise ProtocolError(f"unexpected option reply {reply}")
 
     def _acknowledged(self) -> None:
-        if self._option == c.OPT_LIST:
+        if self._option in {c.OPT_LIST, c.OPT_INFO}:
             self.disconnect()
         elif self._option == c.OPT_GO:
             self._begin()

@@ -96,8 +96,10 @@ class Admitted:
             )
 
     def _still(self, export: Export) -> bool:
-        """Whether it is as it was described, and served: much may come before the reply."""
+        """Whether it is as it was described, and served: much may come before the reply. It may
+        have grown: the client goes on with the size that it was told.
+        """
         now = self.exports.find(export.name)
-        if now is None or now.refused or now.size != export.size:
+        if now is None or now.refused or now.size < export.size:
             return False
         return not now.flags & ~export.flags

@@ -52,6 +52,7 @@ class Requests:
         "_request_bytes",
         "_server",
         "_share_bytes",
+        "_size",
         "_stopping",
         "_traffic",
         "_volume",
@@ -98,7 +99,7 @@ class Requests:
         self._changes = server.backend.changes_of(volume)
         self._export_flags = export_flags
         # Bytes of the volume, or -1 where no request is plainly right
-        self._readable = volume.size
+        self._readable = self._size = volume.size
         self._writable = -1 if export_flags & c.FLAG_READ_ONLY else volume.size
         self._stopping = False
         self._counted = 0  # part of payload_bytes that the server's budget knows
@@ -150,6 +151,17 @@ class Requests:
         """Whether nothing is being done, and what came of a WRITE in pieces is done."""
         receiving = self._long is not None and self._long.waits
         return self.in_flight == int(receiving)
+
+    def grew(self) -> None:
+        """The volume is larger than when this connection was made, or looked last. Its client was
+        told another size, and asks for no more unless it has learnt of it elsewhere: a kernel
+        device does, and keeps its connections.
+        """
+        self._size = size = self._volume.size
+        if self._readable >= 0:
+            self._readable = size
+        if self._writable >= 0:
+            self._writable = size
 
     def stop(self) -> None:
         """Refuse what comes from now on."""
@@ -229,7 +241,7 @@ class Requests:
         if self._stopping:
             return c.ESHUTDOWN
         flags, command, _cookie, offset, length, _payload = request
-        error = refusal(flags, command, offset, length, self._volume.size, self._export_flags)
+        error = refusal(flags, command, offset, length, self._size, self._export_flags)
         if not error and command == c.CMD_WRITE_ZEROES and self._is_slow(flags):
             if flags & c.CMD_FLAG_FAST_ZERO:
                 return c.ENOTSUP

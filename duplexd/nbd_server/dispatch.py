@@ -61,6 +61,8 @@ class Dispatch(Requests):
         if len(requests) > self._limits.turn_requests_max:
             later = requests[self._limits.turn_requests_max :]
             requests = requests[: self._limits.turn_requests_max]
+        if self._volume.size != self._size:
+            self.grew()
         changes: list[Change] = []
         self.serving, self.since = True, monotonic()
         try:

@@ -121,7 +121,7 @@ class Adopted(Connection):
             )
             self._close()
             return
-        self._begin(volume, handed.flags, handed.negotiated, b"")
+        self._begin(volume, export, handed.negotiated, b"")
 
 
 def adopt(server: Server, listener: Listener, handed: Handed) -> bool:

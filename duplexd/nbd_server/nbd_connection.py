@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.backend import Volume
+    from duplexd.nbd.exports import Export
     from duplexd.nbd.handshake import Handshake
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
@@ -68,7 +69,7 @@ class Connection(Admitted):
 
     def __init__(self, server: Server, listener: Listener) -> None:
         super().__init__(server, listener)
-        self._chosen = 0, Negotiated()  # flags of the export, and what was agreed on
+        self._chosen = 0, 0, Negotiated()  # size and flags of the export; what was agreed on
         self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
         self._buffers = ReceiveBuffers(0, 0, server.waiting)
@@ -192,10 +193,10 @@ class Connection(Admitted):
         if receiver.broken or receiver.skips or None in waiting or not dispatch.rests:
             return None
         unread = b"".join([*filter(None, waiting), receiver.left(), self._socket.received_before()])
-        flags, negotiated = self._chosen
+        size, flags, negotiated = self._chosen
         self._server.hangups.unwatch(self._fd)
         handed = Handed(
-            self._socket.sock, self.exports.listener.address, volume.name, volume.size, flags,
+            self._socket.sock, self.exports.listener.address, volume.name, size, flags,
             negotiated, unread, self._socket.give_away(),
         )  # fmt: skip
         self._drop()
@@ -287,25 +288,28 @@ class Connection(Admitted):
         if volume is None or export is None:
             self._close()
         else:
-            self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
+            self._begin(volume, export, handshake.negotiated, handshake.rest())
 
-    def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
-        """The client's first requests may be in `rest`."""
+    def _begin(self, volume: Volume, export: Export, negotiated: Negotiated, rest: bytes) -> None:
+        """`export` is what the client was told of the volume. Its first requests may be in
+        `rest`.
+        """
+        flags = export.flags
         self._end_negotiation()
         self._access = Access.READ_ONLY if flags & FLAG_READ_ONLY else Access.FULL
         self.volume = volume
         volume.joined(self, str(self.exports.caller))
         server, limits = self._server, self._server.limits
         server.log.info("NBD client connected", volume=volume.name, connections=volume.connections)
-        self._chosen = flags, negotiated
+        self._chosen = export.size, flags, negotiated
         self._wire.high_bytes = limits.connection_unsent_bytes_max
         flags |= negotiated_flags(negotiated)
         receiver, self._dispatch = begin(
             negotiated, server, volume, self._wire, self._progressed, flags
         )
-        size = max(limits.receive_bytes_min, RECEIVE_BYTES_MIN, 2 * len(rest))
-        self._buffers = ReceiveBuffers(size, limits.connection_receive_bytes, server.waiting)
-        self._receiver = receiver(size, self._dispatch.allocate, self._buffers.larger)
+        room = max(limits.receive_bytes_min, RECEIVE_BYTES_MIN, 2 * len(rest))
+        self._buffers = ReceiveBuffers(room, limits.connection_receive_bytes, server.waiting)
+        self._receiver = receiver(room, self._dispatch.allocate, self._buffers.larger)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 

@@ -68,6 +68,11 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             self._leg.zero(offset, length, allocate)
 
+    def resize(self, size: int) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.resize(size)
+        self.size = size
+
     def reserve(self, offset: int, length: int) -> None:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             self._leg.reserve(offset, length)

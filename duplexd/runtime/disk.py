@@ -5,7 +5,7 @@ system is used by the code above. That is what lets the tests run the same code 
 forgets what was not synced, tears writes and fails on demand, thousands of times a minute.
 
 Offsets and lengths are bytes, buffers are of bytes (`memoryview.itemsize == 1`), ranges lie within
-the file: no file grows.
+the file: no file grows, but by `resize`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Data = realfile.Data
 
 
 class File(Protocol):
-    """An open image or segment of fixed size, locked against any other opener. Methods may be
+    """An open image or segment of known size, locked against any other opener. Methods may be
     called from any thread.
     """
 
@@ -77,6 +77,12 @@ class File(Protocol):
     def zero(self, offset: int, length: int, allocate: bool) -> None:
         """Make the range read as zeroes: with its space kept (`allocate`), or as a hole where
         possible.
+        """
+
+    def resize(self, size: int, /) -> None:
+        """Be `size` bytes from now on. What it gains reads as zeroes, whatever was there; a device
+        only has to be as large. Not durable before the next sync. After an OSError what is beyond
+        the size that it had is not known.
         """
 
     def reserve(self, offset: int, length: int, /) -> None:

@@ -254,6 +254,23 @@ class RealFile:
             self.write(offset, memoryview(_ZEROES)[:piece])
             offset += piece
 
+    def resize(self, size: int) -> None:
+        before = self.size
+        try:
+            if not self.is_block:
+                if os.fstat(self._fd).st_size > before:  # what lies beyond is not the volume's
+                    os.ftruncate(self._fd, before)
+                os.ftruncate(self._fd, size)
+            elif size > (found := os.lseek(self._fd, 0, os.SEEK_END)):
+                why = f"the device has {found} bytes, and {size} are needed: enlarge it first"
+                raise OSError(errno.ENOSPC, why)
+        except OSError as error:
+            error.filename = self.path
+            raise
+        self.size = size
+        if self.is_block and size > before:
+            self.zero(before, size - before, allocate=False)
+
     def reserve(self, offset: int, length: int) -> None:
         if self._reserves and length > 0:
             self._reserves = fallocate(self._fd, KEEP_SIZE, offset, length)

@@ -94,6 +94,7 @@ class ControllerCheck:
             ]
             promised = self.document.cut in self.past.promised
             self.story.remember(self.past.sequence, at_cut, promised)
+            self.story.grew(self.past.sizes)
         try:
             self._check_journal()
         finally:

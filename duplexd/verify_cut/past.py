@@ -29,7 +29,7 @@ class Past(NamedTuple):
     `closed`: the daemon that wrote it was shut down cleanly; `controller` is its identity. `void`
     are the cuts that were void by then, `promised` those whose secondaries were durably at it. By
     the number of the pair, `at_cut` is the cut of a suspended secondary, `applied` the number up to
-    which a secondary had all changes, durably.
+    which a secondary had all changes, durably, and `sizes` how many bytes the volume had.
     """
 
     sequence: int
@@ -39,6 +39,7 @@ class Past(NamedTuple):
     at_cut: dict[int, str]
     applied: dict[int, int]
     controller: str
+    sizes: dict[int, int]
 
     def replays_from(self, volume: int) -> int:
         """A starting daemon replays the records after this number to the images of this volume."""
@@ -71,6 +72,7 @@ def read(directory: Path) -> Past | None:
                 at_cut=_at_cut(pairs),
                 applied={int(pair["id"]): int(pair["applied"]) for pair in pairs},
                 controller=str(state["controller"]),
+                sizes={int(pair["id"]): int(pair["size"]) for pair in pairs},
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError, zlib.error):
             continue

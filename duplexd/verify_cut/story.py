@@ -35,6 +35,7 @@ class VolumeStory:
         "blank",
         "cut_sequence",
         "floor",
+        "image_size",
         "place",
         "primary_doubt",
         "volume",
@@ -47,6 +48,7 @@ class VolumeStory:
         self.floor = 0  # records up to this number are no evidence
         self.blank = False  # it was all zero at `floor`
         self.after = Ranges()  # changed since the cut
+        self.image_size = volume.size  # of its images: a volume may have grown since
         self.place = ""  # AT_CUT, LEAVING or GONE; "" if the cut does not have the volume
         self.why = ""  # it is GONE
         self.primary_doubt = ""  # why the primary may hold what the journal does not have
@@ -100,6 +102,8 @@ class Story:
         self._recall(number)
         self._made(name, number, marker)
         self._votes(name, number, marker)
+        if name == "grow" and marker.get("done"):
+            self.grew({int(each): int(size) for each, size in marker["volumes"].items()})
         if name == "open":
             self.opened, self.closed = True, False
         elif name == "close":
@@ -109,6 +113,13 @@ class Story:
                 self._before(story, name, number)
             else:
                 self._since(story, name, number, marker)
+
+    def grew(self, sizes: dict[int, int]) -> None:
+        """The images of these volumes have so many bytes; those that a cut has are the first."""
+        for number, size in sizes.items():
+            if number in self.volumes:
+                story = self.volumes[number]
+                story.image_size = max(story.image_size, size)
 
     @property
     def arrived(self) -> bool:

@@ -73,7 +73,8 @@ class VolumeCheck:
             self.give_up("the location of the secondary is not known here; give it with --image")
             return
         image = self._open(self.row.secondary, "secondary")
-        if image is not None and image.size != self.row.size:
+        sizes = {self.row.size, self.story.image_size}
+        if image is not None and image.size not in sizes:
             self.wrong = [f"{image.path}: has {image.size} bytes, the volume {self.row.size}"]
         elif image is not None:
             self.contents = Contents(
@@ -81,13 +82,14 @@ class VolumeCheck:
             )
 
     def open_primary(self) -> Image | None:
-        """The primary, if it is another image and of the same size."""
+        """The primary, if it is another image and as long as the volume is."""
         image = self._open(self.story.volume.primary, "primary")
         if image is None or self.contents is None:
             return None
-        if image.size != self.row.size:
+        if image.size != self.story.image_size:
+            size = self.story.image_size
             self.row.unchecked.append(
-                f"{image.path}: the primary has {image.size} bytes, the volume {self.row.size}"
+                f"{image.path}: the primary has {image.size} bytes, the volume {size}"
             )
             return None
         if image.identity == self.contents.secondary.identity:

@@ -206,6 +206,9 @@ def write() -> SimDisk:
         members=["one", "two"],
     )
     mark("ready", cut="cafe00000000000a")
+    mark("grow", volumes={"6": 2 * SIZE}, done=False)
+    mark("grow", volumes={"6": 2 * SIZE}, done=True)
+    change(WRITE, 6, 2 * SIZE - 3, 3, b"end")
     author.writer.sync_now()
     mark("synced")
     mark("close")

@@ -79,6 +79,15 @@ class SimFile:
     def zero(self, offset: int, length: int, allocate: bool) -> None:
         self._put("zero", offset, bytes(length), punch=not allocate)
 
+    def resize(self, size: int) -> None:
+        self._check(0, 0)
+        for length in (self.size, size) if self._image.length > self.size else (size,):
+            with self._disk.atomic("resize", self.path) as happens:
+                if happens:
+                    self._modified()
+                    self._image.resize(length)
+        self.size = size
+
     def reserve(self, offset: int, length: int) -> None:
         self._check(offset, length)
         self._disk.step("reserve", self.path)

@@ -23,11 +23,12 @@ _NUMBERS = count(1)  # of inodes
 
 class Image:
     """`current` is what readers see, `pending` what was written since the last sync, in order.
-    Sizes are fixed.
+    A new size is durable with the next sync.
     """
 
     def __init__(self, size: int, allocated: bool = False) -> None:
         self.size = self.length = size  # what it was made with, and what it has
+        self.durable_length = size
         self.current = bytearray(size)
         self.durable = bytearray(size)
         self.pending: list[tuple[int, bytes]] = []
@@ -52,6 +53,13 @@ class Image:
         if data:
             self._show(offset, data)
             self.pending.append((offset, data))
+
+    def resize(self, length: int) -> None:
+        kept = min(self.length, length)
+        self.current[:] = self.current[:kept] + bytes(length - kept)
+        self.pending = [each for each in self.pending if sum((each[0], len(each[1]))) <= length]
+        self._allocated = {page for page in self._allocated if page * PAGE < length}
+        self.size = self.length = length
 
     def punch(self, offset: int, length: int) -> None:
         self.write(offset, bytes(length))
@@ -88,6 +96,7 @@ class Image:
     def sync(self, times: bool = True) -> None:
         if times:
             self.durable_mtime_ns = self.mtime_ns
+        self._keep_length()
         for offset, data in self.pending:
             self.durable[offset : offset + len(data)] = data
         self.pending.clear()
@@ -132,7 +141,15 @@ class Image:
         for offset, data in self.pending:
             self._show(offset, data)
 
+    def _keep_length(self) -> None:
+        self.durable_length = self.length
+        self.durable[:] = self.durable[: self.length].ljust(self.length, b"\0")
+
     def _remain(self, survives: Callable[[int, int], bool]) -> None:
+        if self.durable_length < self.length and survives(0, 0):
+            self._keep_length()
+        elif self.durable_length < self.length:  # nobody has written there yet
+            self.resize(self.durable_length)
         touched = self._doomed + [(offset, len(data)) for offset, data in self.pending]
         self._write_back(survives)
         for offset, length in touched:

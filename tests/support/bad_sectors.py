@@ -57,6 +57,10 @@ class BadSectors:
     def zero(self, offset: int, length: int, allocate: bool) -> None:
         self._leg.zero(offset, length, allocate)
 
+    def resize(self, size: int) -> None:
+        self._leg.resize(size)
+        self.size = size
+
     def reserve(self, offset: int, length: int) -> None:
         self._leg.reserve(offset, length)
 

@@ -21,6 +21,7 @@ Operation = Literal[
     "read_cached",
     "write",
     "zero",
+    "resize",
     "reserve",
     "extents",
     "write_back",
@@ -97,6 +98,11 @@ class FaultLeg:
     def zero(self, offset: int, length: int, allocate: bool) -> None:
         self._meet("zero")
         self._leg.zero(offset, length, allocate)
+
+    def resize(self, size: int) -> None:
+        self._meet("resize")
+        self._leg.resize(size)
+        self.size = size
 
     def reserve(self, offset: int, length: int) -> None:
         self._meet("reserve")

@@ -52,6 +52,12 @@ class MemoryLeg:
     def zero(self, offset: int, length: int, allocate: bool) -> None:
         self.data[offset : self._end(offset, length)] = bytes(length)
 
+    def resize(self, size: int) -> None:
+        self._end(0, 0)
+        kept = self.data[: min(self.size, size)]
+        self.data[:] = kept + bytes(size - len(kept))
+        self.size = size
+
     def reserve(self, offset: int, length: int) -> None:
         self._end(offset, length)
 

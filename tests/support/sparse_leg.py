@@ -66,6 +66,10 @@ class SparseLeg:
         for page in self._in(offset, length):
             del self.pages[page]
 
+    def resize(self, size: int) -> None:
+        self.pages = {page: data for page, data in self.pages.items() if page * PAGE < size}
+        self.size = size
+
     def reserve(self, offset: int, length: int) -> None:
         self._check(offset, length)
 

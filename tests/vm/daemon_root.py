@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # busybox replaces what is not named here
-PROGRAMS = ("busybox", "curl", "dmsetup", "e2fsck", "filefrag", "mkfs.ext4", "nbd-client")
+PROGRAMS = (
+    *("busybox", "curl", "dmsetup", "e2fsck", "filefrag", "mkfs.ext4", "nbd-client"),
+    "resize2fs",
+)
 FILES = Path(__file__).parent / "guest_daemon"
 ETC = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",

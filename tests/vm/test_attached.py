@@ -115,6 +115,41 @@ def test_a_mounted_file_system_goes_on_when_the_daemon_is_killed_and_the_watcher
 
 
 @pytest.mark.long
+def test_a_mounted_file_system_grows_while_it_is_written(
+    attach: GuestAttach, daemon: Daemon
+) -> None:
+    attach.start()
+    attach.make_file_system()
+    attach.start_load()
+    blocks = attach.machine.run(f"stat -f -c %b {MOUNT}")
+    grow(daemon, 2 * VOLUME_BYTES)
+    attach.wait("the larger device", lambda: device_bytes(attach) == 2 * VOLUME_BYTES)
+    assert attach.events("connection-lost") == []
+    attach.machine.run(f"resize2fs {attach.path}")
+    assert int(attach.machine.run(f"stat -f -c %b {MOUNT}")) > int(blocks) * 3 // 2
+    attach.machine.run(f"dd if=/dev/zero of={MOUNT}/filled bs=1M count=36 conv=fsync 2>&1")
+    attach.wait_for_files(2)
+    kill(daemon)  # the kernel goes on with the size it has
+    daemon.start()
+    attach.wait_for_files(2)
+    attach.stop_load()
+    assert attach.trouble() == []
+    attach.unmount()
+    assert attach.signal("TERM") == 0
+    assert_legs_are_equal(daemon)
+
+
+def grow(daemon: Daemon, size: int) -> None:
+    daemon.files.volumes = {**daemon.files.volumes, "data": size}
+    daemon.files.write()
+    control(daemon, "reload")
+
+
+def device_bytes(attach: GuestAttach) -> int:
+    return int(attach.machine.run(f"blockdev --getsize64 {attach.path}"))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("beside", ["", "a hold", "kills of the watcher"])
 def test_kills_of_the_daemon_again_and_again(
     attach: GuestAttach, daemon: Daemon, beside: str

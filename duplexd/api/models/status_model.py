@@ -155,6 +155,9 @@ class VolumeStatus(Answer):
     connections: int = Field(0, description="NBD connections")
     sequence: int = Field(0, description="number of its last change")
     secondary: Secondary | None = Field(None, description="null for SIMPLEX")
+    not_grown: str = Field(
+        "", description="why it has fewer bytes than the configuration says; empty: it has not"
+    )
     consistent_cut_time: float | None = Field(
         None, description="when it was last cut consistently by a command; null if not known"
     )

@@ -51,11 +51,12 @@ class Judge(NamedTuple):
     def of(self, name: str, volume: VolumeConfig, record: PairRecord | None) -> Judged:
         """What a start would find out about the images of a volume."""
         at, other = places(volume, record is not None and record.swapped)
-        ours, theirs = self._judged(volume, record, self._found(volume, record, at, other))
+        looked = self._found(volume, record, at, other)
+        found, faults = _of_its_size(name, volume, record, (at, other), looked)
+        ours, theirs = self._judged(volume, record, found)
         if ours is not None and ours.kind == "exchanged":
             why = ours.why.removeprefix(f"{name}: ")
-            return Judged([], [f"volumes.{name}: {why}: they would change roles"])
-        faults: list[str] = []
+            return Judged(faults, [f"volumes.{name}: {why}: they would change roles"])
         good = theirs is not None and theirs.current and theirs.proven
         if ours is not None and not ours.current:
             leads = good and record is not None and self._may_lead(record)
@@ -81,9 +82,7 @@ class Judge(NamedTuple):
             self.look(place.path, sorted(offsets), last) if place is not None else None
             for place in (at, other)
         ]
-        # one of another size is not opened at all, which is said of it already
-        sized = [each if each is not None and each.size == volume.size else None for each in found]
-        return sized[0], sized[1]
+        return found[0], found[1]
 
     def _judged(
         self,
@@ -117,6 +116,28 @@ class Judge(NamedTuple):
         known = record.secondary_image is not None and record.differs is None
         known = known and record.horizon is None
         return self.may_swap and known and record.state == pair_states.DUPLEX
+
+
+def _of_its_size(
+    name: str,
+    volume: VolumeConfig,
+    record: PairRecord | None,
+    at: tuple[Place, Place | None],
+    looked: tuple[Found | None, Found | None],
+) -> tuple[tuple[Found | None, Found | None], list[str]]:
+    """Those that a start opens, and what to say of others: an image may be as long as its volume
+    is, or as it is to become. Of one that is longer than that, the look at the images says it.
+    """
+    least = volume.size if record is None else record.size
+    kept: list[Found | None] = []
+    faults: list[str] = []
+    for place, found in zip(at, looked, strict=True):
+        fits = found is not None and least <= found.size <= volume.size
+        kept.append(found if fits else None)
+        if place is not None and found is not None and found.size < least:
+            why = f"{found.path}: the image has {found.size} bytes, and the volume {least}"
+            faults.append(f"volumes.{name}.{place.key}: {why}; {_ADOPT}")
+    return (kept[0], kept[1]), faults
 
 
 def _of_secondary(record: PairRecord | None) -> str:

@@ -57,7 +57,8 @@ def test_what_others_told_the_kernel_is_not_ours(backend: str) -> None:
     [
         (4096, FLAGS, IDENTITY, ""),
         (4096, FLAGS | 1 << 6, IDENTITY, ""),  # zeroes, which the driver does not use
-        (8192, FLAGS, IDENTITY, "has 8192 bytes, the device 4096"),
+        (8192, FLAGS, IDENTITY, ""),  # it has grown
+        (2048, FLAGS, IDENTITY, "has 2048 bytes, the device 4096"),
         (4096, FLAGS | 2, IDENTITY, "flags 302, they were 300"),
         (4096, FLAGS, IDENTITY + "1", "not the volume as it was"),
     ],
@@ -67,5 +68,5 @@ def test_a_connection_is_compared_with_what_the_kernel_was_told(
 ) -> None:
     promised = Promised(IDENTITY, 4096, FLAGS, 2)
     with socket.socket() as sock:
-        why = promised.broken_by(Connection(sock, size, flags, 512, identity))
+        why = promised.broken_by(Connection(sock, size, flags, 512, identity), 4096)
     assert (words in why) if words else not why

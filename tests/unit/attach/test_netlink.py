@@ -57,6 +57,15 @@ def test_what_the_kernel_took_is_what_is_packed() -> None:
     assert netlink.disconnect(FAMILY, 7, 5) == DISCONNECT_REQUEST
 
 
+def test_a_new_size_is_sent_without_sockets() -> None:
+    """As `connect` packs it, which the kernel took."""
+    (request,) = netlink.parse(netlink.resize(FAMILY, 6, DEVICE, 1 << 20))
+    assert request.command == netlink.RECONFIGURE
+    size = CONNECT_REQUEST.index(bytes.fromhex("0c000200")) + 4
+    assert request.attributes[netlink.SIZE] == CONNECT_REQUEST[size : size + 8]
+    assert netlink.SOCKETS not in request.attributes
+
+
 def test_several_sockets_are_several_items() -> None:
     one, two = (netlink.reconfigure(FAMILY, 6, DEVICE, fds) for fds in ([7], [7, 8]))
     assert two[-24:] == one[-12:] + one[-12:-4] + (8).to_bytes(4, "little")

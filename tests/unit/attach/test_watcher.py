@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 PROMISED = Promised("duplexd volume data, lineage 1", 1 << 20, 0x12C, 2)
 PATIENCE_S = 60.0
-LIMITS = AttachLimits(retry_seconds_min=0.01, retry_seconds_max=0.02, look_seconds=PATIENCE_S)
+LIMITS = AttachLimits(
+    retry_seconds_min=0.01, retry_seconds_max=0.02, look_seconds=PATIENCE_S, size_seconds=0.02
+)
 
 
 class Server:
@@ -44,6 +46,12 @@ class Server:
         self.opened += 1
         return Connection(ours, self.size, self.flags, 512, self.identity)
 
+    def look(self) -> Connection:
+        if not self.is_up:
+            raise UnreachableError("nobody listens")
+        with socket.socket() as closed:
+            return Connection(closed, self.size, self.flags, 512, self.identity)
+
     def die(self) -> None:
         peers, self.peers = self.peers, []
         for peer in peers:
@@ -58,7 +66,7 @@ class Driver:
         self.notices.setblocking(False)
         self.places = [server.open().sock for _ in range(PROMISED.connections)]
         self.is_attached, self.backend = True, str(PROMISED)
-        self.number, self.path = 0, "/dev/nbd0"
+        self.number, self.path, self.size = 0, "/dev/nbd0", PROMISED.size
 
     def notice(self) -> None:
         self._kernel.send(b".")
@@ -79,6 +87,9 @@ class Driver:
                 self.places[number] = sock.dup()
                 return True
         return False
+
+    def resize(self, _device: Device, size: int) -> None:
+        self.size = size
 
     @property
     def live(self) -> int:
@@ -103,8 +114,9 @@ class Run:
         self._stop, self._stopped = socket.socketpair()
         known = [] if taken_over else [place.dup() for place in driver.places]
         device = Device(0, 30, 60, str(PROMISED))
+        told = self._say, self._status
         self.watcher = Watcher(
-            driver, driver, device, PROMISED, known, server.open, self._say, self._status, LIMITS
+            driver, driver, device, PROMISED, known, server.open, server.look, *told, LIMITS
         )
         self.status = ""
         self._thread = threading.Thread(target=self._run)
@@ -199,7 +211,7 @@ def test_while_the_server_is_away_it_is_asked_again_and_the_log_has_one_line_of_
     ("change", "why"),
     [
         ({"identity": "duplexd volume data, lineage 2"}, "lineage 2"),
-        ({"size": 1 << 21}, "2097152 bytes"),
+        ({"size": 1 << 19}, "524288 bytes"),
         ({"flags": 3}, "flags"),
     ],
 )
@@ -220,6 +232,47 @@ def test_another_volume_is_not_handed_over(
     for name, value in good.items():
         setattr(server, name, value)
     run.wait(lambda: len(run.events("reconnected")) == 2)
+
+
+def test_a_volume_that_grows_makes_its_device_larger_with_the_connections_it_has(
+    run: Run, server: Server, driver: Driver
+) -> None:
+    opened, server.size = server.opened, 1 << 21
+    run.wait(lambda: driver.size == 1 << 21)
+    run.wait(lambda: run.events("resized") == [{"size": 1 << 21}])
+    assert (server.opened, driver.live) == (opened, PROMISED.connections)
+
+
+def test_a_volume_that_grew_while_its_server_was_away_is_handed_over(
+    run: Run, server: Server, driver: Driver
+) -> None:
+    server.is_up = False
+    server.die()
+    run.wait(lambda: bool(run.events("waiting")))
+    server.size, server.is_up = 1 << 21, True
+    run.wait(lambda: driver.size == 1 << 21)
+    assert driver.live == PROMISED.connections
+    assert not run.events("not-handed-over")
+
+
+@pytest.mark.parametrize("change", [{"size": 1 << 19}, {"identity": "another", "size": 1 << 21}])
+def test_a_device_does_not_follow_a_smaller_volume_or_another_one(
+    run: Run, server: Server, driver: Driver, change: dict[str, object]
+) -> None:
+    looks = 0
+    look = server.look
+
+    def counted() -> Connection:
+        nonlocal looks
+        looks += 1
+        return look()
+
+    run.watcher._look = counted
+    for name, value in change.items():
+        setattr(server, name, value)
+    run.wait(lambda: looks > 2)
+    assert driver.size == PROMISED.size
+    assert not run.events("resized")
 
 
 def test_a_device_that_is_taken_over_is_offered_one_connection_and_left_as_it_is(

@@ -92,6 +92,7 @@ UNWELL: dict[str, Callable[[Json], Any]] = {
     "journal-silent": lambda it: it["controller"]["journal"].update(waiting_s=3.0),
     "changes-wait": lambda it: it["controller"]["journal"].update(no_room_s=3.0),
     "volume-not-served": lambda it: data(it).update(served=False, error="no good image"),
+    "volume-not-grown": lambda it: data(it).update(not_grown="no room"),
     "requests-fail": lambda it: data(it).update(failing={"read": "Input/output error"}),
     "primary-error": lambda it: data(it)["primary"].update(error="moved"),
     "secondary-error": lambda it: data(it)["secondary"].update(error="Input/output error"),

@@ -29,6 +29,7 @@ from duplexd.core.markers import (
     Equal,
     Fail,
     Grade,
+    Grow,
     Horizon,
     MakeCut,
     Mark,
@@ -200,6 +201,10 @@ WRITTEN: list[tuple[Marker, Json]] = [
             "mark": "m1", "group": "db", "members": ["alpha", "beta"],
         },
     ),
+    (
+        Grow({1: 1 << 31, 2: 8192}, done=True),
+        {"m": "grow", "volumes": {"1": 1 << 31, "2": 8192}, "done": True},
+    ),
 ]  # fmt: skip
 
 # What older versions left out, or is left out where there is none: the marker that it is
@@ -349,6 +354,7 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(Differ, numbers, runs),
     st.builds(Same, lists),
     st.builds(Scrubbed, numbers, places, places, places),
+    st.builds(Grow, st.dictionaries(numbers, places, max_size=3), st.booleans()),
     st.builds(Drilled, texts, texts, st.integers(0, 255), places, lists),
     st.builds(Missed, maps_by_volume, lists.map(tuple)),
     st.builds(

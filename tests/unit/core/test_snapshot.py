@@ -167,6 +167,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "differs",
         "scrub",
         "good_cut_us",
+        "grown",
         "last_cut",
         "regions",
         "secondary_path",
@@ -183,6 +184,6 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
 
 
 def test_a_served_pair_has_no_copy_of_what_is_recorded() -> None:
-    """But of what never changes, and of `tracks`, which the write path asks for each change."""
+    """But of what never changes, and of `size` and `tracks`, which are asked for often."""
     constant = {"id", "name", "size", "regions"}
     assert set(Pair.__slots__) & set(PairRecord.__slots__) == constant

@@ -42,11 +42,20 @@ def test_an_image_that_is_to_be_created_is_no_problem(tmp_path: Path) -> None:
     ids=["a first start", "a later one", "all or nothing"],
 )
 def test_an_image_of_another_size(tmp_path: Path, before: bool, how: str, degrades: bool) -> None:
-    (tmp_path / "p").write_bytes(b"x")
+    """One that is too short may be due to grow, if there was a start before."""
+    with (tmp_path / "p").open("wb") as file:
+        file.truncate(1 << 40)
     if before:
         served_before(tmp_path)
     own = config(tmp_path, f'on_start_error = "{how}"')
     assert short(preflight.look_at_images(own)) == [("volumes.v.primary", degrades)]
+
+
+def test_an_image_that_is_too_short_may_be_due_to_grow(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"x")
+    assert short(preflight.look_at_images(config(tmp_path))) == [("volumes.v.primary", False)]
+    served_before(tmp_path)
+    assert preflight.look_at_images(config(tmp_path)) == []
 
 
 def test_what_was_never_an_image_is_a_mistake_at_any_time(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def moved(key: str, path: str, mode: str = "sync") -> Config:
 
 
 REFUSED: dict[str, tuple[Config, type[DuplexdError]]] = {
-    r"volumes\.data\.size": (settings(size=2 * SIZE), ConfigurationError),
+    r"volumes\.data\.size": (settings(size=SIZE // 2), ConfigurationError),
     r"volumes\.data\.primary": (moved("primary", "/a/other.img"), WrongStateError),
 }
 
@@ -150,7 +150,7 @@ async def test_all_that_is_refused_is_named_at_once() -> None:
     async with running({"data": "sync", "wal": "sync"}) as core:
         core.pair("wal").connections = 1
         with pytest.raises(ConfigurationError) as caught:
-            await core.controller.reload(settings(size=2 * SIZE))
+            await core.controller.reload(settings(size=SIZE // 2))
         assert [line.split(":")[1].strip() for line in str(caught.value).splitlines()] == [
             "volumes.data.size",
             "volumes.wal",

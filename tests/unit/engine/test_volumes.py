@@ -149,7 +149,7 @@ def refusing(config: Config) -> Config:
 
 
 REFUSED: dict[str, tuple[Callable[[SimDisk], None], Config]] = {
-    r"volumes\.data\.size.*resized": (lambda _disk: None, settings(size=2 * SIZE)),
+    r"volumes\.data\.size.*shrink": (lambda _disk: None, settings(size=SIZE // 2)),
     r"volumes\.data\.primary.*missing": (lambda disk: disk.remove("/a/data.img"), settings()),
     r"volumes\.data\.secondary.*missing.*DUPLEX": (
         lambda disk: disk.remove("/b/data.img"),

@@ -45,6 +45,13 @@ def test_list_ends_with_abort() -> None:
     assert server.handshake.reason == "aborted by the client"
 
 
+def test_a_look_at_an_export_ends_with_abort() -> None:
+    client, server = NbdClient("data", only_look=True), MemoryServer()
+    talk(client, server)
+    assert (client.size, client.ready, client.closed) == (1 << 20, False, True)
+    assert server.handshake.reason == "aborted by the client"
+
+
 def test_unknown_export_is_refused_with_the_servers_message() -> None:
     with pytest.raises(RefusedError, match="no export 'nope'") as raised:
         talk(NbdClient("nope"), MemoryServer())

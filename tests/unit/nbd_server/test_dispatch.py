@@ -181,3 +181,26 @@ async def test_reads_from_memory_fill_one_reply_buffer_in_a_turn(
     assert limits.reply_buffer_bytes - 8192 < len(wire.data) <= limits.reply_buffer_bytes
     assert (len(dispatch.backlog) > 50, asked) == (True, [1])
     server.close()
+
+
+@pytest.mark.parametrize("negotiated", ALL)
+async def test_a_connection_serves_what_its_volume_has_gained_and_nothing_beyond(
+    backend: MemoryBackend, negotiated: Negotiated
+) -> None:
+    wire, volume = Written(), backend.volumes["data"]
+    server = Server(backend, asyncio.get_running_loop(), NbdLimits(), NO_POLICY)
+    flags = export_flags(read_only=False, negotiated=negotiated)
+    _, dispatch = begin(negotiated, server, volume, cast("Wire", wire), lambda: None, flags)
+    before = volume.size
+    write = (0, c.CMD_WRITE, 1, before, 512, payload(b"x" * 512))
+    dispatch.serve([write])
+    volume.size = 2 * before
+    grown = memoryview(bytearray(volume.data) + bytes(before))
+    volume.data = grown
+    dispatch.serve([(0, c.CMD_WRITE, 2, before, 512, payload(b"x" * 512))])
+    dispatch.serve([(0, c.CMD_WRITE, 3, volume.size, 512, payload(b"x" * 512))])
+    await eventually(lambda: not dispatch.in_flight)
+    server.close()
+    errors = [chunk.error for chunk in ChunkReader().feed(wire.data)]
+    assert (bool(errors[0]), errors[1], bool(errors[2])) == (True, 0, True)
+    assert bytes(volume.data[before : before + 512]) == b"x" * 512

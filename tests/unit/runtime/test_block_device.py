@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -87,6 +88,20 @@ def test_device_is_opened_once_and_is_never_resized(device: str) -> None:
     leg.reserve(0, SIZE)
     assert leg.extents(4096, 8192) == [(4096, 8192, True)]
     leg.close()
+
+
+@loop_devices
+def test_what_a_device_gains_is_zeroes_and_it_must_be_large_enough(device: str) -> None:
+    file = RealDisk().open(device)
+    file.size = SIZE // 2
+    with pytest.raises(OSError, match="enlarge it first") as caught:
+        file.resize(SIZE + 512)
+    assert (caught.value.errno, file.size) == (errno.ENOSPC, SIZE // 2)
+    file.resize(SIZE)
+    assert file.read(0, SIZE) == b"\xff" * (SIZE // 2) + bytes(SIZE // 2)
+    file.resize(SIZE // 2)
+    assert file.size == SIZE // 2
+    file.close()
 
 
 @loop_devices

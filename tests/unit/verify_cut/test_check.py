@@ -426,3 +426,39 @@ def test_a_volume_that_the_cut_does_not_have(tmp_path: Path, world: World) -> No
     assert (
         "does not cut wal" in only(verify(tmp_path, world, controllers=[member])).contradictions[0]
     )
+
+
+def grown(world: World, size: int) -> None:
+    for leg in ("a", "b"):
+        with world.image(leg).open("r+b") as file:
+            file.truncate(size)
+
+
+@pytest.mark.parametrize("in_journal", [True, False], ids=["journal", "checkpoint"])
+def test_a_cut_of_a_volume_that_has_grown_since_is_checked_at_the_size_it_had(
+    tmp_path: Path, world: World, in_journal: bool
+) -> None:
+    grown(world, 2 * SIZE)
+    if in_journal:
+        world.mark({"m": "grow", "volumes": {"1": 2 * SIZE}, "done": False})
+        world.mark({"m": "grow", "volumes": {"1": 2 * SIZE}, "done": True})
+    else:
+        ledger = remembered({"m": "grow", "volumes": {"1": 2 * SIZE}, "done": True})
+        world.save_checkpoint(ledger=ledger)
+    world.write(2 * SIZE - BLOCK, fill(9))
+    report = verify(tmp_path, world)
+    (row,) = only(report).volumes
+    assert (report.outcome, row.size) == (CONFIRMED, SIZE)
+    assert row.by_primary_bytes == SIZE - 2 * BLOCK
+    flip(world.secondary, 3 * BLOCK)
+    assert verify(tmp_path, world).outcome == REFUTED
+
+
+def test_an_image_that_became_longer_without_a_word_in_the_journal_is_not_the_cut(
+    tmp_path: Path, world: World
+) -> None:
+    grown(world, 2 * SIZE)
+    world.mark({"m": "grow", "volumes": {"1": 2 * SIZE}, "done": False})
+    report = verify(tmp_path, world)
+    assert "has" in str(only(report).contradictions)
+    assert report.outcome == REFUTED
