@@ -236,6 +236,9 @@ def succeed(config_path: str, formats: Sequence[str]) -> Config:
             )
     settings = load_in_time(config_path)
     refuse_problems(settings, preflight.look(settings))
+    for problem in preflight.look_at_images(settings):
+        if problem.hangs:  # clients would wait for it
+            raise WrongStateError(f"{problem.line}; restart once it does")
     return settings
 
 

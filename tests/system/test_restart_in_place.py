@@ -29,6 +29,7 @@ from tests.support.daemon import (
     free_port,
     run_duplexctl,
 )
+from tests.support.fuse import faulty_disk
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -324,6 +325,29 @@ def test_a_client_without_tls_is_disconnected_where_that_is_required_now(
 
 
 # --------------------------------------------------------------------------- the program that fails
+
+
+@pytest.mark.parametrize("role", ["a", "b"])
+def test_an_image_that_hangs_refuses_it_and_clients_do_not_wait(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    tmp_path: Path,
+    role: str,
+) -> None:
+    patience = [f"{leg}_timeout = 1" for leg in ("primary", "secondary")]
+    with faulty_disk(tmp_path / role) as disk:
+        files = make_files(volumes={"v0": "8MiB", "v1": "8MiB"}, controller=patience)
+        daemon = start_daemon(files)
+        with closing(Talk(files.nbd_socket, "v0")) as talk:
+            talk.write(0, b"x" * 512)
+            stuck = disk.hang(pattern="v1.img")
+            refused = run_duplexctl(files, "restart")
+            assert refused.returncode == 5, refused
+            assert "v1.img" in refused.stderr
+            assert "nothing changed" in refused.stderr
+            assert talk.read(0, 512) == b"x" * 512
+            stuck.lift()
+            assert daemon.request("GET", "/v1/restart")[1]["last"] is None
 
 
 class StandIn(Daemon):
