@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from duplexd import __version__
 from duplexd.daemon.succession import packed, unpacked
+from duplexd.runtime.notify import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,17 +69,22 @@ class Link:
         """The next word; "" if there is none within `seconds`, or the other side has ended.
         `meanwhile` is called every second.
         """
+        if not self._readable(seconds, meanwhile):
+            return ""
+        try:
+            return self._sock.recv(_WORD_BYTES_MAX).decode()
+        except ConnectionResetError:
+            return ""
+
+    def _readable(self, seconds: float, meanwhile: Callable[[], None]) -> bool:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        while seconds > 0:
-            if poll.poll(1000 * min(seconds, _TICK_SECONDS)):
-                try:
-                    return self._sock.recv(_WORD_BYTES_MAX).decode()
-                except ConnectionResetError:
-                    return ""
+        while not poll.poll(1000 * min(seconds, _TICK_SECONDS)):
             seconds -= _TICK_SECONDS
+            if seconds <= 0:
+                return False
             meanwhile()
-        return ""
+        return True
 
     def give(self, estate: Estate) -> None:
         """Send it. It stays here, too. Nothing happens if nobody takes it."""
@@ -90,20 +96,22 @@ class Link:
                     part = descriptors[at : at + _DESCRIPTORS_MAX]
                     socket.send_fds(self._sock, [b"d"], part)
 
-    def take(self) -> Estate | None:
+    def take(self, meanwhile: Callable[[], None] = _nothing) -> Estate | None:
         """Say that this program is ready, and wait for what it goes on with. None if the other
-        side has ended.
+        side has ended: then there is nothing of it here. `meanwhile`: see `hear`.
         """
         self.say(f"{READY} {__version__}")
+        self._readable(float("inf"), meanwhile)
         head, found = self._received(1)
-        if not head:
-            return None
-        count, taken = json.loads(head)["descriptors"], list[int]()
-        while len(taken) < count:
+        count, taken = json.loads(head)["descriptors"] if head else 0, list[int]()
+        while head and len(taken) < count:
             head, part = self._received(_DESCRIPTORS_MAX)
-            if not head:
-                return None
             taken += part
+        if not head:
+            for descriptor in (*found, *taken):
+                os.close(descriptor)
+            self.close()
+            return None
         with os.fdopen(found[0], "rb") as file:
             return unpacked(file, taken)
 
@@ -115,6 +123,11 @@ class Link:
         except ConnectionResetError:
             return b"", []
         return data, found
+
+
+def go_on_waiting() -> None:
+    """Tell the service manager so, while there is no event loop that does."""
+    notify("WATCHDOG=1\nEXTEND_TIMEOUT_USEC=10000000")
 
 
 def linked() -> tuple[Link, socket.socket]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.daemon.link import Link
+from duplexd.daemon.link import Link, go_on_waiting
 from duplexd.daemon.successor import own_command
 from duplexd.errors import DuplexdError
 
@@ -41,7 +41,7 @@ def replaced(estate: Estate, successor: Successor) -> Estate:
     except OSError as error:
         why = error.strerror or str(error)
     log.error("the next program cannot be started", reason=why)
-    back = successor.link.take()
+    back = successor.link.take(go_on_waiting)
     if back is None:
         raise DuplexdError("the program that served meanwhile has failed; start it again")
     return back._replace(failed=why)

@@ -25,7 +25,7 @@ import structlog
 
 from duplexd import __version__
 from duplexd.daemon import preflight
-from duplexd.daemon.link import READY, SERVES, linked
+from duplexd.daemon.link import READY, SERVES, go_on_waiting, linked
 from duplexd.daemon.loading import load_in_time
 from duplexd.daemon.startup import refuse_problems
 from duplexd.daemon.succession import FORMAT, READS
@@ -34,7 +34,6 @@ from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file
 from duplexd.journal import format as journal_format
 from duplexd.runtime.child import environment
-from duplexd.runtime.notify import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -150,7 +149,7 @@ class Successor:
         is as it was. Raises DuplexdError if the clients are not as they were. Blocking.
         """
         self.link.give(estate)
-        if self.link.hear(SERVES_SECONDS_MAX, _go_on_waiting) == SERVES:
+        if self.link.hear(SERVES_SECONDS_MAX, go_on_waiting) == SERVES:
             return ""
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # a disk has it; the lock says more
@@ -160,15 +159,6 @@ class Successor:
         if late == SERVES:
             raise DuplexdError("the next program has failed while it took over; start it again")
         return "it ended before it served; see the log"
-
-    def close(self) -> None:
-        """It is not needed; it ends by itself."""
-        self.link.close()
-
-
-def _go_on_waiting() -> None:
-    """The event loop that otherwise says so has ended."""
-    notify("WATCHDOG=1\nEXTEND_TIMEOUT_USEC=10000000")
 
 
 def begin_successor(command: Sequence[str]) -> Successor:

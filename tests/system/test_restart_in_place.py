@@ -348,6 +348,7 @@ def test_an_image_that_hangs_refuses_it_and_clients_do_not_wait(
             assert talk.read(0, 512) == b"x" * 512
             stuck.lift()
             assert daemon.request("GET", "/v1/restart")[1]["last"] is None
+        daemon.kill()  # before its disk goes
 
 
 class StandIn(Daemon):

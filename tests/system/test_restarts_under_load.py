@@ -5,9 +5,12 @@ which checks what it has written. Nothing fails, nothing is stale, and nobody wa
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import threading
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -60,41 +63,47 @@ class QemuIo:
     """`qemu-io` with one connection, which writes a pattern and reads it, again and again."""
 
     def __init__(self, uri: str) -> None:
+        terminal, theirs = pty.openpty()  # into a pipe it would write at its end only
+        self._answers = os.fdopen(terminal)
         self.process = subprocess.Popen(
             ["qemu-io", "-f", "raw", "-t", "none", uri],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=environment(),
+            stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True, env=environment(),
         )  # fmt: skip
+        os.close(theirs)
         self.rounds, self.found = 0, list[str]()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        commands, answers = self.process.stdin, self.process.stdout
-        assert commands is not None
-        assert answers is not None
         while not self._over.wait(0.02):
-            self.rounds += 1
             place = f"{self.rounds % 200 + 1} {self.rounds % 50 * 64}k 16k"
-            commands.write(f"write -P {place}\nread -P {place}\n")
-            commands.flush()
-            lines = ""
-            while not ("read 16384/16384" in lines or "fail" in lines.lower()):
-                line = answers.readline()
-                if not line:
-                    break
-                lines += line
-            if "wrote 16384/16384" not in lines or "fail" in lines.lower():
-                self.found.append(lines)
+            said = self._answer(f"write -P {place}", "wrote 16384/16384")
+            said += self._answer(f"read -P {place}", "read 16384/16384")
+            if "fail" in said.lower():
+                self.found.append(said)
                 return
+            self.rounds += 1
+
+    def _answer(self, command: str, good: str) -> str:
+        """All that it says of a command, one at a time: it would not see a second one."""
+        commands, said = self.process.stdin, ""
+        assert commands is not None
+        commands.write(f"{command}\n")
+        commands.flush()
+        while not (good in said or "fail" in said.lower()):
+            line = self._answers.readline()
+            if not line:
+                return f"{said} failed: it has ended"
+            said += line
+        return said
 
     def end(self) -> None:
         self._over.set()
         self._thread.join()
         assert not self.found
-        output, _ = self.process.communicate("quit\n", timeout=PATIENCE_SECONDS)
-        assert "fail" not in output.lower(), output
+        self.process.communicate("quit\n", timeout=PATIENCE_SECONDS)
+        self._answers.close()
         assert self.process.returncode == 0
 
 
@@ -104,6 +113,7 @@ def wait_progress(daemon: Daemon, qemus: Sequence[QemuIo]) -> None:
     while True:
         volumes = daemon.request("GET", "/v1/status")[1]["volumes"]
         there = all(volume["connections"] for volume in volumes)
+        time.sleep(0.1)  # a status of so many volumes takes the daemon some time
         if there and all(now.rounds > before for now, before in zip(qemus, rounds, strict=True)):
             return
         assert not any(qemu.found for qemu in qemus), [qemu.found for qemu in qemus]

@@ -89,11 +89,26 @@ def test_everything_arrives_as_it_was(tmp_path: Path) -> None:
 def test_a_program_that_has_ended_is_heard() -> None:
     gives, takes = both()
     gives.close()
-    assert takes.take() is None
     assert takes.hear() == ""
     takes.say(READY)  # and nothing happens
     takes.give(Estate())
-    takes.close()
+    assert takes.take() is None
+
+
+def test_of_an_estate_that_is_not_whole_nothing_stays_open() -> None:
+    """Its clients would wait for ever."""
+    ours, theirs = linked()
+    takes, (theirs_client, handed) = Link(theirs), client(0)
+    descriptor = os.memfd_create("estate")
+    with socket.socket(fileno=os.dup(ours.fileno())) as half:
+        socket.send_fds(half, [b'{"descriptors": 2}'], [descriptor])
+        socket.send_fds(half, [b"d"], [handed.sock.fileno()])
+    os.close(descriptor)
+    handed.sock.close()
+    ours.close()
+    assert takes.take() is None
+    assert theirs_client.recv(1) == b""
+    theirs_client.close()
 
 
 def test_who_waits_is_told_that_it_lasts() -> None:
