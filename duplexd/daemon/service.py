@@ -25,7 +25,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -38,7 +38,7 @@ from duplexd.api.starting import Starting
 from duplexd.config.exposure import describe_exposure, refused_sockets
 from duplexd.daemon import preflight
 from duplexd.daemon.announce import Announcements
-from duplexd.daemon.departure import leave
+from duplexd.daemon.departure import Running, leave
 from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
 from duplexd.daemon.link import SERVES
 from duplexd.daemon.nbd_rules import Rules, images_of
@@ -74,17 +74,6 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
-
-
-class Running(NamedTuple):
-    """The parts of a daemon that serves."""
-
-    controller: Controller
-    listeners: Listeners
-    control: ControlServer
-    reloads: Reloads
-    restarts: Restarts
-    around: Surroundings
 
 
 class Service:

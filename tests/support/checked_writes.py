@@ -44,7 +44,7 @@ class Client(threading.Thread):
             self.written[number] = content
             self.check([number] if self.writes % ALL_AGAIN else list(self.written))
             self.writes += 1
-            time.sleep(0.005)
+            time.sleep(0.03)
         self.check(list(self.written))
         self.handle.shutdown()
 

@@ -35,7 +35,7 @@ def fio(files: DaemonFiles) -> subprocess.Popen[str]:
     """Each connection has a job of its own."""
     jobs = [
         "[global]", "ioengine=nbd", "rw=randwrite", "bsrange=4k-64k", "iodepth=4", "size=4m",
-        "time_based", "runtime=3600", "rate_iops=40", "verify=crc32c", "verify_fatal=1",
+        "time_based", "runtime=3600", "rate_iops=15", "verify=crc32c", "verify_fatal=1",
         "verify_backlog=32", "serialize_overlap=1",
     ]  # fmt: skip
     for number, name in enumerate(OF_FIO):
@@ -76,7 +76,7 @@ class QemuIo:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(0.02):
+        while not self._over.wait(0.05):
             place = f"{self.rounds % 200 + 1} {self.rounds % 50 * 64}k 16k"
             said = self._answer(f"write -P {place}", "wrote 16384/16384")
             said += self._answer(f"read -P {place}", "read 16384/16384")
@@ -113,7 +113,7 @@ def wait_progress(daemon: Daemon, qemus: Sequence[QemuIo]) -> None:
     while True:
         volumes = daemon.request("GET", "/v1/status")[1]["volumes"]
         there = all(volume["connections"] for volume in volumes)
-        time.sleep(0.1)  # a status of so many volumes takes the daemon some time
+        time.sleep(0.2)  # a status of so many volumes takes the daemon some time
         if there and all(now.rounds > before for now, before in zip(qemus, rounds, strict=True)):
             return
         assert not any(qemu.found for qemu in qemus), [qemu.found for qemu in qemus]
