@@ -197,7 +197,8 @@ class ControlServer:
         context = Context(
             actions, self._limits, scrape.prepare, lambda: not actions.stopping, health
         )
-        self.connections.application = application(context, ROUTES)
+        if self._listening is not None:  # a program that stands in serves NBD clients alone
+            self._listening.connections.application = application(context, ROUTES)
 
     def admit(self, admission: Admission) -> None:
         """Take these roles and certificates from now on.

@@ -47,12 +47,13 @@ _DISK = "give the path of a block device, or of a file on a disk"
 
 class Problem(NamedTuple):
     """One line of text. `forbidden`: permissions are missing; the configuration itself is right.
-    `degrades`: the daemon starts without this image.
+    `degrades`: the daemon starts without this image. `hangs`: it does not answer.
     """
 
     line: str
     forbidden: bool = False
     degrades: bool = False
+    hangs: bool = False
 
 
 def look(config: Config) -> list[Problem]:
@@ -88,7 +89,7 @@ def look_at_images(
                     found += patience.call(looked)
                 except OSError as error:  # the others are a Problem
                     line = f"{leg}: {str(path)!r} {error.strerror}"
-                    found.append(Problem(line, degrades=_serves(config)))
+                    found.append(Problem(line, degrades=_serves(config), hangs=True))
     return found
 
 

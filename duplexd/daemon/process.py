@@ -1,6 +1,7 @@
 """The process around a service: its signals, its event loop, and the program that comes after it.
 
-A restart in place ends the service and not the process: `bequeath` has the next program take over.
+A restart in place ends the service and not the process: see `successor.py`. The process becomes the
+next program in `replacing.py`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-import structlog
-
+from duplexd.daemon.link import go_on_waiting
 from duplexd.daemon.open_files import raise_limit, shared_out
+from duplexd.daemon.pools import calm_collector
+from duplexd.daemon.replacing import inherited, replaced
 from duplexd.daemon.service import Service
 from duplexd.daemon.startup import in_file
-from duplexd.daemon.succession import Estate, bequeath, inherited, take_signals
-from duplexd.daemon.successor import own_command
+from duplexd.daemon.succession import Estate, hold_signals, send_again, take_signals
 from duplexd.limits import Limits
 from duplexd.net.activation import passed_sockets
 from duplexd.runtime.allocator import keep_little
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from duplexd.config.daemon_file import Config
+    from duplexd.daemon.link import Link
 
 UMASK = 0o027
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -42,43 +44,62 @@ def run(config: Config, adopt: bool = False) -> None:
     After a restart in place the next program does it. If that cannot be started, after all, this
     one goes on with the sockets and clients.
     """
-    os.umask(UMASK)
-    keep_little()
-    limits = shared_out(Limits(), config, raise_limit())
+    limits, came = _settled(config), set[int]()
+    link = inherited()  # what serves meanwhile stands in for this one
     with in_file(config):
-        estate = inherited() or Estate(passed=passed_sockets())
-    came: set[int] = set()
-
-    def is_stopped() -> bool:
-        return not came.isdisjoint(_STOPS)
-
+        estate = (link and link.take(go_on_waiting)) or Estate(passed=passed_sockets())
     while True:
-        service = _serve(config, limits, adopt, estate, came)
-        left = service.leaves
-        if left is None:
+        service = _serve(config, limits, adopt, estate, came, link)
+        left, successor = service.leaves, service.successor
+        if left is None or successor is None:
             return
-        try:
-            if not is_stopped():
-                bequeath(left, own_command(), is_stopped)
-        except OSError as error:
-            why = error.strerror or str(error)
-            structlog.get_logger("duplexd").error("the next program cannot be started", reason=why)
-            service.goes_on()
-            estate = left._replace(failed=why)
-        else:  # a signal came too late for the service
+        hold_signals()
+        if not came.isdisjoint(_STOPS):  # too late for the service
             left.close()
             service.refuse_failed()
             return
+        service.goes_on()
+        estate, link, config = replaced(left, successor), successor.link, service.config
+        send_again(came)
 
 
-def _serve(config: Config, limits: Limits, adopt: bool, estate: Estate, came: set[int]) -> Service:
+def stand_in(config: Config, adopt: bool, link: Link) -> None:
+    """Serve `config` in place of the program at the other end, while that becomes this one, too."""
+    limits, came = _settled(config), set[int]()
+    estate = link.take()
+    if estate is None:  # it has stopped
+        return
+    os.dup2(1, 2)  # what it refuses was read; what it logs goes where the log is
+    left = _serve(config, limits, adopt, estate, came, link, stands_in=True).leaves
+    if left is not None:
+        link.give(left)
+        link.hear()  # that it serves, or has ended
+
+
+def _settled(config: Config) -> Limits:
+    """What the process is set to before it serves."""
+    os.umask(UMASK)
+    keep_little()
+    calm_collector()
+    return shared_out(Limits(), config, raise_limit())
+
+
+def _serve(
+    config: Config,
+    limits: Limits,
+    adopt: bool,
+    estate: Estate,
+    came: set[int],
+    link: Link | None,
+    stands_in: bool = False,
+) -> Service:
     """Until a stop, or until a restart: then there is what it `leaves` to the next program. `came`
     gets the signals.
     """
     loop = TurnLoop()
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
-        service = Service(config, limits, relay, adopt, estate)
+        service = Service(config, limits, relay, adopt, estate, link, stands_in)
         with receiving_signals(loop, service, came):
             take_signals()
             relay.drive(service.run())

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -51,6 +50,18 @@ _CONFIG_OPTION = click.option(
     required=True,
     shell_complete=_complete_file,
     help="The configuration, a TOML file.",
+)
+_LOG_OPTION = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+_ADOPT_OPTION = click.option(
+    "--adopt",
+    is_flag=True,
+    help="Take primary images as they are, though they belong to another state directory, or"
+    " changed while the daemon was down.",
 )
 _JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -104,18 +115,8 @@ def cli() -> None:
 
 @cli.command(short_help="Serve the configured volumes until SIGTERM.")
 @_CONFIG_OPTION
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-)
-@click.option(
-    "--adopt",
-    is_flag=True,
-    help="Take primary images as they are, though they belong to another state directory, or"
-    " changed while the daemon was down.",
-)
+@_LOG_OPTION
+@_ADOPT_OPTION
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
     with lean():
@@ -151,14 +152,25 @@ def check(config_path: str, as_json: bool) -> None:
 
 @cli.command(hidden=True)
 @_CONFIG_OPTION
+@_LOG_OPTION
+@_ADOPT_OPTION
+@click.option("--link", "descriptor", type=int, required=True)
 @click.argument("formats", nargs=-1, metavar="[NAME=NUMBER]...")
-def successor(config_path: str, formats: tuple[str, ...]) -> None:
-    """Say whether this program can take the place of a daemon that writes these formats."""
+def successor(
+    config_path: str, log_level: str, adopt: bool, descriptor: int, formats: tuple[str, ...]
+) -> None:
+    """Take the place of a daemon that writes these formats, until its process is this program, too.
+    The options are those of `run`.
+    """
     with lean():
-        import_module("duplexd.daemon.process")  # one that cannot load itself is none
+        from duplexd.daemon import process
+        from duplexd.daemon.link import Link
         from duplexd.daemon.successor import succeed
+        from duplexd.runtime import log
 
-    click.echo(succeed(config_path, formats))
+    settings = succeed(config_path, formats)
+    log.configure(log_level)
+    process.stand_in(settings, adopt, Link.at(descriptor))
 
 
 @cli.command()

@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -39,8 +38,11 @@ from duplexd.api.starting import Starting
 from duplexd.config.exposure import describe_exposure, refused_sockets
 from duplexd.daemon import preflight
 from duplexd.daemon.announce import Announcements
-from duplexd.daemon.ending import Deadline
+from duplexd.daemon.departure import Running, leave
+from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
+from duplexd.daemon.link import SERVES
 from duplexd.daemon.nbd_rules import Rules, images_of
+from duplexd.daemon.pools import Threads, calm_collector
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
 from duplexd.daemon.retry import Patience
@@ -51,41 +53,27 @@ from duplexd.daemon.successor import Restarts
 from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
 from duplexd.engine.controller import Machine
 from duplexd.errors import ConfigurationError, DuplexdError
-from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
+from duplexd.known import known
 from duplexd.nbd_server.listeners import Listeners
-from duplexd.net.activation import Passed
 from duplexd.net.address import UnixAddress
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
 from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.tally_file import TallyFile
-from duplexd.runtime.threads import ThreadWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from duplexd.config.daemon_file import Config
+    from duplexd.daemon.link import Link
+    from duplexd.daemon.successor import Successor
     from duplexd.engine.controller import Controller
     from duplexd.limits import Limits
+    from duplexd.net.listen import BoundSocket
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
-
-RESTART_SECONDS_MAX = 3.0  # for requests in flight; a client that takes longer is disconnected
-# Allocations between two runs of the cycle collector: cycles are rare, and not on the write path
-GC_ALLOCATIONS = 20_000
-
-
-class Running(NamedTuple):
-    """The parts of a daemon that serves."""
-
-    controller: Controller
-    listeners: Listeners
-    control: ControlServer
-    reloads: Reloads
-    restarts: Restarts
-    around: Surroundings
 
 
 class Service:
@@ -101,10 +89,18 @@ class Service:
         relay: Workers,
         adopt: bool = False,
         estate: Estate = NOTHING_LEFT,
+        link: Link | None = None,
+        stands_in: bool = False,
     ) -> None:
-        """`estate`: sockets that were passed, and what a program before this one left."""
+        """`estate`: sockets that were passed, and what a program before this one left, over `link`.
+        `stands_in`: it serves NBD clients alone, until the program at the other end of the link is
+        ready to.
+        """
         self.config = config
         self.leaves: Estate | None = None
+        self.successor: Successor | None = None
+        self._link = link
+        self._stands_in = stands_in
         self._estate = estate
         self._passed = estate.passed
         self._passed_addresses = [each.address for each in estate.passed.nbd]
@@ -131,7 +127,8 @@ class Service:
         # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that
         # hangs, and the control socket is to answer meanwhile.
         images = preflight.look_at_images(self.config) if first else []
-        refuse_problems(self.config, preflight.look(self.config) + images)
+        if not self._estate.id:  # the successor has looked
+            refuse_problems(self.config, preflight.look(self.config) + images)
         if first and (missing := preflight.state_missing(self.config)):
             self._log.warning("images without a state", problem=missing)
         lock = StateLock(self.config)
@@ -173,8 +170,9 @@ class Service:
         self._restart, self._stops = "", True
         self._end()
 
-    def restart(self, number: str) -> None:
+    def restart(self, number: str, successor: Successor | None = None) -> None:
         """Stop in order, and leave sockets and clients to the next program; not if it stops."""
+        self.successor = successor
         if self._stops:
             return
         now_us = time.monotonic_ns() // 1000
@@ -193,6 +191,15 @@ class Service:
     def goes_on(self) -> None:
         """It has stopped, and the process has not ended: there is no next program."""
         self._deadline.end()
+
+    def _heard(self) -> None:
+        """The program that this one stands in for is ready; or it has ended, and so does this."""
+        link = known(self._link, "it stands in for somebody")
+        asyncio.get_running_loop().remove_reader(link.fileno())
+        if not link.hear(1.0):
+            self._log.error("the program that this one stands in for has ended")
+            os._exit(EXIT_NOT_STOPPED)
+        self.restart(self._estate.id)
 
     def reload(self) -> None:
         """Read the configuration again, soon."""
@@ -232,32 +239,14 @@ class Service:
                 return False
             self._ready(running)
             calm_collector()
+            if self._stands_in:
+                link = known(self._link, "it stands in for somebody")
+                asyncio.get_running_loop().add_reader(link.fileno(), self._heard)
             await self._until_stopped(running, workers)
+            self.config = running.reloads.config
             if self._restart:
-                self.leaves = await self._left_to_the_next(running)
+                self.leaves = await leave(running, self._estate, self._restart, self._stands_in)
         return True
-
-    async def _left_to_the_next(self, running: Running) -> Estate:
-        """Holds end first, then no request is taken any more. What can be synced before that is."""
-        control = running.control.hand_over()
-        await running.control.stop()
-        with contextlib.suppress(OSError, DuplexdError):  # the stop says so
-            await running.controller.checkpointer.checkpoint()
-        began_ns = time.monotonic_ns()
-        listening, clients = await running.listeners.hand_over(RESTART_SECONDS_MAX)
-        lost = len(running.listeners.server.connections)
-        ours = [(address, bound) for address, bound in listening if bound.ours]
-        passed = [bound for _address, bound in listening if not bound.ours]
-        return Estate(
-            ours,
-            Passed(passed, None if control.ours else control),
-            control if control.ours else None,
-            clients,
-            began_ns,
-            lost,
-            __version__,
-            self._restart,
-        )
 
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
         """The result of `work`, which is cancelled if a signal comes first: None."""
@@ -280,14 +269,15 @@ class Service:
     ) -> Running:
         config, limits = self.config, self.limits
         patience = Patience(limits.daemon, self._waits)
-        inherited = self._estate.control_at(UnixAddress(str(config.control.socket)))
         control = ControlServer(
-            self._starting, config.control, limits.api, self._passed.control or inherited
+            self._starting, config.control, limits.api, self._passed.control or self._control()
         )
-        await patience.until_possible(control.start)
-        undo.push_async_callback(control.stop)
-        images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
-        refuse_problems(config, images)
+        if not self._stands_in:
+            await patience.until_possible(control.start)
+            undo.push_async_callback(control.stop)
+        if not self._estate.id:  # the successor has looked
+            images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
+            refuse_problems(config, images)
         disk = RealDisk(str(config.controller.state_dir), images_of(config))
         tally = TallyFile(f"{config.control.socket}.tally")
         machine = Machine(disk, RealClock(), workers.disk, workers.journal, self._relay, tally)
@@ -317,6 +307,8 @@ class Service:
 
         await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
+        if self._link is not None:
+            self._link.say(SERVES)
         refused = listeners.adopt(self._estate.clients)
         await patience.until_possible(control.listen_remote)
         around = Surroundings(
@@ -326,25 +318,27 @@ class Service:
         page = PageSource(control.look, lambda: listeners.server.traffic)
         exporter = Exporter(config.metrics.listen, control.scrape, page, limits.api)
         undo.push_async_callback(exporter.stop)
-        with in_file(config):
-            await patience.until_possible(exporter.bind)
+        if not self._stands_in:
+            with in_file(config):
+                await patience.until_possible(exporter.bind)
         reloads = Reloads(
             config, controller, listeners, control, workers.disk.of("reload"), rules,
             self._passed_addresses, self._announcements,
         )  # fmt: skip
         restarts = Restarts(
-            lambda: reloads.config,
-            controller,
-            workers.disk.of("reload"),
-            self.restart,
-            self._estate,
-            refused,
+            controller, workers.disk.of("restart"), self.restart, self._estate, refused
         )
         sources = [lambda: nbd_metrics(listeners.server)]
         control.serve(controller, sources, outlook, reloads, restarts)
         exporter.start()
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
         return Running(controller, listeners, control, reloads, restarts, around)
+
+    def _control(self) -> BoundSocket | None:
+        """The control socket that was left. A stand-in keeps it as it is: who comes waits there."""
+        if self._stands_in:
+            return None
+        return self._estate.control_at(UnixAddress(str(self.config.control.socket)))
 
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
@@ -406,20 +400,6 @@ class Service:
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
 
-class Threads:
-    """The daemon's worker threads, in two pools, so that copies and reads never delay writes and
-    syncs of the journal.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
-        self.journal = ThreadWorkers(loop, "journal", JOURNAL_THREADS)
-
-    def close(self) -> None:
-        self.journal.close()
-        self.disk.close()
-
-
 async def watchdog() -> None:
     """Notify the service manager as long as the event loop runs. See above for why only that."""
     interval_s = watchdog_interval_s()
@@ -434,12 +414,3 @@ async def watchdog() -> None:
 def reserve_of(config: Config) -> Reserve:
     """The room that is kept for a start on a full disk."""
     return Reserve(str(config.controller.state_dir / "reserve"))
-
-
-def calm_collector() -> None:
-    """Collect rarely: objects that exist when the daemon is ready stay, and those of a request are
-    freed by reference counting.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 50)

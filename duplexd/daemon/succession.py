@@ -1,11 +1,7 @@
-"""What a daemon leaves to the program that takes its place in the process: sockets and clients.
+"""What a daemon leaves to the program that takes its place: sockets and clients.
 
-    bequeath(Estate(...))      in the one that ends; does not return if it succeeds
-    estate = inherited()       in the one that begins
-
-The process stays, and with it the descriptors that are passed on; so the service manager sees no
-restart. What they are is in a file in memory: a line of JSON, then the bytes that it counts. The
-variable names the process and the descriptor, so that no child takes them for its own.
+A line of JSON, then the bytes that it counts, in a file in memory; and descriptors, which the line
+names by their place in a list.
 
 The two programs may be of different versions, in either order. `FORMAT` is that of the file. A
 program says which ones it reads (`duplexd successor`) before anything is given up, and likewise of
@@ -20,6 +16,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from duplexd.nbd.negotiated import Negotiated
@@ -29,14 +26,13 @@ from duplexd.net.address import parse_address
 from duplexd.net.listen import BoundSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from duplexd.json_object import Json
     from duplexd.net.address import Address, UnixAddress
 
 FORMAT = 1
 READS = (1,)  # formats that this program can take
-VARIABLE = "DUPLEXD_ESTATE"  # PID:DESCRIPTOR
 
 _SIZE = struct.Struct(">Q")  # of the line
 # Python ends the process with these until its handlers are there, so they wait in the kernel
@@ -47,8 +43,9 @@ class Estate(NamedTuple):
     """`listening`: sockets for NBD clients, by the address that they were configured with.
     `passed`: those that a service manager made. `began_ns`: since when clients have to wait
     (CLOCK_MONOTONIC). `lost`: how many of them could not be kept. `version`: that of the program
-    that ended; `id`: of this restart. `failed`: why the next program could not be started, in one
-    that goes on itself.
+    that ended; `id`: of this restart. `pause_ns`: how long they had to wait before that, in the
+    first half of a restart. `failed`: why the next program could not be started, in one that goes
+    on itself.
     """
 
     listening: Sequence[tuple[Address, BoundSocket]] = ()
@@ -59,15 +56,23 @@ class Estate(NamedTuple):
     lost: int = 0
     version: str = ""
     id: str = ""
+    pause_ns: int = 0
     failed: str = ""
 
     def close(self) -> None:
         """Nobody goes on with it."""
-        for _address, bound in self.listening:
-            bound.close()
-        for each in (*self.passed.nbd, self.passed.control, self.control):
-            if each is not None:
-                each.close()
+        for each in self._bound():
+            each.remove_file()
+        self.disown()
+
+    def _bound(self) -> list[BoundSocket]:
+        more = (*self.passed.nbd, self.passed.control, self.control)
+        return [bound for _address, bound in self.listening] + [each for each in more if each]
+
+    def disown(self) -> None:
+        """Somebody else goes on with it: the sockets are closed here, their files stay."""
+        for each in self._bound():
+            each.sock.close()
         for client in self.clients:
             client.sock.close()
 
@@ -82,46 +87,6 @@ class Estate(NamedTuple):
 NOTHING_LEFT = Estate()
 
 
-def _never() -> bool:
-    return False
-
-
-def bequeath(
-    estate: Estate,
-    command: Sequence[str],
-    is_stopped: Callable[[], bool] = _never,
-    environment: MutableMapping[str, str] = os.environ,
-) -> None:
-    """Become the program `command`, with all of the estate. Returns if `is_stopped` by then; raises
-    OSError if the program is not there. Nothing has changed then.
-    """
-    file = os.fdopen(os.memfd_create("duplexd-estate", os.MFD_CLOEXEC), "r+b")
-    with file, contextlib.ExitStack() as undo:
-        _write(file, estate)
-        for fd in [file.fileno(), *_descriptors(estate)]:
-            os.set_inheritable(fd, True)
-            undo.callback(os.set_inheritable, fd, False)
-        hold_signals()
-        undo.callback(take_signals)
-        given = {**environment, VARIABLE: f"{os.getpid()}:{file.fileno()}"}
-        if is_stopped():
-            return
-        os.execve(command[0], list(command), given)  # noqa: S606  no shell is wanted
-
-
-def inherited(environment: MutableMapping[str, str] = os.environ) -> Estate | None:
-    """What the program before this one left, once; None if there was none.
-
-    The signals that it held are to be taken with `take_signals` once there are handlers.
-    """
-    pid, _, descriptor = environment.pop(VARIABLE, "").partition(":")
-    if pid != str(os.getpid()):
-        return None
-    with os.fdopen(int(descriptor), "rb") as file:
-        file.seek(0)
-        return _read(file)
-
-
 def hold_signals() -> None:
     """Those that come from now on wait in the kernel."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
@@ -132,22 +97,34 @@ def take_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
 
-def _descriptors(estate: Estate) -> list[int]:
-    sockets = [bound.sock for _address, bound in estate.listening]
-    sockets += [bound.sock for bound in estate.passed.nbd]
-    sockets += [bound.sock for bound in (estate.passed.control, estate.control) if bound]
-    sockets += [client.sock for client in estate.clients]
-    return [sock.fileno() for sock in sockets]
+def send_again(came: set[int]) -> None:
+    """Signals that came, and that nobody has acted on: the kernel has them, also over an exec."""
+    for number in came:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    came.clear()
 
 
-def _write(file: BinaryIO, estate: Estate) -> None:
+@contextlib.contextmanager
+def packed(estate: Estate) -> Iterator[tuple[BinaryIO, list[int]]]:
+    """A file with all of it, and the descriptors that go with it."""
+    sockets: list[socket.socket] = []
+    with os.fdopen(os.memfd_create("duplexd-estate", os.MFD_CLOEXEC), "r+b") as file:
+        _write(file, estate, sockets)
+        yield file, [sock.fileno() for sock in sockets]
+
+
+def _write(file: BinaryIO, estate: Estate, sockets: list[socket.socket]) -> None:
     blobs: list[bytes] = []
+
+    def place(sock: socket.socket) -> int:
+        sockets.append(sock)
+        return len(sockets) - 1
 
     def client(each: Handed) -> Json:
         blobs.extend((each.unread, each.unsent))
         agreed = each.negotiated
         return {
-            "fd": each.sock.fileno(),
+            "socket": place(each.sock),
             "listener": str(each.listener),
             "volume": each.volume,
             "size": each.size,
@@ -159,18 +136,19 @@ def _write(file: BinaryIO, estate: Estate) -> None:
             "unsent": len(each.unsent),
         }
 
-    passed = estate.passed
+    passed, control = estate.passed, estate.control
     line = json.dumps(
         {
             "format": FORMAT,
             "version": estate.version,
             "id": estate.id,
             "began_ns": estate.began_ns,
+            "pause_ns": estate.pause_ns,
             "lost": estate.lost,
-            "listening": [[str(address), each.sock.fileno()] for address, each in estate.listening],
-            "passed": [each.sock.fileno() for each in passed.nbd],
-            "passed_control": passed.control and passed.control.sock.fileno(),
-            "control": estate.control and estate.control.sock.fileno(),
+            "listening": [[str(address), place(each.sock)] for address, each in estate.listening],
+            "passed": [place(each.sock) for each in passed.nbd],
+            "passed_control": None if passed.control is None else place(passed.control.sock),
+            "control": None if control is None else place(control.sock),
             "clients": [client(each) for each in estate.clients],
         }
     ).encode()
@@ -179,13 +157,15 @@ def _write(file: BinaryIO, estate: Estate) -> None:
     file.flush()
 
 
-def _read(file: BinaryIO) -> Estate:
+def unpacked(file: BinaryIO, descriptors: Sequence[int]) -> Estate:
+    """What `packed` made of it; the descriptors are this process's own."""
+    file.seek(0)
     line = json.loads(file.read(_SIZE.unpack(file.read(_SIZE.size))[0]))
 
     def client(each: Json) -> Handed:
         contexts = tuple((number, name) for number, name in each["contexts"])
         return Handed(
-            _socket(each["fd"]),
+            taken(each["socket"]),
             parse_address(each["listener"]),
             each["volume"],
             each["size"],
@@ -195,12 +175,17 @@ def _read(file: BinaryIO) -> Estate:
             file.read(each["unsent"]),
         )
 
-    def bound(fd: int | None, ours: bool = True) -> BoundSocket | None:
-        return None if fd is None else BoundSocket(_socket(fd), ours)
+    def taken(place: int) -> socket.socket:
+        sock = socket.socket(fileno=descriptors[place])
+        sock.setblocking(False)
+        return sock
 
-    passed = [BoundSocket(_socket(fd), ours=False) for fd in line["passed"]]
+    def bound(place: int | None, ours: bool = True) -> BoundSocket | None:
+        return None if place is None else BoundSocket(taken(place), ours)
+
+    passed = [BoundSocket(taken(place), ours=False) for place in line["passed"]]
     return Estate(
-        [(parse_address(text), BoundSocket(_socket(fd))) for text, fd in line["listening"]],
+        [(parse_address(text), BoundSocket(taken(place))) for text, place in line["listening"]],
         Passed(passed, bound(line["passed_control"], ours=False)),
         bound(line["control"]),
         [client(each) for each in line["clients"]],
@@ -208,11 +193,5 @@ def _read(file: BinaryIO) -> Estate:
         line["lost"],
         line["version"],
         line["id"],
+        line["pause_ns"],
     )
-
-
-def _socket(fd: int) -> socket.socket:
-    os.set_inheritable(fd, False)
-    sock = socket.socket(fileno=fd)
-    sock.setblocking(False)
-    return sock

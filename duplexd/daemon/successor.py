@@ -1,14 +1,20 @@
 """A restart in place: another program takes this one's place in the process, and clients stay.
 
-First the successor is asked, as a program of its own: that it starts, that it takes this
-configuration, and that it reads what this one leaves (`duplexd successor`). Until it has said so
-nothing is given up, and a refusal changes nothing. Then the daemon stops in order, except that
-sockets and clients are left to the successor (`succession.py`).
+The next program is loaded in a process of its own, beside this one, which serves meanwhile: it
+says that it takes this configuration, and that it reads what this one leaves (`duplexd successor`).
+Until then nothing is given up, and a refusal changes nothing. So the pause has no import in it.
+
+    1. this program stops in order, and gives its estate to the successor, which serves as a
+       **stand-in** (`link.py`)
+    2. this process becomes the next program (exec), which is loaded while the stand-in serves
+    3. the stand-in stops in order, gives the estate back, and ends
+
+So the process stays for whoever watches it: a service manager, a container, a shell.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import secrets
 import subprocess
 import sys
@@ -19,18 +25,22 @@ import structlog
 
 from duplexd import __version__
 from duplexd.daemon import preflight
+from duplexd.daemon.link import READY, SERVES, go_on_waiting, linked
 from duplexd.daemon.loading import load_in_time
 from duplexd.daemon.startup import refuse_problems
 from duplexd.daemon.succession import FORMAT, READS
-from duplexd.errors import WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file
 from duplexd.journal import format as journal_format
 from duplexd.runtime.child import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.config.daemon_file import Config
+    from duplexd.core.pair import Pair
+    from duplexd.daemon.link import Link
     from duplexd.daemon.succession import Estate
     from duplexd.engine.controller import Controller
     from duplexd.json_object import Json
@@ -39,7 +49,11 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 SUCCESSOR_SECONDS_MAX = 60.0  # for it to say that it can
+SERVES_SECONDS_MAX = 60.0  # for it to serve, after a stop in order
+KILLED_SECONDS_MAX = 10.0
+AT_ONCE_SECONDS = 0.001
 _TEXT_MAX = 2000  # of what it says
+_STDERR = 2
 
 
 # What this program writes and the next one has to read, and what it reads itself
@@ -61,22 +75,20 @@ def own_command() -> list[str]:
 
 
 class Restarts:
-    """`config`: the one in force. `begin` has the daemon end, and leave its estate with this id.
+    """`begin` has the daemon end, and leave its estate with this id to this successor.
     `estate`: what the program before this one left; without an id there was none. `refused`: how
     many of its clients may not go on.
     """
 
     def __init__(
         self,
-        config: Callable[[], Config],
         controller: Controller,
         workers: Workers,
-        begin: Callable[[str], None],
+        begin: Callable[[str, Successor], None],
         estate: Estate,
         refused: int = 0,
         command: Callable[[], Sequence[str]] = own_command,
     ) -> None:
-        self._config = config
         self._controller = controller
         self._workers = workers
         self._begin = begin
@@ -86,11 +98,11 @@ class Restarts:
         self.last: Json | None = _described(estate, refused) if estate.id else None
 
     async def restart(self, force: bool) -> Json:
-        """Ask the successor, then begin. Returns its version, this `program`, and the `id` by which
-        the successor shows that this restart is done.
+        """Start the successor, then begin. Returns its version, this `program`, and the `id` by
+        which the last program shows that this restart is done.
 
         Raises WrongStateError, with nothing changed, if it cannot take over, if a restart is under
-        way, and for clones, which end with the program, unless `force`.
+        way, for images that hang, and for clones, which end with the program, unless `force`.
         """
         clones = self._controller.clones.show()["clones"]
         if clones and not force:
@@ -102,58 +114,107 @@ class Restarts:
             raise WrongStateError("a restart is under way")
         self._begun = True
         try:
-            source = str(self._config().source)
-            version = await self._workers.run(lambda: ask_successor(self._command(), source))
+            with contextlib.suppress(OSError, DuplexdError):  # the stop says so
+                await self._controller.checkpointer.checkpoint()  # what can be synced before it
+            refuse_hung(self._controller.volumes.all())
+            successor = await self._workers.run(lambda: begin_successor(self._command()))
         except BaseException:
             self._begun = False
             raise
         number = secrets.token_hex(8)
-        log.info("restarting in place", version=__version__, next_version=version)
-        self._begin(number)
-        about = {"version": version, "previous_version": __version__, "program": self._program}
-        return {"id": number, **about}
+        log.info("restarting in place", version=__version__, next_version=successor.version)
+        self._begin(number, successor)
+        about = {"version": successor.version, "previous_version": __version__}
+        return {"id": number, **about, "program": self._program}
 
     def show(self) -> Json:
         """How this program came to serve."""
         return {"program": self._program, "last": self.last}
 
 
-def ask_successor(command: Sequence[str], source: str) -> str:
-    """The version of the program that `command` starts, if it can take over. Raises
-    WrongStateError. Blocking.
+class Successor:
+    """The program that can go on, in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], link: Link, version: str) -> None:
+        self.link = link
+        self.version = version
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def take_over(self, estate: Estate) -> str:
+        """Give it the estate: "" once it serves. Otherwise the reason, and it has ended: the estate
+        is as it was. Raises DuplexdError if the clients are not as they were. Blocking.
+        """
+        self.link.give(estate)
+        if self.link.hear(SERVES_SECONDS_MAX, go_on_waiting) == SERVES:
+            return ""
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a disk has it; the lock says more
+            self._process.wait(KILLED_SECONDS_MAX)
+        late = self.link.hear(AT_ONCE_SECONDS)
+        self.link.close()
+        if late == SERVES:
+            raise DuplexdError("the next program has failed while it took over; start it again")
+        return "it ended before it served; see the log"
+
+
+def begin_successor(command: Sequence[str]) -> Successor:
+    """The program that `command` starts, loaded. Raises WrongStateError if it cannot take over.
+    Blocking.
     """
     formats = [f"{what}={number}" for what, number in WRITES.items()]
-    try:
-        program = [*command[: list(command).index("run")], "successor", "--config", source]
-        ended = subprocess.run(
-            [*program, *formats],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=SUCCESSOR_SECONDS_MAX,
-            env=environment({}),
-            start_new_session=True,
-            check=False,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise _refused(f"it cannot be started: {why}") from None
-    if ended.returncode:
-        said = ended.stderr.decode(errors="replace").strip()[-_TEXT_MAX:]
-        raise _refused(said.removeprefix("duplexd: ") or f"exit code {ended.returncode}")
-    try:
-        return str(json.loads(ended.stdout)["version"])
-    except (ValueError, KeyError, TypeError):
-        raise _refused("it does not say that it can") from None
+    link, theirs = linked()
+    with theirs:
+        try:
+            at = list(command).index("run")
+            linking = ["successor", "--link", str(theirs.fileno())]
+            process = subprocess.Popen(
+                [*command[:at], *linking, *command[at + 1 :], *formats],
+                stdin=subprocess.DEVNULL,
+                stdout=_STDERR,  # where it writes once it serves; what it refuses is read here
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                env=environment({}),
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            link.close()
+            why = (isinstance(error, OSError) and error.strerror) or str(error)
+            raise _refused(f"it cannot be started: {why}") from None
+    said, _, version = link.hear(SUCCESSOR_SECONDS_MAX).partition(" ")
+    if said == READY:
+        return Successor(process, link, version)
+    link.close()
+    process.kill()
+    _, errors = process.communicate()
+    text = errors.decode(errors="replace").strip()[-_TEXT_MAX:]
+    code = process.returncode
+    raise _refused(text.removeprefix("duplexd: ") or f"it does not say that it can (exit {code})")
+
+
+def refuse_hung(pairs: Iterable[Pair]) -> None:
+    """Raises WrongStateError for an image that does not answer: a thread is in a call on it, and
+    the program could not be replaced before that returns.
+    """
+    for pair in pairs:
+        for leg in (pair.primary, pair.secondary):
+            if isinstance(leg, AbsentLeg) and leg.busy:
+                raise WrongStateError(
+                    f"{pair.name}: the image {leg.path} does not answer, and nothing changed;"
+                    " restart once it does"
+                )
 
 
 def _refused(why: str) -> WrongStateError:
     return WrongStateError(f"the next program cannot take over, and nothing changed: {why}")
 
 
-def succeed(config_path: str, formats: Sequence[str]) -> str:
-    """What `duplexd successor` prints if this program can take the place of one that writes
-    `formats`, each as NAME=NUMBER, with this configuration. Raises ConfigurationError or
-    WrongStateError if it cannot.
+def succeed(config_path: str, formats: Sequence[str]) -> Config:
+    """The configuration, if this program can take the place of one that writes `formats`, each as
+    NAME=NUMBER. Raises ConfigurationError or WrongStateError if it cannot.
     """
     for text in formats:
         what, _, number = text.partition("=")
@@ -165,14 +226,17 @@ def succeed(config_path: str, formats: Sequence[str]) -> str:
             )
     settings = load_in_time(config_path)
     refuse_problems(settings, preflight.look(settings))
-    return json.dumps({"version": __version__})
+    for problem in preflight.look_at_images(settings):
+        if problem.hangs:  # clients would wait for it
+            raise WrongStateError(f"{problem.line}; restart once it does")
+    return settings
 
 
 def _described(estate: Estate, refused: int) -> Json:
     return {
         "id": estate.id,
         "time": time.time(),
-        "pause_s": (time.monotonic_ns() - estate.began_ns) / 1e9,
+        "pause_s": max(estate.pause_ns, time.monotonic_ns() - estate.began_ns) / 1e9,
         "clients_kept": len(estate.clients) - refused,
         "clients_lost": estate.lost + refused,
         "previous_version": estate.version,

@@ -1,4 +1,4 @@
-"""`duplexctl restart`: another program takes the daemon's place, and its clients see a pause.
+"""`duplexctl restart`: another program takes the daemon's place, and its clients see two pauses.
 
 For upgrades, and for what a reload cannot change. `systemctl restart` disconnects every client.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def restart(settings: Settings, force: bool) -> None:
     """Let one daemon start its program anew, which may be another version: it keeps its process and
-    its NBD clients, which see a pause.
+    its NBD clients, which see two pauses.
 
     Holds are released. Clients with TLS are disconnected.
     """
@@ -39,5 +39,5 @@ def restarted_text(result: RestartedInPlace) -> str:
     lost = f", {result.clients_lost} disconnected" if result.clients_lost else ""
     return (
         f"restarted, {version}: {result.clients_kept} NBD connections kept{lost},"
-        f" a pause of {result.pause_s * 1000:.0f} ms"
+        f" pauses of at most {result.pause_s * 1000:.0f} ms"
     )

@@ -172,16 +172,15 @@ class Receiver:
         """Whether the client has begun a request, and not sent all of it."""
         return self.large > 0 or self._skip > 0 or self._start != self._end
 
-    @property
-    def skips(self) -> bool:
-        """Whether a payload is being skipped."""
-        return self._skip > 0
-
     def left(self) -> bytes:
         """What was received and has not been returned, as it came. Of a WRITE that is returned in
-        pieces, a WRITE of what is not returned yet. Not while it `skips`.
+        pieces, a WRITE of what is not returned yet. Of a request whose payload is skipped, a WRITE
+        of what is not skipped yet, with a flag that it is refused for.
         """
         rest = bytes(self._buffer[self._start : self._end])
+        if self._skip and self._refused is not None:
+            _flags, _command, cookie, offset, _length, _nothing = self._refused
+            return self._packed(c.CMD_FLAG_DF, cookie, offset, self._skip)
         if not self.large:
             return rest
         flags, cookie, offset, length = self._header

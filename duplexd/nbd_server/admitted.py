@@ -51,6 +51,11 @@ class Admitted:
         """Take no further request; close when what is in flight is answered."""
         raise NotImplementedError
 
+    @property
+    def secured(self) -> bool:
+        """Whether it has TLS."""
+        return isinstance(self._wire, TlsWire)
+
     def admit_again(self, listeners: Mapping[Address, Listener], trust: Trust) -> None:
         """The rules have changed: end if they allow less than when the volume was chosen."""
         exports, wire = self.exports, self._wire

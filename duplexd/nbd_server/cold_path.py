@@ -62,6 +62,7 @@ class Requests:
         "dropped",
         "ended",
         "in_flight",
+        "leaving",
         "lent",
         "payload_bytes",
         "progressed",
@@ -85,6 +86,7 @@ class Requests:
         self.dropped = False  # the client has gone
         self.ended = False  # DISC came
         self.in_flight = 0  # changes, flushes and reads without a reply
+        self.leaving = False  # the next program serves the client
         # that may use the receive buffer: taken since it was exchanged, or since none was in flight
         self.lent: list[Change] = []
         self.payload_bytes = (

@@ -32,9 +32,7 @@ _ASK_SECONDS = 0.001
 
 
 async def leaving(server: Server, seconds: float) -> list[Handed]:
-    """All clients whose requests are answered within `seconds`; the others stay connected here,
-    for `Listeners.stop`.
-    """
+    """All clients whose requests are answered within `seconds`; the others stay connected here."""
     found: list[Handed] = []
     until = server.loop.time() + seconds
     while True:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 STOP_SECONDS_DEFAULT = 5.0
+_ASK_SECONDS = 0.01
 
 
 @dataclass
@@ -139,12 +140,29 @@ class Listeners:
                 _change(endpoint, wanted[address])
         self.server.admit(policy or self.server.policy, wanted)
 
+    async def end_secured(self, seconds: float) -> int:
+        """Close the connections that cannot be handed over, once what is in flight is answered, or
+        after `seconds`; the others are served meanwhile. Returns how many there were.
+        """
+        server, until = self.server, self.server.loop.time() + seconds
+        found = [connection for connection in server.connections if connection.secured]
+        for connection in found:
+            connection.stop()
+        while True:
+            left = server.connections.intersection(found)
+            if not left or server.loop.time() >= until:
+                break
+            await asyncio.sleep(_ASK_SECONDS)
+        for connection in left:
+            connection.abort()
+        return len(found)
+
     async def hand_over(
         self, seconds: float
-    ) -> tuple[list[tuple[Address, BoundSocket]], list[Handed]]:
+    ) -> tuple[list[tuple[Address, BoundSocket]], list[Handed], int]:
         """Accept no client, and give away what another program is to go on with: the listening
         sockets, by their configured addresses, and the clients whose requests are answered within
-        `seconds`. The others are left to `stop`.
+        `seconds`. The others are cut off; returns how many, too.
         """
         sockets = []
         for address, endpoints in self._endpoints.items():
@@ -152,7 +170,10 @@ class Listeners:
                 known(endpoint.acceptor, "it is served").cease()
                 sockets.append((address, endpoint.bound))
         self._endpoints.clear()
-        return sockets, await leaving(self.server, seconds)
+        clients, left = await leaving(self.server, seconds), list(self.server.connections)
+        for connection in left:
+            connection.abort()
+        return sockets, clients, len(left)
 
     def adopt(self, clients: Iterable[Handed]) -> int:
         """Go on with clients of the program before this one. Those whose listener is gone, or whose

@@ -45,11 +45,13 @@ CONTENTS_KEPT_BYTES_MAX = 8 * MIB  # of buffers for what is read in the loop, un
 
 class Owner(Protocol):
     """The connection that it came over. `dropped`: the client has gone. `write_paused`: it does
-    not take its replies. `since`: when it took what it takes now (monotonic seconds).
+    not take its replies; if it is `leaving`, what it has asked for is read nevertheless, as there
+    was room for it. `since`: when it took what it takes now (monotonic seconds).
     `takes_pipes`: content may come in pipes.
     """
 
     dropped: bool
+    leaving: bool
     since: float
     takes_pipes: bool
     write_paused: bool
@@ -205,6 +207,10 @@ class _Line:
         self._go_on(self)
 
 
+def _goes_on(owner: Owner) -> bool:
+    return owner.dropped or owner.leaving or not owner.write_paused
+
+
 class ReadTurns:
     """Whose piece is next. Called from the loop."""
 
@@ -246,7 +252,7 @@ class ReadTurns:
 
     def _begin_pieces(self, line: _Line) -> None:
         while line.reading < self._pieces_max:
-            owner = next((one for one in line.reads if one.dropped or not one.write_paused), None)
+            owner = next(filter(_goes_on, line.reads), None)
             if owner is None:
                 return
             theirs = line.reads.pop(owner)

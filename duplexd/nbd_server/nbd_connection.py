@@ -57,7 +57,6 @@ class Connection(Admitted):
         "_dispatch",
         "_fd",
         "_feeding",
-        "_leaving",
         "_left",
         "_lost",
         "_negotiation",
@@ -76,7 +75,6 @@ class Connection(Admitted):
         self._dispatch: Dispatch | None = None
         self._fd = -1
         self._feeding = False
-        self._leaving = False  # the next program serves it
         # The client has gone, after a DISC that was not received: all it had sent before that
         self._left: memoryview | None = None
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
@@ -181,16 +179,18 @@ class Connection(Admitted):
         return self._left is None and self._wire is self._socket
 
     def leave(self) -> Handed | None:
-        """Take no request that has not begun to come. Returns the client, for the next program,
+        """Take nothing more from the socket. Returns the client, for the next program,
         once nothing of it is unfinished; nobody serves it from then on. None: ask again.
         """
-        self._leaving = True
-        self._adjust()
         receiver, dispatch, volume = self._receiver, self._dispatch, self.volume
         if not self.may_leave or receiver is None or dispatch is None or volume is None:
             return None
+        if not dispatch.leaving:
+            dispatch.leaving = True
+            self._server.reads.resume(volume)
+        self._adjust()
         waiting = [receiver.packed(request) for request in dispatch.backlog]
-        if receiver.broken or receiver.skips or None in waiting or not dispatch.rests:
+        if receiver.broken or None in waiting or not dispatch.rests:
             return None
         unread = b"".join([*filter(None, waiting), receiver.left(), self._socket.received_before()])
         size, flags, negotiated = self._chosen
@@ -380,7 +380,7 @@ class Connection(Admitted):
                 self._server.hangups.watch(self._fd, self._hung_up)
         elif self._left is not None:
             self._feed(receiver, self._left)
-        elif self._leaving and not receiver.skips:
+        elif dispatch.leaving:
             dispatch.stalled = True
             self._wire.pause_reading()
         else:

@@ -48,6 +48,10 @@ class Served(Protocol):
         """Close now."""
 
     @property
+    def secured(self) -> bool:
+        """Whether it has TLS, of which no other program can have the state."""
+
+    @property
     def may_leave(self) -> bool:
         """Whether `leave` returns its client some time, if the client stays."""
 

@@ -2,27 +2,36 @@
 
     next_program.py PLAN run --config FILE
 
-PLAN has one word, or none. What the question to the successor does with it:
+PLAN has one word, or none. What the program does that is asked whether it can take over:
 
     gone, older, silent     it does not start; reads no such journal; ends without an answer
 
-What the program does that takes over: `inherit`, `lock`, `control`, `recovery`, `listen` and
-`adopt` fail there. `exec`: the program that is to be replaced cannot become another one.
+`lock`, `recovery`, `listen` and `adopt` fail in the program that stands in for the process, and it
+is `killed` as soon as it serves. The same and `inherit` and `control` after a `process-` fail in
+the process, when it has become the next program. `exec`: it cannot become one. `slow`: the program
+that is to be replaced takes long to hand over its clients.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from duplexd.api.server import ControlServer
-from duplexd.daemon import process, program, service, succession, successor
+from duplexd.daemon import process, program, replacing, service, successor
 from duplexd.daemon.recovery import Recovery
+from duplexd.nbd_server import handing_over, listeners
 from duplexd.nbd_server.listeners import Listeners
+
+if TYPE_CHECKING:
+    from duplexd.nbd_server.handed import Handed
+    from duplexd.nbd_server.shared import Server
 
 PLAN = Path(sys.argv.pop(1))
 FAULT = PLAN.read_text()
@@ -32,6 +41,20 @@ def fail(*_arguments: Any, **_named: Any) -> NoReturn:
     """What is put in place of a function."""
     print(f"stand-in: {FAULT}", file=sys.stderr, flush=True)
     raise OSError(errno.EIO, f"stand-in: {FAULT}")
+
+
+def die() -> NoReturn:
+    """As by `kill -9`."""
+    print(f"stand-in: {FAULT}", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+async def linger(server: Server, seconds: float) -> list[Handed]:
+    """Hand over the clients, after a while."""
+    print(f"stand-in: {FAULT}", file=sys.stderr, flush=True)
+    await asyncio.sleep(2.0)
+    return await handing_over.leaving(server, seconds)
 
 
 def tell_deadlines() -> None:
@@ -57,8 +80,15 @@ def main() -> None:
         "listen": (Listeners, "start"),
         "adopt": (Listeners, "adopt"),
     }
-    if succession.VARIABLE in os.environ and FAULT in places:
+    if sys.argv[1] == "successor" and FAULT in places:
         setattr(*places[FAULT], fail)
+    if sys.argv[1] == "successor" and FAULT == "killed":
+        setattr(service, "calm_collector", die)  # noqa: B010
+    if FAULT == "slow":
+        setattr(listeners, "leaving", linger)  # noqa: B010
+    late = FAULT.removeprefix("process-")
+    if replacing.VARIABLE in os.environ and FAULT.startswith("process-"):
+        setattr(*places[late], fail)
     become = os.execve
 
     def execve(*command: Any) -> None:

@@ -29,6 +29,7 @@ from tests.support.daemon import (
     free_port,
     run_duplexctl,
 )
+from tests.support.fuse import faulty_disk
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -136,13 +137,17 @@ def wait_load(daemon: Daemon) -> None:
 # ----------------------------------------------------------------------------------- half requests
 
 
-def reply_to(talk: Talk) -> tuple[int, int, int]:
-    sock, data = talk._socket, b""
-    while len(data) < SIMPLE_REPLY.size:
-        piece = sock.recv(SIMPLE_REPLY.size - len(data))
+def received(talk: Talk, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = talk._socket.recv(count - len(data))
         assert piece, "the server hung up"
         data += piece
-    magic, error, cookie = SIMPLE_REPLY.unpack(data)
+    return data
+
+
+def reply_to(talk: Talk) -> tuple[int, int, int]:
+    magic, error, cookie = SIMPLE_REPLY.unpack(received(talk, SIMPLE_REPLY.size))
     return magic, error, cookie
 
 
@@ -214,11 +219,40 @@ def test_replies_that_a_client_has_not_taken_arrive(
         for _ in range(READS):
             magic, error, cookie = reply_to(talk)
             assert (magic, error) == (c.SIMPLE_REPLY_MAGIC, 0)
-            data = b""
-            while len(data) < READ_BYTES:
-                data += sock.recv(READ_BYTES - len(data))
-            found[cookie] = data
+            found[cookie] = received(talk, READ_BYTES)
         assert b"".join(found[number] for number in range(READS)) == content
+
+
+def test_a_client_that_stalls_is_kept(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    """It takes no replies, or is in the middle of a payload that is refused."""
+    daemon = start_daemon(files)
+    content, too_long = os.urandom(4 * MIB), (64 << 20) + 1
+    reads = [(number, number % 4 * MIB, MIB) for number in range(40)]
+    asked = b"".join(REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_READ, *place) for place in reads)
+    refused = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 99, 0, too_long)
+    written = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 98, 8 * MIB, 512) + b"w" * 512
+    with (
+        closing(Talk(files.nbd_socket, "v0")) as reader,
+        closing(Talk(files.nbd_socket, "v1")) as skipped,
+    ):
+        for at in range(0, len(content), MIB):
+            reader.write(at, content[at : at + MIB])
+        reader._socket.sendall(asked + written)
+        skipped._socket.sendall(refused + bytes(1000))
+        assert restart(daemon)["clients_kept"] == 2
+        skipped._socket.sendall(bytes(too_long - 1000))
+        assert reply_to(skipped) == (c.SIMPLE_REPLY_MAGIC, c.EINVAL, 99)
+        skipped.write(0, b"x" * 512)
+        for _ in range(len(reads) + 1):
+            magic, error, cookie = reply_to(reader)
+            assert (magic, error) == (c.SIMPLE_REPLY_MAGIC, 0)
+            if cookie == 98:
+                continue
+            data = received(reader, MIB)
+            assert data == content[reads[cookie][1] :][:MIB]
+        assert reader.read(8 * MIB, 512) == b"w" * 512
 
 
 def test_held_writes_are_done_and_answered(
@@ -293,6 +327,30 @@ def test_a_client_without_tls_is_disconnected_where_that_is_required_now(
 # --------------------------------------------------------------------------- the program that fails
 
 
+@pytest.mark.parametrize("role", ["a", "b"])
+def test_an_image_that_hangs_refuses_it_and_clients_do_not_wait(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    tmp_path: Path,
+    role: str,
+) -> None:
+    patience = [f"{leg}_timeout = 1" for leg in ("primary", "secondary")]
+    with faulty_disk(tmp_path / role) as disk:
+        files = make_files(volumes={"v0": "8MiB", "v1": "8MiB"}, controller=patience)
+        daemon = start_daemon(files)
+        with closing(Talk(files.nbd_socket, "v0")) as talk:
+            talk.write(0, b"x" * 512)
+            stuck = disk.hang(pattern="v1.img")
+            refused = run_duplexctl(files, "restart")
+            assert refused.returncode == 5, refused
+            assert "v1.img" in refused.stderr
+            assert "nothing changed" in refused.stderr
+            assert talk.read(0, 512) == b"x" * 512
+            stuck.lift()
+            assert daemon.request("GET", "/v1/restart")[1]["last"] is None
+        daemon.kill()  # before its disk goes
+
+
 class StandIn(Daemon):
     """A daemon whose next program fails as `fault` says; see `tests/support/next_program.py`."""
 
@@ -354,26 +412,67 @@ def test_what_the_next_program_refuses_changes_nothing(stand_in: StandIn) -> Non
         assert talk.read(0, 512) == name.encode().ljust(512)
 
 
-FAULTS = [
-    *("recovery", "adopt"),
-    *(pytest.param(fault, marks=pytest.mark.long) for fault in ("inherit", "lock", "control")),
+EARLY = [
+    "recovery",
+    pytest.param("lock", marks=pytest.mark.long),
     pytest.param("listen", marks=pytest.mark.long),
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EARLY)
+def test_if_the_next_program_cannot_serve_the_one_before_it_goes_on(
+    stand_in: StandIn, fault: str
+) -> None:
+    daemon = stand_in
+    half = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 7, 512, 512) + b"h" * 512
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"before" * 128)
+        talk._socket.sendall(half[:100])
+        daemon.fails(fault)
+        refused = run_duplexctl(daemon.files, "restart")
+        assert refused.returncode == 1, refused
+        assert "could not be started" in refused.stderr
+        assert f"stand-in: {fault}" in daemon.log()
+        talk._socket.sendall(half[100:])
+        assert reply_to(talk) == (c.SIMPLE_REPLY_MAGIC, 0, 7)
+        assert talk.read(0, 1024) == (b"before" * 128)[:512] + b"h" * 512
+        daemon.fails("")
+        assert restart(daemon)["clients_kept"] == 1
+
+
+def read_for_ever(talk: Talk) -> None:
+    while True:
+        talk.read(0, 512)
+
+
+LATE = [
+    *("adopt", "process-recovery"),
+    *(
+        pytest.param(fault, marks=pytest.mark.long)
+        for fault in ("killed", *(f"process-{each}" for each in ("inherit", "lock", "control")))
+    ),
+    *(pytest.param(f"process-{each}", marks=pytest.mark.long) for each in ("listen", "adopt")),
+]
+
+
+@pytest.mark.parametrize("fault", LATE)
 def test_a_next_program_that_fails_loses_nothing(stand_in: StandIn, fault: str) -> None:
+    """One that fails beside the process is followed by the process itself, anew."""
     daemon = stand_in
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
         talk.write(0, b"before" * 128)
         daemon.fails(fault)
         status, answer = daemon.request("POST", "/v1/restart", {})
         assert status == 200, answer
-        assert daemon.wait() != 0
+        if fault.startswith("process-"):
+            assert daemon.wait() != 0
         with pytest.raises(OSError):
-            talk.read(0, 512)
+            read_for_ever(talk)  # it is served until the restart begins
     daemon.fails("")
-    daemon.start()
+    if fault.startswith("process-"):
+        daemon.start()
+    else:
+        daemon.wait_ready()
     with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
         assert talk.read(0, 768) == b"before" * 128
     verified = run_duplexctl(daemon.files, "verify", "all4")
@@ -384,7 +483,7 @@ def test_a_next_program_that_fails_loses_nothing(stand_in: StandIn, fault: str) 
 def test_a_daemon_that_was_started_anew_is_a_failure(stand_in: StandIn) -> None:
     """As a service manager does; the command must not call that a restart in place."""
     daemon = stand_in
-    daemon.fails("recovery")
+    daemon.fails("process-recovery")
     command = [sys.executable, "-m", "duplexd.duplexctl.cli", "--socket"]
     asking = subprocess.Popen(
         [*command, str(daemon.files.control_socket), "restart"],
@@ -415,20 +514,14 @@ def test_without_a_program_to_become_it_goes_on_by_itself(stand_in: StandIn) -> 
         assert restart(daemon)["clients_kept"] == 1
 
 
-def test_a_signal_while_clients_are_handed_over_stops_the_daemon(
-    files: DaemonFiles, start_daemon: Callable[..., Daemon]
-) -> None:
-    daemon = start_daemon(files)
-    skipped = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 7, 0, 3 << 30) + bytes(1000)
-    with (
-        closing(Talk(files.nbd_socket, "v0")) as slow,
-        closing(Talk(files.nbd_socket, "v1")) as other,
-    ):
-        slow._socket.sendall(skipped)  # it cannot leave, and all wait for it
+def test_a_signal_while_clients_are_handed_over_stops_the_daemon(files: DaemonFiles) -> None:
+    daemon = StandIn(files)
+    daemon.fails("slow")
+    daemon.start()
+    with closing(Talk(files.nbd_socket, "v1")) as other:
         other.write(0, b"x" * 512)
         assert daemon.request("POST", "/v1/restart", {})[0] == 200
-        daemon.wait_log("restarting in place")
-        time.sleep(1)
+        daemon.wait_log("stand-in: slow")
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     assert not files.nbd_socket.exists()

@@ -21,7 +21,7 @@ class LastRestart(Answer):
 
     id: str
     time: float = Field(description="when clients were served again, Unix time")
-    pause_s: float = Field(description="how long clients were not served")
+    pause_s: float = Field(description="how long clients were not served at a time")
     clients_kept: int = Field(description="connections of NBD clients that went on")
     clients_lost: int = Field(
         description="those that were closed: with TLS, too slow, or not allowed any longer"

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.api.starting import Starting
+from duplexd.daemon.pools import Threads
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.retry import Patience
-from duplexd.daemon.service import Service, Threads
+from duplexd.daemon.service import Service
 from duplexd.engine.controller import Machine
 from duplexd.errors import DamageError, LimitError, WrongStateError
 from duplexd.limits import DaemonLimits, EngineLimits, Limits

@@ -60,6 +60,7 @@ class Owner:
     takes_pipes = False
     dropped = False
     since = 0.0
+    leaving = False
     write_paused = False
 
 

@@ -1,0 +1,76 @@
+"""The process becomes the next program, while a stand-in serves its clients.
+
+The descriptor of the link to the stand-in is kept, and a variable names it, with the process that
+it is for: so no child takes it for its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import structlog
+
+from duplexd.daemon.link import Link, go_on_waiting
+from duplexd.daemon.successor import own_command
+from duplexd.errors import DuplexdError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from duplexd.daemon.succession import Estate
+    from duplexd.daemon.successor import Successor
+
+VARIABLE = "DUPLEXD_STAND_IN"  # PID:DESCRIPTOR:PID OF THE STAND-IN
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
+
+
+def replaced(estate: Estate, successor: Successor) -> Estate:
+    """Have the successor stand in, and become the next program: then it does not return. Returns
+    the estate if that cannot be, and this program goes on; raises DuplexdError if it is lost.
+    """
+    if why := successor.take_over(estate):
+        log.error("the next program cannot be started", reason=why)
+        return estate._replace(failed=why)
+    estate.disown()
+    try:
+        become(own_command(), successor)
+    except OSError as error:
+        why = error.strerror or str(error)
+    log.error("the next program cannot be started", reason=why)
+    back = successor.link.take(go_on_waiting)
+    if back is None:
+        raise DuplexdError("the program that served meanwhile has failed; start it again")
+    return back._replace(failed=why)
+
+
+def become(command: list[str], successor: Successor) -> None:
+    """Raises OSError if the program is not there, with nothing changed."""
+    descriptor = successor.link.fileno()
+    given = {**os.environ, VARIABLE: f"{os.getpid()}:{descriptor}:{successor.pid}"}
+    os.set_inheritable(descriptor, True)
+    try:
+        os.execve(command[0], command, given)  # noqa: S606  no shell is wanted
+    finally:
+        os.set_inheritable(descriptor, False)
+
+
+def inherited(environment: MutableMapping[str, str] = os.environ) -> Link | None:
+    """The link to what stands in for this program, once; None if there is nothing.
+
+    The signals that were held are to be taken with `take_signals` once there are handlers.
+    """
+    pid, *numbers = environment.pop(VARIABLE, "").split(":")
+    if pid != str(os.getpid()):
+        return None
+    descriptor, child = map(int, numbers)
+    threading.Thread(target=_reap, args=(child,), name="stand-in", daemon=True).start()
+    return Link.at(descriptor)
+
+
+def _reap(child: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(child, 0)
