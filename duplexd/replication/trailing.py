@@ -217,18 +217,24 @@ class Trailing:
         for walk in list(self._walks):
             if any(pair.state == pair_states.SUSPENDED for pair in walk.follower.pairs):
                 await self._leave(walk)
-            others = [p for p in walk.follower.pairs if self.delay_of(p) != walk.delay_s]
-            if others and not walk.at_once:
+            if self._misplaced(walk):
                 async with walk.follower.stepping:
+                    others = self._misplaced(walk)
                     for pair in others:
                         walk.follower.forget(pair)
-                    self.add([pair for pair in others if pair.state == pair_states.DUPLEX])
+                    self.add(others)
         for follower in [each for each in self._leaving if not each.pairs]:
             self._leaving.remove(follower)
             await follower.stop()
         for walk in [each for each in self._walks if not each.follower.pairs]:
             self._walks.remove(walk)
             await walk.stop()
+
+    def _misplaced(self, walk: DelayedWalk) -> list[Pair]:
+        """Those that have another delay now. One that was suspended meanwhile leaves for its cut."""
+        found = [] if walk.at_once else walk.follower.pairs
+        duplex = [pair for pair in found if pair.state == pair_states.DUPLEX]
+        return [pair for pair in duplex if self.delay_of(pair) != walk.delay_s]
 
     async def _leave(self, walk: DelayedWalk) -> None:
         """Those that were suspended go on to their cuts, which are durable before they do."""

@@ -350,6 +350,24 @@ async def test_a_reload_takes_another_delay() -> None:
         await soon(lambda: held(core) == "ab")
 
 
+async def test_a_suspend_that_comes_while_the_delay_changes_gets_to_its_cut() -> None:
+    async with running(DELAYED) as core:
+        await settle(core)
+        await fill(core, "a", "b", apart_s=1.0)
+        point = PastPoint(sequence=core.controller.timeline.written)
+        async with core.controller.followers.trailing.standing([core.pair()]):
+            reload = asyncio.create_task(
+                core.controller.reload(settings({"data": "delayed 10s"}))
+            )
+            await asyncio.sleep(1.0)  # so it is next, and then the suspend
+            suspend = asyncio.create_task(core.controller.suspend(["data"], at=PastCut(point)))
+            await asyncio.sleep(1.0)
+        assert await reload == ["volume data: delay is now '10s'"]
+        async with asyncio.timeout(60):
+            assert (await suspend)["verdict"] == "consistent"
+        assert held(core) == "ab"
+
+
 async def test_a_reload_refuses_another_mode_while_it_is_behind() -> None:
     async with running(DELAYED) as core:
         with pytest.raises(WrongStateError, match=r"suspend data.*reload, then.*resync data"):
