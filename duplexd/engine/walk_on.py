@@ -106,4 +106,5 @@ class WalkOn:
             return cut
 
         async with self._readers.leaving(pairs, AS_IT_IS):
-            return await self._timeline.at_rest(step)
+            # another command may have sent them on meanwhile
+            return await self._resyncs.from_cuts(pairs, step)

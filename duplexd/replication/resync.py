@@ -103,6 +103,10 @@ class Resyncs:
         """
         await self._arrived(pairs, Refusals())
 
+    async def from_cuts(self, pairs: Sequence[Pair], step: Callable[[], T]) -> T:
+        """The result of `step`, run at rest when they are where `arrive` says."""
+        return await self._from_cuts(pairs, Refusals(), step)
+
     async def _from_cuts(
         self, pairs: Sequence[Pair], refusals: Refusals, step: Callable[[], T]
     ) -> T:

@@ -101,3 +101,26 @@ def test_a_kill_between_marker_and_vote_is_gone_on_with(onward: bool) -> None:
 
     run(first(disk))
     run(second(disk))
+
+
+@pytest.mark.parametrize("later_first", [False, True])
+async def test_of_two_that_walk_on_at_once_one_waits_for_the_other(later_first: bool) -> None:
+    async with running(DELAYED) as core:
+        core.controller.timeline.ledger.remember_cuts(0)  # else that alone refuses the earlier one
+        marks = [await marked(core, letter) for letter in "abcd"]
+        await stand(core, marks[0])
+        await core.controller.cuts.decide(ONE, "agree")
+        first, second = (marks[3], marks[1]) if later_first else (marks[1], marks[3])
+        walks = [
+            core.controller.suspend(["data"], at=PastCut(PastPoint(mark=mark), onward=True))
+            for mark in (first, second)
+        ]
+        done, other = await asyncio.gather(*walks, return_exceptions=True)
+        assert not isinstance(done, BaseException)
+        assert (done["verdict"], done["mark"]) == ("consistent", first)
+        if later_first:
+            assert "goes forwards only" in str(other)
+        else:
+            assert not isinstance(other, BaseException)
+            assert (other["verdict"], other["mark"]) == ("consistent", second)
+        assert held(core) == "d"
