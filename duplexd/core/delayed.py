@@ -60,6 +60,7 @@ def cut(pairs: Sequence[PairRecord], marker: CutAt, tracked: int) -> Cut:
         pair.changed, pair.tracked_bytes, pair.unrecorded = None, 0, 0
     change_history.freeze(pairs, made, tracked)
     _changed_since(pairs, marker)
+    _grown_since(pairs, made)
     return made
 
 
@@ -67,6 +68,7 @@ def go_on(pairs: Sequence[PairRecord], marker: Onward, tracked: int) -> Cut:
     """The cut that SUSPENDED pairs go on to."""
     made = _made(pairs, marker)
     change_history.freeze_earlier(pairs, made, tracked)
+    _grown_since(pairs, made)
     return made
 
 
@@ -93,6 +95,14 @@ def _changed_since(pairs: Iterable[PairRecord], marker: CutAt) -> None:
         pair.tracked_bytes = since.changed_bytes
         if pair.history is not None:
             pair.history.live.merge(since)
+
+
+def _grown_since(pairs: Iterable[PairRecord], cut: Cut) -> None:
+    """As after any cut, what is new of a volume counts as changed, see `ChangeHistory.grew`."""
+    for pair in pairs:
+        new = pair.size - pair.size_at(cut.sequence)
+        if pair.history is not None and new:
+            pair.history.widen([(pair.size - new, new)], change_history.GREW)
 
 
 def may_go(pairs: Iterable[PairRecord], marker: markers.Horizon) -> None:

@@ -8,7 +8,15 @@ from duplexd.core.change_history import GREW
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.growth import GROWN_MAX, Grow, since_cut
 from duplexd.core.ledger import Ledger, Place
-from duplexd.core.markers import Attach, MakeCut, Missed, NewVolume, Regions
+from duplexd.core.markers import (
+    Attach,
+    CutAt,
+    MakeCut,
+    Missed,
+    NewVolume,
+    Onward,
+    Regions,
+)
 from duplexd.core.regions import DirtyRegions
 from duplexd.errors import DamageError
 from duplexd.limits import EngineLimits
@@ -140,3 +148,19 @@ def test_a_map_of_a_larger_volume_or_grain_is_refused() -> None:
     for other in (ChangeMap(2 * MIB, 4096, 1 << 20), ChangeMap(MIB, 8192, 1 << 20)):
         with pytest.raises(ValueError, match="differ"):
             ours.merge(other)
+
+
+@pytest.mark.parametrize("tracked", [0, 8])
+def test_what_is_new_counts_as_changed_since_a_cut_of_the_time_before(tracked: int) -> None:
+    story = Story()
+    story.ledger.remember_cuts(tracked)
+    at = story.mark(Grow({1: 2 * MIB}, done=False))
+    story.mark(Grow({1: 2 * MIB}, done=True))
+    story.ledger.remember_cuts(8)
+    for marker in (CutAt("c", "", [1], at - 1, 7, {}), Onward("d", "", [1], at, 8)):
+        story.pair.applied = marker.at
+        story.mark(marker)
+        history = story.pair.history
+        assert history is not None
+        assert (history.cuts[-1].id, history.why) == (marker.id, (GREW,))
+        assert history.live.next_run(0, 4 * MIB) == (MIB, MIB)
