@@ -16,6 +16,7 @@ from duplexd.core.cut_states import CONSISTENT, VOID
 from duplexd.core.cuttable import Standing, check_can_be_cut, check_equal, check_standing
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
+from duplexd.engine.opening import why_absent
 from duplexd.engine.settling import reached
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 
@@ -165,7 +166,7 @@ class Suspends:
         await self._settling.wait(cut)
         if already and cut.verdict == CONSISTENT:
             await self._settling.look(pairs)
-            _check_still_there(pairs, cut)
+            check_still_there(pairs, cut)
 
     async def _kept(self, pairs: Sequence[Pair], reader: str, good: bool) -> str:
         """A reader of a cut that is not good would only be in the way of the next suspend."""
@@ -262,8 +263,10 @@ def refuse_in_doubt(cut: Cut) -> None:
         )
 
 
-def _check_still_there(pairs: Sequence[Pair], cut: Cut) -> None:
-    """Raises WrongStateError if one has left the cut. Its verdict is about those that are at it."""
+def check_still_there(pairs: Sequence[Pair], cut: Cut) -> None:
+    """Raises WrongStateError if one has left the cut, or its secondary cannot be read. The verdict
+    is about those that are at it.
+    """
     left = [pair for pair in pairs if not reached([pair], cut)]
     if left:
         names = ", ".join(pair.name for pair in left)
@@ -271,6 +274,19 @@ def _check_still_there(pairs: Sequence[Pair], cut: Cut) -> None:
         raise WrongStateError(
             f"not at cut {cut.id} any more: {names}" + (f" ({why})" if why else "") + "; "
             "duplexctl status shows the state; resync, then suspend again"
+        )
+    refuse_gone(pairs, cut)
+
+
+def refuse_gone(pairs: Sequence[Pair], cut: Cut) -> None:
+    """Raises WrongStateError if a secondary at the cut is not there: it came to it in an earlier
+    run, and nobody can read it.
+    """
+    gone = list(filter(None, (why_absent(pair.secondary) for pair in pairs)))
+    if gone:
+        raise WrongStateError(
+            f"cut {cut.id} cannot be read: {'; '.join(gone[:5])}; put the image back and restart the"
+            " daemon, or resync, then suspend again"
         )
 
 

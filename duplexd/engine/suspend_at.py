@@ -22,7 +22,15 @@ from duplexd.core.markers import CutAt
 from duplexd.core.pair_states import BY_COMMAND, SUSPENDED
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.past_places import PastPlaces
-from duplexd.engine.suspend import Made, begin_reading, common_cut, refuse_in_doubt, refused_cut
+from duplexd.engine.suspend import (
+    Made,
+    begin_reading,
+    check_still_there,
+    common_cut,
+    refuse_gone,
+    refuse_in_doubt,
+    refused_cut,
+)
 from duplexd.engine.walk_on import WalkOn
 from duplexd.errors import WrongStateError
 from duplexd.known import known
@@ -108,7 +116,9 @@ class RetroactiveSuspends:
         """Raises as `make` would now. Whether they are there already."""
         mark = self._places.mark(pairs, wanted.point)
         cut = await self._there(pairs, wanted, mark)
-        if cut is None:
+        if cut is not None:
+            refuse_gone(pairs, cut)
+        else:
             goes_on = self._goes_on(pairs, wanted, mark)
             place = await self._places.find(pairs, wanted.point, mark)
             if goes_on:
@@ -121,6 +131,9 @@ class RetroactiveSuspends:
         """
         made = await self.make(pairs, wanted, tag)
         await self._settling.wait(made.cut)
+        if made.already and made.cut.state != VOID:
+            await self._settling.look(pairs)
+            check_still_there(pairs, made.cut)
         if not made.already:
             self._archive.made += 1
             self._archive.keep_figures(made.cut, None, [pair.name for pair in pairs])

@@ -124,3 +124,36 @@ async def test_of_two_that_walk_on_at_once_one_waits_for_the_other(later_first: 
             assert not isinstance(other, BaseException)
             assert (other["verdict"], other["mark"]) == ("consistent", second)
         assert held(core) == "d"
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_who_stands_there_without_an_image_does_not(group: bool) -> None:
+    disk = new_disk()
+
+    async def first(disk: SimDisk) -> str:
+        async with running(DELAYED, disk=disk) as core:
+            mark = await marked(core, "a")
+            await fill(core, "b")
+            if group:
+                await stand(core, mark)
+            else:
+                await core.controller.suspend(["data"], at=PastCut(PastPoint(mark=mark)))
+            return mark
+
+    async def second(disk: SimDisk, mark: str) -> None:
+        async with running(DELAYED, disk=disk) as core:
+            alone = PastCut(PastPoint(mark=mark))
+            with pytest.raises(WrongStateError, match="cannot be read: /b/data.img: the image is mi"):
+                if group:
+                    await stand(core, mark)
+                else:
+                    await core.controller.suspend(["data"], at=alone)
+            with pytest.raises(WrongStateError, match="cannot be read"):
+                await core.controller.stand(["data"], wanted(mark) if group else alone, "", True)
+            if not group:
+                with pytest.raises(WrongStateError, match="cannot be read"):
+                    await core.controller.suspend(["data"], existing=True)
+
+    mark = run(first(disk))
+    disk.remove("/b/data.img")
+    run(second(disk, mark))
