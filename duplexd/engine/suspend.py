@@ -285,8 +285,8 @@ def refuse_gone(pairs: Sequence[Pair], cut: Cut) -> None:
     gone = list(filter(None, (why_absent(pair.secondary) for pair in pairs)))
     if gone:
         raise WrongStateError(
-            f"cut {cut.id} cannot be read: {'; '.join(gone[:5])}; put the image back and restart the"
-            " daemon, or resync, then suspend again"
+            f"cut {cut.id} cannot be read: {'; '.join(gone[:5])}; put the image back and restart"
+            " the daemon, or resync, then suspend again"
         )
 
 

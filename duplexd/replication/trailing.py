@@ -231,7 +231,7 @@ class Trailing:
             await walk.stop()
 
     def _misplaced(self, walk: DelayedWalk) -> list[Pair]:
-        """Those that have another delay now. One that was suspended meanwhile leaves for its cut."""
+        """Those that have another delay now. One that was suspended leaves for its cut."""
         found = [] if walk.at_once else walk.follower.pairs
         duplex = [pair for pair in found if pair.state == pair_states.DUPLEX]
         return [pair for pair in duplex if self.delay_of(pair) != walk.delay_s]

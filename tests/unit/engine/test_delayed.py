@@ -356,9 +356,7 @@ async def test_a_suspend_that_comes_while_the_delay_changes_gets_to_its_cut() ->
         await fill(core, "a", "b", apart_s=1.0)
         point = PastPoint(sequence=core.controller.timeline.written)
         async with core.controller.followers.trailing.standing([core.pair()]):
-            reload = asyncio.create_task(
-                core.controller.reload(settings({"data": "delayed 10s"}))
-            )
+            reload = asyncio.create_task(core.controller.reload(settings({"data": "delayed 10s"})))
             await asyncio.sleep(1.0)  # so it is next, and then the suspend
             suspend = asyncio.create_task(core.controller.suspend(["data"], at=PastCut(point)))
             await asyncio.sleep(1.0)
