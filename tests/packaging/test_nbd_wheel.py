@@ -162,7 +162,8 @@ def test_qemu_io_and_fio_find_their_patterns(disk: str) -> None:
     assert "Pattern" not in run("qemu-io", "-f", "raw", disk, text=text)
     run("fio", "--name=v", "--ioengine=nbd", f"--uri={disk}", "--rw=randwrite", "--size=8m",
         "--bsrange=512-128k", "--iodepth=64", "--verify=crc32c", "--verify_fatal=1",
-        "--serialize_overlap=1", "--numjobs=2", "--offset_increment=8m", "--verify_state_save=0")  # fmt: skip
+        "--serialize_overlap=1", "--numjobs=2", "--offset_increment=8m",
+        "--verify_state_save=0")  # fmt: skip
 
 
 def test_the_copy_tool_copies_from_nbdkit_and_to_qemu_nbd(
