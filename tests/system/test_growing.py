@@ -216,6 +216,9 @@ def test_devices_are_enlarged_before_their_volume_grows_and_may_be_larger(
     row = volume(daemon)
     assert (row["served"], row["size"], row["state"]) == (True, large, "DUPLEX")
     resize(daemon, largest)
+    done = run_duplexctl(daemon.files, "restart")
+    assert (done.returncode, "reload` first" in done.stderr) == (5, True), done
+    assert size_of(daemon) == large
     assert daemon.stop() == 0
     daemon.start()
     assert size_of(daemon) == largest
@@ -241,6 +244,8 @@ def test_a_smaller_size_is_refused_by_check_by_reload_and_by_a_start(
     ):
         assert done.returncode == 6, done
         assert f"cannot shrink to {SIZES[0]}" in done.stdout + done.stderr
+    done = run_duplexctl(daemon.files, "restart")
+    assert (done.returncode, "cannot shrink" in done.stderr) == (5, True), done
     assert size_of(daemon) == SIZES[1]
     assert daemon.stop() == 0
     done = run_duplexd("check", "--config", config)
