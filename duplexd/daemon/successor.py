@@ -29,7 +29,8 @@ from duplexd.daemon.link import READY, SERVES, go_on_waiting, linked
 from duplexd.daemon.loading import load_in_time
 from duplexd.daemon.startup import refuse_problems
 from duplexd.daemon.succession import FORMAT, READS
-from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.engine.opening import cannot_shrink
+from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file
 from duplexd.journal import format as journal_format
@@ -102,7 +103,8 @@ class Restarts:
         which the last program shows that this restart is done.
 
         Raises WrongStateError, with nothing changed, if it cannot take over, if a restart is under
-        way, for images that hang, and for clones, which end with the program, unless `force`.
+        way, for images that hang, for sizes that have to be reloaded first, and for clones, which
+        end with the program, unless `force`.
         """
         clones = self._controller.clones.show()["clones"]
         if clones and not force:
@@ -117,6 +119,10 @@ class Restarts:
             with contextlib.suppress(OSError, DuplexdError):  # the stop says so
                 await self._controller.checkpointer.checkpoint()  # what can be synced before it
             refuse_hung(self._controller.volumes.all())
+            source = self._controller.config.source
+            with contextlib.suppress(ConfigurationError):  # the successor says so
+                settings = await self._workers.run(lambda: load_in_time(source))
+                refuse_sizes(self._controller.volumes.all(), settings)
             successor = await self._workers.run(lambda: begin_successor(self._command()))
         except BaseException:
             self._begun = False
@@ -206,6 +212,26 @@ def refuse_hung(pairs: Iterable[Pair]) -> None:
                     f"{pair.name}: the image {leg.path} does not answer, and nothing changed;"
                     " restart once it does"
                 )
+
+
+def refuse_sizes(pairs: Iterable[Pair], settings: Config) -> None:
+    """Raises WrongStateError for a volume that the next program would not serve, or that it would
+    fill a device for while clients wait.
+    """
+    for pair in pairs:
+        volume = settings.volumes.get(pair.name)
+        if volume is None or pair.failed:
+            continue
+        if volume.size < pair.size:
+            raise _refused(cannot_shrink(pair.name, pair.size, volume.size))
+        devices = [
+            leg for leg in (pair.primary, pair.secondary) if leg is not None and leg.is_block
+        ]
+        if volume.size > pair.size and devices:
+            raise _refused(
+                f"volumes.{pair.name}.size: {devices[0].path} is filled with zeroes before the"
+                " volume grows, and clients would wait for it: `duplexctl reload` first"
+            )
 
 
 def _refused(why: str) -> WrongStateError:

@@ -183,13 +183,14 @@ class Opener:
     ) -> tuple[Leg, bool]:
         """One image, and whether it was created just now; an `AbsentLeg` if it cannot be used. One
         that another program has is tried again for a moment: that passes. One that is there has
-        `size` bytes, or up to `longest`, of which the first `size` are used.
+        `size` bytes, or up to `longest`, of which the first `size` are used. With `longest`, one
+        that is not to be created is known: a device may be any longer.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self.seconds(SECONDARY)
         while True:
             watch: Watch[str] = Watch()
-            sizes = size, max(size, longest)
+            sizes = size, longest
             call = partial(_open, self._disk, path, sizes, create, role == SECONDARY, watch)
             try:
                 found = await self._patiently(path, watch, call, role)
@@ -320,7 +321,8 @@ def _open(
     try:
         if not create and not disk.exists(path):
             raise ConfigurationError(f"{path}: the image is missing")
-        opened = open_leg(disk, path, *sizes, copied_to=copied_to)
+        known = not create and sizes[1] > 0
+        opened = open_leg(disk, path, *sizes, copied_to=copied_to, is_known=known)
     finally:
         try:
             watch.leave()

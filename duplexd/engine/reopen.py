@@ -292,12 +292,14 @@ class Reopening:
         """The image of a role, and what it is. Raises WrongStateError if it cannot be used, or
         belongs to another volume.
         """
-        at, other = places(self._config().volumes[pair.name], pair.record.swapped)
+        volume, record = self._config().volumes[pair.name], pair.record
+        at, other = places(volume, record.swapped)
         place = at if role == PRIMARY or other is None else other
-        record = pair.record
         recorded = record.primary_image if role == PRIMARY else record.secondary_image
         before = pair.primary if role == PRIMARY else pair.copy_of
-        leg, _ = await self._opener.leg(place.path, pair.size, role, create=False)
+        # As a start does: it may have become longer for a volume that did not grow after all.
+        longest = max(pair.size, volume.size)
+        leg, _ = await self._opener.leg(place.path, pair.size, role, False, longest)
         if isinstance(leg, AbsentLeg):
             if isinstance(before, AbsentLeg):
                 before.short = leg.short or before.short

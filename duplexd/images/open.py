@@ -50,11 +50,17 @@ class TooShortError(ConfigurationError):
 
 
 def open_leg(
-    disk: Disk, path: str, size: int, longest: int = 0, copied_to: bool = False
+    disk: Disk,
+    path: str,
+    size: int,
+    longest: int = 0,
+    copied_to: bool = False,
+    is_known: bool = False,
 ) -> tuple[Leg, bool]:
     """The leg at `path`, and whether it was created just now: sparse, `size` bytes of zeroes. One
     that is there may have up to `longest` bytes: its volume was about to grow. `copied_to`: its
-    content can be had again from another image.
+    content can be had again from another image. `is_known`: of the journal, so a device may be any
+    longer: it was enlarged, and its volume grows later.
 
     ConfigurationError, naming the path, if an image of another size is there, if another opener has
     it, or if the path cannot be used. OSError if the disk fails. Nothing stays open after an error.
@@ -66,7 +72,7 @@ def open_leg(
         if error.errno in _PATH_ERRORS:
             raise ConfigurationError(f"{path}: {error.strerror}") from error
         raise
-    if size < file.size <= longest:
+    if size < file.size and (file.size <= longest or (is_known and file.is_block)):
         file.size = size
     if file.size != size:
         try:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fastcrc import crc32
 
+from duplexd.runtime.stamp import DEVICE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -96,6 +98,11 @@ class Found(NamedTuple):
     samples: Mapping[int, int]
     last_there: bool = True
     unreadable: str = ""  # why a sample could not be read
+
+    @property
+    def is_device(self) -> bool:
+        """A block device."""
+        return self.place.startswith(DEVICE)
 
 
 def as_on_the_medium(leg: Leg) -> None:

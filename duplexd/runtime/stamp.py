@@ -18,6 +18,9 @@ _NONE = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, e
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE})
 
 
+DEVICE = "device "  # the place of one begins with this
+
+
 class Stamp(NamedTuple):
     """`place` names the file or device on this machine, for comparison only. `mtime_ns` is 0 for a
     device: the time of its node has nothing to do with its content.
@@ -33,7 +36,7 @@ def stamp(fd: int, is_block: bool) -> Stamp:
     found = os.fstat(fd)
     if is_block:
         major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
-        return Stamp(f"device {major}:{minor}", os.lseek(fd, 0, os.SEEK_END), 0)
+        return Stamp(f"{DEVICE}{major}:{minor}", os.lseek(fd, 0, os.SEEK_END), 0)
     return Stamp(f"file {found.st_dev}:{found.st_ino}", found.st_size, found.st_mtime_ns)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import signal
 import subprocess
 import time
@@ -157,6 +158,76 @@ def test_a_volume_grows_twice_under_load_between_cuts_restarts_and_a_kill(
     assert filecmp.cmp(*images(daemon), shallow=False)
 
 
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two loop devices, each the name of a file below it plus `.device`."""
+    backing = [tmp_path / "disk-a", tmp_path / "disk-b"]
+    nodes: list[Path] = []
+    for file in backing:
+        file.write_bytes(b"\xee" * SIZES[0])
+        node = losetup("--find", "--show", str(file))
+        nodes.append(file.with_suffix(".device"))
+        nodes[-1].symlink_to(node)
+    yield nodes
+    for made in nodes:
+        losetup("--detach", str(made.resolve()))
+
+
+def losetup(*arguments: str) -> str:
+    done = subprocess.run(
+        ["losetup", *arguments], capture_output=True, text=True, check=True, timeout=100
+    )
+    return done.stdout.strip()
+
+
+def enlarge(device: Path, size: int) -> None:
+    """What `lvextend` does: the rest holds whatever was there."""
+    with device.with_suffix("").open("ab") as file:
+        file.write(b"\xee" * (size - file.tell()))
+    losetup("--set-capacity", str(device.resolve()))
+
+
+@pytest.mark.skipif(
+    not os.access("/dev/loop-control", os.W_OK), reason="no right to make loop devices here"
+)
+def test_devices_are_enlarged_before_their_volume_grows_and_may_be_larger(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    devices: list[Path],
+) -> None:
+    """A start in between serves the volume as it was, and one after it, too."""
+    small, large, largest = SIZES
+    files = make_files(volumes={"data": small})
+    for image, device in zip(
+        (files.primary("data"), files.secondary_of("data")), devices, strict=True
+    ):
+        image.symlink_to(device)
+    daemon = start_daemon(files)
+    for device in devices:
+        enlarge(device, largest)
+    assert daemon.stop() == 0
+    assert "has" not in run_duplexd("check", "--config", str(files.config)).stderr
+    daemon.start()
+    assert (size_of(daemon), volume(daemon)["served"]) == (small, True)
+    resize(daemon, large)
+    control(daemon, "reload")
+    assert daemon.stop() == 0
+    daemon.start()
+    row = volume(daemon)
+    assert (row["served"], row["size"], row["state"]) == (True, large, "DUPLEX")
+    resize(daemon, largest)
+    done = run_duplexctl(daemon.files, "restart")
+    assert (done.returncode, "reload` first" in done.stderr) == (5, True), done
+    assert size_of(daemon) == large
+    assert daemon.stop() == 0
+    daemon.start()
+    assert size_of(daemon) == largest
+    assert control(daemon, "verify", "data")["equal"]
+    assert daemon.stop() == 0
+    beyond = [device.read_bytes()[small:] for device in devices]
+    assert beyond == [bytes(largest - small)] * 2
+
+
 def images(daemon: Daemon) -> tuple[Path, Path]:
     return daemon.files.primary("data"), daemon.files.secondary_of("data")
 
@@ -173,6 +244,8 @@ def test_a_smaller_size_is_refused_by_check_by_reload_and_by_a_start(
     ):
         assert done.returncode == 6, done
         assert f"cannot shrink to {SIZES[0]}" in done.stdout + done.stderr
+    done = run_duplexctl(daemon.files, "restart")
+    assert (done.returncode, "cannot shrink" in done.stderr) == (5, True), done
     assert size_of(daemon) == SIZES[1]
     assert daemon.stop() == 0
     done = run_duplexd("check", "--config", config)

@@ -126,17 +126,26 @@ def _of_its_size(
     looked: tuple[Found | None, Found | None],
 ) -> tuple[tuple[Found | None, Found | None], list[str]]:
     """Those that a start opens, and what to say of others: an image may be as long as its volume
-    is, or as it is to become. Of one that is longer than that, the look at the images says it.
+    is, or as it is to become; a device that the journal knows may have been enlarged. Of
+    a file that is longer than that, the look at the images says it.
     """
     least = volume.size if record is None else record.size
     kept: list[Found | None] = []
     faults: list[str] = []
-    for place, found in zip(at, looked, strict=True):
-        fits = found is not None and least <= found.size <= volume.size
+    of_primary = record is not None
+    of_secondary = record is not None and record.state != pair_states.SIMPLEX
+    for place, found, known in zip(at, looked, (of_primary, of_secondary), strict=True):
+        longer = found is not None and found.size > volume.size
+        enlarged = longer and found is not None and found.is_device
+        fits = found is not None and least <= found.size and (not longer or (enlarged and known))
         kept.append(found if fits else None)
-        if place is not None and found is not None and found.size < least:
-            why = f"{found.path}: the image has {found.size} bytes, and the volume {least}"
+        if place is None or found is None:
+            continue
+        why = f"{found.path}: the image has {found.size} bytes, and the volume {least}"
+        if found.size < least:
             faults.append(f"volumes.{name}.{place.key}: {why}; {_ADOPT}")
+        elif enlarged and not known:
+            faults.append(f"volumes.{name}.{place.key}: {why}; give the size of the device")
     return (kept[0], kept[1]), faults
 
 

@@ -209,6 +209,31 @@ async def test_without_its_secondary_a_pair_does_not_grow() -> None:
         assert core.equal()
 
 
+def test_a_secondary_that_became_longer_and_was_away_then_comes_back() -> None:
+    """The daemon was killed before its volume grew, and the next one did not find it."""
+    disk = new_disk()
+
+    async def killed() -> None:
+        core = await Core.begin(disk, settings())
+        await core.write("data", 0, DATA)
+        core.pair().copy_of.resize(LARGE)
+        await core.crash(power=False)
+
+    async def later() -> None:
+        away = disk.take("/b/data.img")
+        async with running(disk=disk, size=LARGE) as core:
+            assert (core.pair().size, core.states()) == (SIZE, {"data": SUSPENDED})
+            disk.give("/b/data.img", away)
+            await core.controller.resync(["data"])
+            await core.controller.resync_wait(["data"])
+            await core.controller.reload(larger())
+            await write_at_end(core)
+            assert core.equal()
+
+    run(killed())
+    run(later())
+
+
 async def test_no_checkpoint_is_taken_while_images_become_longer() -> None:
     """It would record regions of the volume as it was for one that has others by then."""
     async with running() as core:

@@ -80,6 +80,9 @@ def test_device_is_in_place_under_any_node_of_it(device: str, tmp_path: Path) ->
 def test_device_is_opened_once_and_is_never_resized(device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{device}: the device has {SIZE} bytes"):
         open_leg(RealDisk(), device, SIZE // 2)
+    known, _ = open_leg(RealDisk(), device, SIZE // 2, is_known=True)
+    assert known.size == SIZE // 2  # enlarged, for a volume that is to grow
+    known.close()
     leg, created = open_leg(RealDisk(), device, SIZE)
     assert leg.is_block
     assert not created
