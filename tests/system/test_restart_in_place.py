@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ DEBIAN_PYTHON = "/usr/bin/python3"  # which has libnbd's module
 VOLUMES = 4
 CLIENTS = 12
 RESTARTS = 3
+ADDRESS_SECONDS_MAX = 40.0  # below what a stand-in has to serve, and what a start waits
 
 
 @pytest.fixture
@@ -349,6 +351,41 @@ def test_an_image_that_hangs_refuses_it_and_clients_do_not_wait(
             stuck.lift()
             assert daemon.request("GET", "/v1/restart")[1]["last"] is None
         daemon.kill()  # before its disk goes
+
+
+@pytest.mark.parametrize("where", ["nbd", "metrics", "control"])
+def test_an_address_that_is_taken_keeps_clients_waiting_for_a_moment_only(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], where: str
+) -> None:
+    """Of the new configuration. The old program goes on, by the sockets that it had."""
+    daemon = start_daemon(files)
+    pid = daemon.pid
+    with closing(Talk(files.nbd_socket, "v0")) as talk, closing(socket.socket()) as taken:
+        talk.write(0, b"x" * 512)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        other = files.directory / "other.sock"
+        with closing(socket.socket(socket.AF_UNIX)) as unix:
+            unix.bind(str(other))
+            unix.listen()
+            changed = {
+                "nbd": files.text().replace("listen = [", f'listen = ["{address}", '),
+                "metrics": f'{files.text()}[metrics]\nlisten = "{address}"\n',
+                "control": files.text().replace(str(files.control_socket), str(other)),
+            }
+            files.config.write_text(changed[where])
+            began = time.monotonic()
+            done = run_duplexctl(files, "restart")
+            assert done.returncode == 1, (done, daemon.log()[-4000:])
+            assert "serves again" in done.stderr
+            assert talk.read(0, 512) == b"x" * 512
+            assert time.monotonic() - began < ADDRESS_SECONDS_MAX
+        assert "not possible yet" in daemon.log()
+        files.write()
+        assert restart(daemon)["clients_kept"] == 1
+        assert daemon.pid == pid
+        assert talk.read(0, 512) == b"x" * 512
 
 
 class StandIn(Daemon):
