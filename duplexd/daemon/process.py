@@ -70,9 +70,10 @@ def stand_in(config: Config, adopt: bool, link: Link) -> None:
     if estate is None:  # it has stopped
         return
     os.dup2(1, 2)  # what it refuses was read; what it logs goes where the log is
-    left = _serve(config, limits, adopt, estate, came, link, stands_in=True).leaves
-    if left is not None:
-        link.give(left)
+    service = _serve(config, limits, adopt, estate, came, link, stands_in=True)
+    if service.leaves is not None:
+        service.goes_on()  # the stop is done; how long the next start takes is not ours to say
+        link.give(service.leaves)
         link.hear()  # that it serves, or has ended
 
 
