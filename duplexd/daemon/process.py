@@ -12,7 +12,6 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from duplexd.daemon.link import go_on_waiting
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.pools import calm_collector
 from duplexd.daemon.replacing import inherited, replaced
@@ -45,9 +44,10 @@ def run(config: Config, adopt: bool = False) -> None:
     one goes on with the sockets and clients.
     """
     limits, came = _settled(config), set[int]()
-    link = inherited()  # what serves meanwhile stands in for this one
+    before = inherited()  # what serves meanwhile stands in for this one
+    link = before and before.link
     with in_file(config):
-        estate = (link and link.take(go_on_waiting)) or Estate(passed=passed_sockets())
+        estate = (before and before.take()) or Estate(passed=passed_sockets())
     while True:
         service = _serve(config, limits, adopt, estate, came, link)
         left, successor = service.leaves, service.successor

@@ -577,3 +577,50 @@ def test_a_signal_in_the_middle_stops_the_next_program_in_order(
     daemon.start()
     with closing(Talk(files.nbd_socket, "v0")) as talk:
         assert talk.read(0, 512) == b"x" * 512
+
+
+class Activated(Daemon):
+    """A daemon that also serves a socket which its service manager listens on."""
+
+    passed: socket.socket
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        activation = 'exec 3<&"$0"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        descriptor = str(self.passed.fileno())
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
+                ["bash", "-c", activation, descriptor, *self.command()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(),
+                cwd=self.files.directory, pass_fds=[self.passed.fileno()],
+            )  # fmt: skip
+
+
+def test_passed_sockets_that_went_with_a_stand_in_are_not_done_without(files: DaemonFiles) -> None:
+    """Only who passed them has them still: clients would wait there, beside a daemon that looks
+    well. The exit status is one after which systemd starts it again.
+    """
+    daemon, path = Activated(files), files.directory / "passed.sock"
+    with closing(socket.socket(socket.AF_UNIX)) as daemon.passed:
+        daemon.passed.bind(str(path))
+        daemon.passed.listen()
+        daemon.start()
+        try:
+            with closing(Talk(path, "v0")) as talk:
+                talk.write(0, b"x" * 512)
+                assert restart(daemon)["clients_kept"] == 1
+                before = len(daemon.lines())
+                assert daemon.request("POST", "/v1/restart", {})[0] == 200
+                daemon.wait_log('"event": "ready"', after=before)
+                os.kill(started(daemon.log(), before), signal.SIGKILL)
+                assert daemon.wait() == 1, daemon.log()[-4000:]
+            daemon.start()
+            with closing(Talk(path, "v0")) as talk:
+                assert talk.read(0, 512) == b"x" * 512
+        finally:
+            daemon.kill()
+
+
+def started(log: str, after: int) -> int:
+    """The process that the first line with one, behind so many, is of."""
+    lines = [line for line in log.split("\n")[after:] if '"event": "starting"' in line]
+    return int(json.loads(lines[0])["pid"])
