@@ -579,6 +579,26 @@ def test_a_signal_in_the_middle_stops_the_next_program_in_order(
         assert talk.read(0, 512) == b"x" * 512
 
 
+def test_a_configuration_that_is_edited_in_the_middle_is_read_again(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    """The stand-in has read it, and the process, which comes later, finds half a file."""
+    daemon = start_daemon(files)
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        before, whole = len(daemon.lines()), files.config.read_text()
+        begun = daemon.request("POST", "/v1/restart", {})[1]
+        daemon.wait_log("restarting in place", after=before)
+        files.config.write_text("[controller")
+        daemon.wait_log("the configuration cannot be read", after=before)
+        assert talk.read(0, 512) == b"x" * 512
+        files.config.write_text(whole)
+        daemon.wait_ready()
+        last = daemon.request("GET", "/v1/restart")[1]["last"]
+        assert (last["id"], last["clients_kept"]) == (begun["id"], 1)
+        assert talk.read(0, 512) == b"x" * 512
+
+
 class Activated(Daemon):
     """A daemon that also serves a socket which its service manager listens on."""
 
