@@ -330,6 +330,7 @@ class DaemonLimits:
     # minutes it must be above one minute, or systemd gives up before the state has passed.
     passing_seconds_max: float = 90.0
     passing_retry_seconds: float = 1.0
+    stand_in_passing_seconds: float = 1.0  # the same, while clients wait for a restart in place
     state_lock_seconds_max: float = 1.0  # for `duplexd check` to have looked at it
     look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
     check_answer_seconds_max: float = 5.0  # of `duplexd check`, for a sign of a daemon that runs

@@ -12,7 +12,6 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from duplexd.daemon.link import go_on_waiting
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.pools import calm_collector
 from duplexd.daemon.replacing import inherited, replaced
@@ -45,9 +44,10 @@ def run(config: Config, adopt: bool = False) -> None:
     one goes on with the sockets and clients.
     """
     limits, came = _settled(config), set[int]()
-    link = inherited()  # what serves meanwhile stands in for this one
+    before = inherited()  # what serves meanwhile stands in for this one
+    link = before and before.link
     with in_file(config):
-        estate = (link and link.take(go_on_waiting)) or Estate(passed=passed_sockets())
+        estate = (before and before.take()) or Estate(passed=passed_sockets())
     while True:
         service = _serve(config, limits, adopt, estate, came, link)
         left, successor = service.leaves, service.successor
@@ -70,9 +70,10 @@ def stand_in(config: Config, adopt: bool, link: Link) -> None:
     if estate is None:  # it has stopped
         return
     os.dup2(1, 2)  # what it refuses was read; what it logs goes where the log is
-    left = _serve(config, limits, adopt, estate, came, link, stands_in=True).leaves
-    if left is not None:
-        link.give(left)
+    service = _serve(config, limits, adopt, estate, came, link, stands_in=True)
+    if service.leaves is not None:
+        service.goes_on()  # the stop is done; how long the next start takes is not ours to say
+        link.give(service.leaves)
         link.hear()  # that it serves, or has ended
 
 

@@ -120,11 +120,11 @@ def cli() -> None:
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
     with lean():
-        from duplexd.daemon import loading, process
+        from duplexd.daemon import process, replacing
         from duplexd.runtime import log
 
-    settings = loading.load_in_time(config_path)
     log.configure(log_level)
+    settings = replacing.loaded(config_path)
     process.run(settings, adopt)
 
 

@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from duplexd.daemon.link import Link, go_on_waiting
+from duplexd.daemon.loading import load_in_time
+from duplexd.daemon.succession import HELD_SIGNALS
 from duplexd.daemon.successor import own_command
-from duplexd.errors import DuplexdError
+from duplexd.errors import ConfigurationError, DuplexdError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+    from duplexd.config.daemon_file import Config
     from duplexd.daemon.succession import Estate
     from duplexd.daemon.successor import Successor
 
-VARIABLE = "DUPLEXD_STAND_IN"  # PID:DESCRIPTOR:PID OF THE STAND-IN
+# PID:DESCRIPTOR:PID OF THE STAND-IN:HOW MANY SOCKETS A SERVICE MANAGER PASSED
+VARIABLE = "DUPLEXD_STAND_IN"
+
+EDITED_SECONDS_MAX = 60.0
+AGAIN_SECONDS = 0.2
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
@@ -36,8 +45,9 @@ def replaced(estate: Estate, successor: Successor) -> Estate:
         log.error("the next program cannot be started", reason=why)
         return estate._replace(failed=why)
     estate.disown()
+    passed = len(estate.passed.nbd) + (estate.passed.control is not None)
     try:
-        become(own_command(), successor)
+        become(own_command(), successor, passed)
     except OSError as error:
         why = error.strerror or str(error)
     log.error("the next program cannot be started", reason=why)
@@ -47,10 +57,10 @@ def replaced(estate: Estate, successor: Successor) -> Estate:
     return back._replace(failed=why)
 
 
-def become(command: list[str], successor: Successor) -> None:
+def become(command: list[str], successor: Successor, passed: int) -> None:
     """Raises OSError if the program is not there, with nothing changed."""
     descriptor = successor.link.fileno()
-    given = {**os.environ, VARIABLE: f"{os.getpid()}:{descriptor}:{successor.pid}"}
+    given = {**os.environ, VARIABLE: f"{os.getpid()}:{descriptor}:{successor.pid}:{passed}"}
     os.set_inheritable(descriptor, True)
     try:
         os.execve(command[0], command, given)  # noqa: S606  no shell is wanted
@@ -58,17 +68,56 @@ def become(command: list[str], successor: Successor) -> None:
         os.set_inheritable(descriptor, False)
 
 
-def inherited(environment: MutableMapping[str, str] = os.environ) -> Link | None:
-    """The link to what stands in for this program, once; None if there is nothing.
+def loaded(config_path: str) -> Config:
+    """The configuration. While another program stands in for this one, it serves, and the file was
+    good a moment ago: it is being edited, and is read again for a while.
+
+    Raises ConfigurationError.
+    """
+    until, said = time.monotonic() + EDITED_SECONDS_MAX, ""
+    while True:
+        try:
+            return load_in_time(config_path)
+        except ConfigurationError as error:
+            stops = not signal.sigpending().isdisjoint(HELD_SIGNALS)
+            if VARIABLE not in os.environ or stops or time.monotonic() >= until:
+                raise
+            if said != str(error):
+                said = str(error)
+                log.error("the configuration cannot be read; another program serves", reason=said)
+        go_on_waiting()
+        time.sleep(AGAIN_SECONDS)
+
+
+def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited | None:
+    """What stands in for this program, once; None if nothing does.
 
     The signals that were held are to be taken with `take_signals` once there are handlers.
     """
     pid, *numbers = environment.pop(VARIABLE, "").split(":")
     if pid != str(os.getpid()):
         return None
-    descriptor, child = map(int, numbers)
+    descriptor, child, passed = map(int, numbers)
     threading.Thread(target=_reap, args=(child,), name="stand-in", daemon=True).start()
-    return Link.at(descriptor)
+    return Inherited(Link.at(descriptor), passed)
+
+
+class Inherited(NamedTuple):
+    """The link to a stand-in, and how many sockets of a service manager it has."""
+
+    link: Link
+    passed: int
+
+    def take(self) -> Estate | None:
+        """What the stand-in leaves; None if it has failed, and this is a start like any other.
+
+        Raises DuplexdError if its sockets went with it: nobody but the manager has them, and
+        clients would wait there while this program serves elsewhere.
+        """
+        estate = self.link.take(go_on_waiting)
+        if estate is None and self.passed:
+            raise DuplexdError("the program that served meanwhile has failed; start it again")
+        return estate
 
 
 def _reap(child: int) -> None:

@@ -25,6 +25,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -42,6 +43,7 @@ from duplexd.daemon.departure import Running, leave
 from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
 from duplexd.daemon.link import SERVES
 from duplexd.daemon.nbd_rules import Rules, images_of
+from duplexd.daemon.obtainable import obtainable
 from duplexd.daemon.pools import Threads, calm_collector
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
@@ -269,6 +271,13 @@ class Service:
     ) -> Running:
         config, limits = self.config, self.limits
         patience = Patience(limits.daemon, self._waits)
+        if self._stands_in:  # clients wait, and the program before it can go on
+            short = replace(
+                limits.daemon, passing_seconds_max=limits.daemon.stand_in_passing_seconds
+            )
+            patience = Patience(short, self._waits)
+            with in_file(config):
+                await patience.until_possible(lambda: obtainable(config, self._estate))
         control = ControlServer(
             self._starting, config.control, limits.api, self._passed.control or self._control()
         )

@@ -52,6 +52,7 @@ _OFFERED_BY = {
 _OPTIONAL = frozenset({c.OPT_STRUCTURED_REPLY, c.OPT_SET_META_CONTEXT})
 _CHANGES = frozenset({c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES})
 _LENGTH_MAX, _OFFSET_MAX = (1 << 32) - 1, (1 << 64) - 1
+_LIST_BYTES_MAX = 16 << 20  # of all entries of a list
 _MINIMUM_BYTES_MAX = 1 << 16  # of the block sizes, by the specification
 
 
@@ -94,6 +95,7 @@ class NbdClient:
         self.block_sizes = BLOCK_SIZES
         self.description = ""  # where the server has one
         self.exports: list[str] = []
+        self._listed = 0  # bytes
         self._queries = list(contexts)
         last = c.OPT_LIST if list_exports else c.OPT_INFO if only_look else c.OPT_GO
         self._option = last  # that is asked
@@ -359,6 +361,9 @@ class NbdClient:
         length = m.U32.unpack_from(data)[0] if len(data) >= m.U32.size else len(data)
         if m.U32.size + length > len(data):
             raise ProtocolError("a list entry of the wrong length")
+        self._listed += m.OPTION_REPLY.size + len(data)
+        if self._listed > _LIST_BYTES_MAX:
+            raise ProtocolError("a list that does not end")
         self.exports.append(data[m.U32.size : m.U32.size + length].decode("utf-8", "replace"))
 
     def _context(self, data: bytes) -> None:

@@ -27,6 +27,8 @@ _HOLE = Struct(">QI")
 _ERROR = Struct(">IH")
 _ERROR_BYTES_MAX = _ERROR.size + c.STRING_BYTES_MAX + m.U64.size  # ERROR_OFFSET has an offset, too
 _EXTENTS_MAX = 1 << 20  # of a chunk, by the specification
+# Pieces of the content of a READ are as long as this on average: each takes memory of its own
+_PART_BYTES_MIN, _PARTS_MIN = 512, 64
 _ANY_ERROR = 1 << 15  # of the type of a chunk
 
 
@@ -78,6 +80,8 @@ class _Asked:
             raise ProtocolError("content that was not asked for")
         if self.received > self.length:
             raise ProtocolError("content that overlaps")
+        if len(self.parts) >= _PARTS_MIN + self.length // _PART_BYTES_MIN:
+            raise ProtocolError("content in too many pieces")
         self.parts.append(part)
 
     def finish(self, contexts: Mapping[int, str]) -> Reply:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ DEBIAN_PYTHON = "/usr/bin/python3"  # which has libnbd's module
 VOLUMES = 4
 CLIENTS = 12
 RESTARTS = 3
+ADDRESS_SECONDS_MAX = 40.0  # below what a stand-in has to serve, and what a start waits
 
 
 @pytest.fixture
@@ -351,6 +353,41 @@ def test_an_image_that_hangs_refuses_it_and_clients_do_not_wait(
         daemon.kill()  # before its disk goes
 
 
+@pytest.mark.parametrize("where", ["nbd", "metrics", "control"])
+def test_an_address_that_is_taken_keeps_clients_waiting_for_a_moment_only(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], where: str
+) -> None:
+    """Of the new configuration. The old program goes on, by the sockets that it had."""
+    daemon = start_daemon(files)
+    pid = daemon.pid
+    with closing(Talk(files.nbd_socket, "v0")) as talk, closing(socket.socket()) as taken:
+        talk.write(0, b"x" * 512)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        other = files.directory / "other.sock"
+        with closing(socket.socket(socket.AF_UNIX)) as unix:
+            unix.bind(str(other))
+            unix.listen()
+            changed = {
+                "nbd": files.text().replace("listen = [", f'listen = ["{address}", '),
+                "metrics": f'{files.text()}[metrics]\nlisten = "{address}"\n',
+                "control": files.text().replace(str(files.control_socket), str(other)),
+            }
+            files.config.write_text(changed[where])
+            began = time.monotonic()
+            done = run_duplexctl(files, "restart")
+            assert done.returncode == 1, (done, daemon.log()[-4000:])
+            assert "serves again" in done.stderr
+            assert talk.read(0, 512) == b"x" * 512
+            assert time.monotonic() - began < ADDRESS_SECONDS_MAX
+        assert "not possible yet" in daemon.log()
+        files.write()
+        assert restart(daemon)["clients_kept"] == 1
+        assert daemon.pid == pid
+        assert talk.read(0, 512) == b"x" * 512
+
+
 class StandIn(Daemon):
     """A daemon whose next program fails as `fault` says; see `tests/support/next_program.py`."""
 
@@ -540,3 +577,70 @@ def test_a_signal_in_the_middle_stops_the_next_program_in_order(
     daemon.start()
     with closing(Talk(files.nbd_socket, "v0")) as talk:
         assert talk.read(0, 512) == b"x" * 512
+
+
+def test_a_configuration_that_is_edited_in_the_middle_is_read_again(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    """The stand-in has read it, and the process, which comes later, finds half a file."""
+    daemon = start_daemon(files)
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        before, whole = len(daemon.lines()), files.config.read_text()
+        begun = daemon.request("POST", "/v1/restart", {})[1]
+        daemon.wait_log("restarting in place", after=before)
+        files.config.write_text("[controller")
+        daemon.wait_log("the configuration cannot be read", after=before)
+        assert talk.read(0, 512) == b"x" * 512
+        files.config.write_text(whole)
+        daemon.wait_ready()
+        last = daemon.request("GET", "/v1/restart")[1]["last"]
+        assert (last["id"], last["clients_kept"]) == (begun["id"], 1)
+        assert talk.read(0, 512) == b"x" * 512
+
+
+class Activated(Daemon):
+    """A daemon that also serves a socket which its service manager listens on."""
+
+    passed: socket.socket
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        activation = 'exec 3<&"$0"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        descriptor = str(self.passed.fileno())
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
+                ["bash", "-c", activation, descriptor, *self.command()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(),
+                cwd=self.files.directory, pass_fds=[self.passed.fileno()],
+            )  # fmt: skip
+
+
+def test_passed_sockets_that_went_with_a_stand_in_are_not_done_without(files: DaemonFiles) -> None:
+    """Only who passed them has them still: clients would wait there, beside a daemon that looks
+    well. The exit status is one after which systemd starts it again.
+    """
+    daemon, path = Activated(files), files.directory / "passed.sock"
+    with closing(socket.socket(socket.AF_UNIX)) as daemon.passed:
+        daemon.passed.bind(str(path))
+        daemon.passed.listen()
+        daemon.start()
+        try:
+            with closing(Talk(path, "v0")) as talk:
+                talk.write(0, b"x" * 512)
+                assert restart(daemon)["clients_kept"] == 1
+                before = len(daemon.lines())
+                assert daemon.request("POST", "/v1/restart", {})[0] == 200
+                daemon.wait_log('"event": "ready"', after=before)
+                os.kill(started(daemon.log(), before), signal.SIGKILL)
+                assert daemon.wait() == 1, daemon.log()[-4000:]
+            daemon.start()
+            with closing(Talk(path, "v0")) as talk:
+                assert talk.read(0, 512) == b"x" * 512
+        finally:
+            daemon.kill()
+
+
+def started(log: str, after: int) -> int:
+    """The process that the first line with one, behind so many, is of."""
+    lines = [line for line in log.split("\n")[after:] if '"event": "starting"' in line]
+    return int(json.loads(lines[0])["pid"])

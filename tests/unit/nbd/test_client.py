@@ -339,3 +339,11 @@ def test_no_zeroes_is_only_asked_for_when_offered() -> None:
     client = NbdClient("data")
     client.receive(m.greeting(1))
     assert client.data_to_send().startswith(m.CLIENT_FLAGS.pack(1))
+
+
+def test_a_list_that_does_not_end_is_refused() -> None:
+    client, name = greeted(list_exports=True), b"x" * 4096
+    entry = m.option_reply(c.OPT_LIST, SERVER, m.U32.pack(len(name)) + name)
+    with pytest.raises(ProtocolError, match="does not end"):
+        client.receive(entry * 10_000)
+    assert len(client.exports) < 5000

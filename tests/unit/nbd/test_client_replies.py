@@ -173,3 +173,25 @@ def test_chunks_that_were_not_negotiated_are_refused() -> None:
     replies.expect(COOKIE, c.CMD_READ, AT, LENGTH)
     with pytest.raises(ProtocolError):
         replies.take(bytearray(data_chunk(0, 100, True)))
+
+
+def test_content_in_pieces_that_take_more_than_they_hold_is_refused() -> None:
+    """Each byte in a chunk of its own would take forty times what was asked for."""
+    replies, length = asked(length=1 << 20), 1 << 20
+
+    def chunk_by_chunk() -> None:
+        for at in range(length):
+            head = STRUCTURED.data_head(COOKIE, AT, AT + at, 1, False)
+            replies.take(bytearray(head + b"x"))
+
+    with pytest.raises(ProtocolError, match="too many pieces"):
+        chunk_by_chunk()
+
+
+def test_content_in_pieces_of_a_sector_is_taken() -> None:
+    replies, pieces, reply = asked(length=1 << 20), range(0, 1 << 20, 512), None
+    for at in pieces:
+        head = STRUCTURED.data_head(COOKIE, AT, AT + at, 512, at == pieces[-1])
+        _, reply = replies.take(bytearray(head + bytes(512)))
+    assert reply is not None
+    assert len(reply.data) == 1 << 20
