@@ -69,9 +69,10 @@ class Marking:
         answers, errors = await kept_points.ask(group, links)
         unknown = {name: each for name, each in errors.items() if isinstance(each, NotFoundError)}
         survey.raise_all(errors if not answers else unknown)
+        called = await survey.own_names(links)
         return Kept(
             group.name,
-            kept_points.merge(answers, group),
+            kept_points.merge({called[name]: rows for name, rows in answers.items()}, group),
             {name: str(error) for name, error in errors.items()},
         )
 

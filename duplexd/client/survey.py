@@ -115,6 +115,13 @@ async def ask_names(links: Links) -> tuple[dict[str, Json], dict[str, DuplexdErr
     )
 
 
+async def own_names(links: Links) -> dict[str, str]:
+    """What each is called in answers: one that may have any name goes by its own."""
+    free = {name: _identity(link) for name, link in links.items() if link.any_name}
+    known, _ = await gather(free)
+    return {name: known[name]["controller"]["name"] if name in known else name for name in links}
+
+
 async def _identity(link: Http) -> Json:
     answer = await link.call("GET", "/healthz", timeout_s=link.limits.answer_seconds_max)
     if answer.get("controller") is None:  # of a version that says it in its status only

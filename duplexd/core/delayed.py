@@ -67,6 +67,8 @@ def cut(pairs: Sequence[PairRecord], marker: CutAt, tracked: int) -> Cut:
 def go_on(pairs: Sequence[PairRecord], marker: Onward, tracked: int) -> Cut:
     """The cut that SUSPENDED pairs go on to."""
     made = _made(pairs, marker)
+    for pair in pairs:
+        pair.failed_us = 0
     change_history.freeze_earlier(pairs, made, tracked)
     _grown_since(pairs, made)
     return made

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from duplexd.core.change_map import ChangeMap
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairRecord
 
 
 def plan(
@@ -55,3 +55,17 @@ def plan(
         for place, pairs in places.items()
         if pairs
     ]
+
+
+def time_of(at: int, pairs: Iterable[PairRecord], now_us: int) -> int:
+    """The time of what secondaries hold that are suspended at number `at`: nothing there is later.
+    A delayed one holds what is older by its delay; one that failed on its way to a cut, or before
+    it had left one, holds nothing from after that cut.
+    """
+    times = [now_us]
+    for pair in pairs:
+        if pair.horizon is not None and at <= pair.horizon.number:
+            times.append(pair.horizon.time_us)
+        if pair.cut is not None and at <= pair.cut.sequence:
+            times.append(pair.cut.time_us)
+    return min(times)

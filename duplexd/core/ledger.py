@@ -17,6 +17,7 @@ from duplexd.core import (
     change_history,
     cut_states,
     delayed,
+    freeze,
     growth,
     leg_differences,
     lineage,
@@ -291,10 +292,11 @@ class Ledger(Unmarked):
     @_fold.register
     def _(self, marker: markers.Fail, place: Place) -> None:
         first = VOID if marker.unusable else cut_states.CUT
-        cut = Cut(marker.id, marker.at, place.time_us, "", first)
+        pairs = self._of(marker.volumes)
+        cut = Cut(marker.id, marker.at, freeze.time_of(marker.at, pairs, place.time_us), "", first)
         cut.why = marker.error
         self.book.remember(cut, marker.volumes)
-        for pair in self._of(marker.volumes):
+        for pair in pairs:
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 self.book.lose(pair.cut, cut.why)
             failed = pair.id in marker.failed
@@ -302,6 +304,7 @@ class Ledger(Unmarked):
             reason = pair_states.BY_ERROR if failed else others
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
+            pair.failed_us = place.time_us
             pair.readers.clear()
             pair.secondary_at = min(pair.secondary_at, pair.applied)
             pair.usable = pair.usable and pair.id not in marker.unusable
@@ -395,7 +398,7 @@ class Ledger(Unmarked):
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
-        pair.adopted, pair.unrecorded = False, 0
+        pair.adopted, pair.unrecorded, pair.failed_us = False, 0, 0
         pair.readers.clear()
 
     # ---------------------------------------------------------------------------- checkpoints

@@ -68,6 +68,8 @@ class PairRecord:
     image has become the primary since the cut, so the journal does not lead from there to now.
     `unrecorded`: the number since the cut at which it was found to have changed without records; 0
     if it was not. Up to there the journal leads.
+    `failed_us`: when a failure suspended it; the cut has the time of what is there, which may be
+    earlier.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
@@ -79,10 +81,10 @@ class PairRecord:
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "good_cut_us",
-        "grown", "history", "horizon", "id", "last_cut", "limits", "lineage", "name", "primary_at",
-        "primary_image", "readers", "reason", "regions", "removed", "rollback", "scrub",
-        "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
+        "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "failed_us",
+        "good_cut_us", "grown", "history", "horizon", "id", "last_cut", "limits", "lineage", "name",
+        "primary_at", "primary_image", "readers", "reason", "regions", "removed", "rollback",
+        "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
         "state", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
     )  # fmt: skip
 
@@ -107,6 +109,7 @@ class PairRecord:
         self.good_cut_us = 0
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
+        self.failed_us = 0
         self.adopted = False
         self.horizon: Horizon | None = None
         self.unrecorded = 0

@@ -90,6 +90,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
         **({"horizon": list(pair.horizon)} if pair.horizon is not None else {}),
+        **({"failed": pair.failed_us} if pair.failed_us else {}),
         **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
@@ -166,6 +167,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     # older versions did not write since when: nothing is certain then but where the secondary is
     pair.unrecorded = saved.get("unrecorded", 1 if _lacks_records(pair) else 0)
     pair.horizon = Horizon(*saved["horizon"]) if "horizon" in saved else None
+    pair.failed_us = saved.get("failed", 0)
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.grown = tuple((int(at), int(before)) for at, before in saved.get("grown", ()))

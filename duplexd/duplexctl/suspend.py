@@ -98,7 +98,7 @@ def suspend(
         raise UsageError("--lease holds writes of now; leave it out to suspend at a past point")
     if certificate is not None:
         certificates.check_place(certificate)
-    outcome = _Outcome(certificate)
+    outcome = _Outcome(certificate, at is not None)
 
     async def cut(client: Client) -> Suspended:
         return await client.suspend(
@@ -124,7 +124,7 @@ def suspend(
 
 def cut_at(settings: Settings, targets: tuple[str, ...], tag: str, point: PastPoint) -> None:
     """SUSPENDED secondaries go on to a later point; the answer is that of a suspend."""
-    outcome = _Outcome(None)
+    outcome = _Outcome(None, True)
 
     async def go_on(client: Client) -> Suspended:
         return await client.suspend(*targets, tag=tag, on_cut=outcome.known, at=point, onward=True)
@@ -160,8 +160,10 @@ class _Outcome:
     certificate.
     """
 
-    def __init__(self, certificate: str | None) -> None:
+    def __init__(self, certificate: str | None, past: bool) -> None:
+        """`past`: it is to be at a point that has passed."""
         self._certificate = certificate
+        self._past = past
         self._found: Suspended | UndecidedError | None = None
         self._uncertified: DuplexdError | None = None  # why there is no certificate
         self._hooks: list[HookRun] = []
@@ -197,7 +199,7 @@ class _Outcome:
                 "already suspended: a certificate is written only by the suspend that makes the"
                 " cut; resync and suspend again"
             )
-        found = (_fault(result), _hook_fault(result), self._uncertified)
+        found = (_fault(result, self._past), _hook_fault(result), self._uncertified)
         errors = [error for error in found if error is not None]
         for error in errors[1:]:
             complain(str(error))
@@ -223,12 +225,12 @@ class _Outcome:
         raise TimedOutError(f"{error}; {left}")
 
 
-def _fault(result: Suspended) -> DuplexdError | None:
+def _fault(result: Suspended, past: bool) -> DuplexdError | None:
     """Why its secondaries are not to be read as they are."""
     if result.verdict != "consistent":
         return LeaseLostError(
             "the verdict is void: the secondaries are not a consistent point-in-time copy"
-            f" ({printable(result.why)}); {_remedy(result)}"
+            f" ({printable(result.why)}); {_remedy(result, past)}"
         )
     if result.left:
         return LeaseLostError(
@@ -248,8 +250,15 @@ def _hook_fault(result: Suspended) -> DuplexdError | None:
     return None
 
 
-def _remedy(result: Suspended) -> str:
-    """What to do about a void verdict. A resync leaves alone what is known to differ."""
+def _remedy(result: Suspended, past: bool) -> str:
+    """What to do about a void verdict. A resync leaves alone what is known to differ, and gives up
+    every point that has passed.
+    """
+    if past:
+        return (
+            "correct that, then `duplexctl resync TARGET --until POINT` goes on to a point; a"
+            " resync without --until gives up all that has passed"
+        )
     if DIFFER not in result.why:
         return "resync, and suspend again"
     return (

@@ -63,7 +63,9 @@ class PastPlaces:
         tagged = [mark for mark in marks.values() if mark.tag == point.mark]
         mark = marks.get(point.mark) or next(reversed(tagged), None)
         if mark is None:
-            raise NotFoundError(f"{point}: no such mark; `duplexctl points` lists those known")
+            raise NotFoundError(
+                f"{point}: no such mark; `duplexctl points --reach` lists those known"
+            )
         if mark.verdict != CONSISTENT or mark.id in self._archive.unsettled:
             raise WrongStateError(f"{point} is not consistent, or not decided yet")
         if others := [pair.name for pair in pairs if not mark.is_of([pair.id])]:

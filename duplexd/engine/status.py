@@ -184,7 +184,7 @@ class Status:
             self._errors.pop(key, None)
             return None
         if leg is pair.secondary and pair.cut is not None and _failure(pair):
-            return pair.cut.time_us / 1e6
+            return (pair.record.failed_us or pair.cut.time_us) / 1e6
         return self._errors.setdefault(key, self._clock.wall())
 
     def _secondary(self, pair: Pair) -> Json | None:

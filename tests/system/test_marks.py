@@ -82,6 +82,7 @@ async def test_marks_and_cuts_are_listed_with_what_is_within_reach(daemon: Daemo
         ("mark", "third", False),  # a kill is an unclean stop
     ]
     assert (kept[0]["cut"], kept[1]["cut"]) == (mark["mark"], cut["cut"])
+    assert kept[0]["controllers"] == mark["controllers"]
     assert "goes forwards only" in kept[0]["why"]
     shown = ctl(daemon, "points", "db", "--reach")
     assert (shown.returncode, len(shown.stdout.splitlines())) == (0, 5)

@@ -29,6 +29,7 @@ from duplexd.core.markers import (
     Equal,
     Fail,
     Grade,
+    Horizon,
     MakeCut,
     Missed,
     NewVolume,
@@ -57,6 +58,7 @@ from tests.unit.core.ledgers import (
     grains,
     packed,
     served,
+    through_a_checkpoint,
 )
 
 if TYPE_CHECKING:
@@ -407,6 +409,33 @@ def test_a_secondary_that_fails_later_changes_no_verdict(promise: Marker) -> Non
     assert (old.state, old.why) == (before, "")
     assert story.pair(2).cut is old
     assert story.pair(1).cut is story.ledger.cuts["f1"]
+
+
+def test_the_cut_of_a_failure_has_the_time_of_what_is_there() -> None:
+    """Of a delayed secondary, which holds what is older."""
+    story = duplex("data", "wal")
+    story.mark(Horizon([1], 2, 2000))
+    failed(story, at=2)
+    cut = story.ledger.cuts["f1"]
+    assert (cut.sequence, cut.time_us) == (2, 2000)
+    assert story.pair(1).failed_us == story.pair(2).failed_us > cut.time_us
+    again = through_a_checkpoint(story.ledger, story.sequence)
+    assert again.pairs[1].failed_us == story.pair().failed_us
+
+
+def test_beyond_what_is_known_it_has_the_time_of_the_failure() -> None:
+    story = duplex()
+    story.mark(Horizon([1], 1, 1000))
+    failed(story, at=2)
+    assert story.ledger.cuts["f1"].time_us == story.pair().failed_us
+
+
+def test_a_resync_that_fails_at_once_makes_no_old_cut_a_new_one() -> None:
+    story = suspended()
+    old = story.ledger.cuts["c1"]
+    story.mark(Resync("job", JOURNAL, [1]))
+    failed(story, at=old.sequence)
+    assert story.ledger.cuts["f1"].time_us == old.time_us < story.pair().failed_us
 
 
 def test_a_cut_that_a_failure_made_has_no_verdict_until_it_is_durable() -> None:

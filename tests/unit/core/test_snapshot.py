@@ -161,6 +161,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     apart = {
         "adopted",
         "drill",
+        "failed_us",
         "history",
         "horizon",
         "lineage",

@@ -95,6 +95,32 @@ async def test_what_a_suspend_at_a_time_leaves_is_the_state_of_then() -> None:
         assert core.controller.status()["volumes"][0]["changed_bytes"] > 0
 
 
+async def test_a_secondary_that_fails_on_the_way_can_still_go_there() -> None:
+    async with running(DELAYED) as core:
+        times = await fill(core, "a", "b", "c")
+        core.secondary().fail("reserve", errno.ENOSPC, times=1)
+        result = await core.controller.suspend(["data"], at=PastCut(PastPoint(time=times[1])))
+        assert result["verdict"] == "void"
+        shown = core.controller.status()["volumes"][0]["secondary"]
+        assert shown["as_of_time"] == shown["cut"]["time"] <= times[1]
+        assert shown["error_time"] == pytest.approx(core.clock.wall())
+        onward = PastCut(PastPoint(time=times[1]), onward=True)
+        result = await core.controller.suspend(["data"], at=onward)
+        assert result["verdict"] == "consistent"
+        assert held(core) == "ab"
+
+
+async def test_one_that_fails_holds_what_is_as_old_as_its_delay() -> None:
+    async with running(DELAYED) as core:
+        times = await fill(core, "a", "b", apart_s=40.0)
+        await soon(lambda: held(core) == "a")
+        core.secondary().fail("reserve", errno.ENOSPC)
+        core.clock.now += 40.0
+        await soon(lambda: core.pair().state == SUSPENDED)
+        secondary = core.controller.status()["volumes"][0]["secondary"]
+        assert times[0] <= secondary["as_of_time"] <= times[1]
+
+
 async def test_a_resync_after_it_copies_what_changed_since_that_time() -> None:
     async with running(DELAYED) as core:
         times = await fill(core, "a", "b", "c")

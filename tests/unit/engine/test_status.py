@@ -28,7 +28,7 @@ JOURNAL = {
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
-    "rollback",
+    "rollback", "not_grown",
     "consistent_cut_time", "differs", "scrub", "readers", "last_drill",
 }  # fmt: skip
 SECONDARY = {
@@ -191,7 +191,7 @@ async def test_a_suspended_secondary_is_as_of_its_cut() -> None:
         assert secondary["cut"] == {
             "id": result["cut"], "sequence": sequence, "time": cut_at, "tag": "nightly",
             "verdict": "consistent", "state": "consistent", "group": None, "members": [],
-            "canary": None, "why": None,
+            "canary": None, "why": None, "mark": None,
         }  # fmt: skip
 
 
