@@ -296,21 +296,18 @@ class Ledger(Unmarked):
         cut = Cut(marker.id, marker.at, freeze.time_of(marker.at, pairs, place.time_us), "", first)
         cut.why = marker.error
         self.book.remember(cut, marker.volumes)
+        others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
         for pair in pairs:
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 self.book.lose(pair.cut, cut.why)
-            failed = pair.id in marker.failed
-            others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
-            reason = pair_states.BY_ERROR if failed else others
+            reason = pair_states.BY_ERROR if pair.id in marker.failed else others
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
-            pair.failed_us = place.time_us
+            pair.failed_us, pair.staging = place.time_us, ""
             pair.readers.clear()
             pair.secondary_at = min(pair.secondary_at, pair.applied)
             pair.usable = pair.usable and pair.id not in marker.unusable
-            pair.staging = ""
-            if pair.id in marker.missed:
-                missed = marker.missed[pair.id]
+            if (missed := marker.missed.get(pair.id)) is not None:
                 pair.tracked_bytes += missed.changed_bytes
                 pair.changed = pair.merged(missed)
             self.book.differs(pair)

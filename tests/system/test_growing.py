@@ -81,7 +81,7 @@ def fio() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 def _writer(daemon: Daemon, offset: int, size: int, rate: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
-            "fio", "--name=v", "--ioengine=nbd", f"--uri={daemon.files.uri('data')}",
+            "fio", "--name=v", "--thread", "--ioengine=nbd", f"--uri={daemon.files.uri('data')}",
             "--rw=randwrite", "--bsrange=512-64k", f"--offset={offset}", f"--size={size}",
             "--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--serialize_overlap=1",
             f"--rate={rate}",
