@@ -92,14 +92,16 @@ class Readers:
                 for name in marker.names:
                     readers.pop(name, None)
 
-    def refuse(self, numbers: Iterable[int]) -> None:
-        """Raises WrongStateError if one of these volumes has a reader."""
+    def refuse(self, numbers: Iterable[int], force: bool = True) -> None:
+        """Raises WrongStateError if one of these volumes has a reader. `force`: whether the
+        command has an option that ends them.
+        """
         if found := [text for number in numbers if (text := self.why_not(number))]:
             more = f" (and {len(found) - _LISTED} more volumes)" if len(found) > _LISTED else ""
             raise WrongStateError(
-                f"{'; '.join(found[:_LISTED])}{more}: wait until they have ended, end one with "
-                "`duplexctl release-reader TARGET NAME`, a clone with `duplexctl drop-clone TARGET "
-                "NAME`, or end all of them with --force"
+                f"{'; '.join(found[:_LISTED])}{more}: wait until they have ended, or end one with"
+                " `duplexctl release-reader TARGET NAME`, a clone with `duplexctl drop-clone TARGET"
+                f" NAME`{', or all of them with --force' if force else ''}"
             )
 
     def why_not(self, number: int) -> str:

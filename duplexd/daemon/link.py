@@ -87,14 +87,19 @@ class Link:
         return True
 
     def give(self, estate: Estate) -> None:
-        """Send it. It stays here, too. Nothing happens if nobody takes it."""
+        """Send it. It stays here, too. If not all of it can be sent, both sides hear an end: one
+        would wait for the rest, and the other for a word.
+        """
         with packed(estate) as (file, descriptors):
             head = json.dumps({"descriptors": len(descriptors)}).encode()
-            with contextlib.suppress(OSError):  # it has ended, which is heard
+            try:
                 socket.send_fds(self._sock, [head], [file.fileno()])
                 for at in range(0, len(descriptors), _DESCRIPTORS_MAX):
                     part = descriptors[at : at + _DESCRIPTORS_MAX]
                     socket.send_fds(self._sock, [b"d"], part)
+            except OSError:
+                with contextlib.suppress(OSError):  # the other side has ended
+                    self._sock.shutdown(socket.SHUT_RDWR)
 
     def take(self, meanwhile: Callable[[], None] = _nothing) -> Estate | None:
         """Say that this program is ready, and wait for what it goes on with. None if the other
@@ -117,11 +122,13 @@ class Link:
 
     def _received(self, descriptors_max: int) -> tuple[bytes, list[int]]:
         try:
-            data, found, _flags, _address = socket.recv_fds(
+            data, found, flags, _address = socket.recv_fds(
                 self._sock, _WORD_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             return b"", []
+        if flags & socket.MSG_CTRUNC:  # this process may not have so many: as if it had ended
+            return b"", found
         return data, found
 
 

@@ -77,7 +77,7 @@ class WalkOn:
                     f"{pair.name} went back to a cut or a backup since it was suspended, and held a"
                     " mixture meanwhile; name a mark (`duplexctl points --reach`)"
                 )
-        self._timeline.ledger.readers.refuse(pair.id for pair in pairs)
+        self._refuse_readers(pairs)
 
     async def go(
         self,
@@ -105,6 +105,10 @@ class WalkOn:
                 begin_reading(self._readers, pairs, cut, reader)
             return cut
 
+        self._refuse_readers(pairs)
         async with self._readers.leaving(pairs, AS_IT_IS):
             # another command may have sent them on meanwhile
             return await self._resyncs.from_cuts(pairs, step)
+
+    def _refuse_readers(self, pairs: Sequence[Pair]) -> None:
+        self._timeline.ledger.readers.refuse((pair.id for pair in pairs), force=False)

@@ -161,7 +161,9 @@ async def test_one_goes_on_from_a_cut_in_any_mode(
         await fill(daemon, seed)
         held.append((str(status(daemon)["sequence"]), await contents(daemon)))
     (first, one), (second, two), _ = held
-    assert "is read at cut" in ctl(daemon, "resync", "db", "--until", first, code=5)
+    refused = ctl(daemon, "resync", "db", "--until", first, code=5)
+    assert "is read at cut" in refused
+    assert "--force" not in refused, "it has no such option"
     ctl(daemon, "release-reader", "db", "backup")
     result = json.loads(ctl(daemon, "resync", "db", "--until", first, "--tag", "on", "--json"))
     assert (result["verdict"], result["tag"], result["already"]) == ("consistent", "on", False)

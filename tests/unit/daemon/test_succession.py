@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -109,6 +111,49 @@ def test_of_an_estate_that_is_not_whole_nothing_stays_open() -> None:
     assert takes.take() is None
     assert theirs_client.recv(1) == b""
     theirs_client.close()
+
+
+def test_an_estate_that_cannot_be_sent_whole_ends_both_sides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel limits how many descriptors may be on their way."""
+    sent, send = list[bytes](), socket.send_fds
+
+    def limited(sock: socket.socket, buffers: list[bytes], descriptors: list[int]) -> int:
+        if sent:
+            raise OSError(errno.ETOOMANYREFS, "Too many references")
+        sent.extend(buffers)
+        return send(sock, buffers, descriptors)
+
+    gives, takes = both()
+    theirs, handed = client(0)
+    with monkeypatch.context() as full:
+        full.setattr(socket, "send_fds", limited)
+        gives.give(Estate(clients=[handed]))
+    assert takes.take() is None
+    assert gives.hear(60) == ""
+    handed.sock.close()
+    theirs.close()
+    gives.close()
+
+
+def test_an_estate_that_this_process_cannot_open_whole_is_none() -> None:
+    gives, takes = both()
+    clients = [client(number) for number in range(8)]
+    gives.give(Estate(clients=[handed for _theirs, handed in clients]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # further ones have larger numbers
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 3, hard))
+    try:
+        assert takes.take() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for theirs, handed in clients:
+        handed.sock.close()
+        assert theirs.recv(1) == b"", "what was opened of it is closed"
+        theirs.close()
+    gives.close()
 
 
 def test_who_waits_is_told_that_it_lasts() -> None:
