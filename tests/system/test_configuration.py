@@ -51,6 +51,7 @@ def test_check_as_json(make_files: Callable[..., DaemonFiles]) -> None:
         "primary": str(files.primary("data")),
         "secondary": None,
         "mode": None,
+        "delay": None,
     }
     files.config.write_text("[controller]\n")
     bad = run_duplexd("check", "--config", str(files.config), "--json")

@@ -99,7 +99,7 @@ def test_listeners_are_added_and_removed(daemon: Daemon) -> None:
 
 
 REFUSED: dict[str, tuple[str, str, str]] = {
-    "size": ('size = "8MiB"', 'size = "16MiB"', "volumes.data.size"),
+    "size": ('size = "8MiB"', 'size = "4MiB"', "volumes.data.size"),
     "primary": ("/a/data.img", "/a/other.img", "volumes.data.primary"),
     "journal_size": ('"16MiB"', '"32MiB"', "controller.journal_size"),
     "state_dir": ('/state"', '/state2"', "controller.state_dir"),
