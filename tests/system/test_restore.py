@@ -418,8 +418,9 @@ def killed(daemon: Daemon, when: str, source: object, *who: int) -> int:
     ]  # fmt: skip
     done = subprocess.run(
         [*command, *map(str, who)], cwd=ROOT, env=environment(), timeout=PATIENCE_SECONDS,
-        check=False, capture_output=True,
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
+    print(done.stderr)
     return done.returncode
 
 
