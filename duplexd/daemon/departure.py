@@ -1,4 +1,4 @@
-"""What a service leaves to the program that goes on, once it has been told to restart: the sockets,
+"""What a service leaves to the program that goes on, once a restart is asked for: the sockets,
 and the clients whose requests are answered. Here the pause begins.
 """
 

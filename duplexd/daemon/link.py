@@ -38,7 +38,7 @@ _TICK_SECONDS = 1.0
 
 
 def _nothing() -> None:
-    """Nobody needs to be told that it lasts."""
+    """Nobody waits for a sign that it lasts."""
 
 
 class Link:

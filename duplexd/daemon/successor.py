@@ -9,7 +9,7 @@ Until then nothing is given up, and a refusal changes nothing. So the pause has 
     2. this process becomes the next program (exec), which is loaded while the stand-in serves
     3. the stand-in stops in order, gives the estate back, and ends
 
-So the process stays for whoever watches it: a service manager, a container, a shell.
+So the process stays for what watches it: a service manager, a container, a shell.
 """
 
 from __future__ import annotations
