@@ -19,16 +19,15 @@ import asyncio
 import json
 import os
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duplexd.backup import sources
 from duplexd.backup.background import despite_an_interrupt
 from duplexd.backup.held_cut import HeldCut
 from duplexd.backup.run import CERTIFICATE, new_reader
+from duplexd.backup.scratch import scratch
 from duplexd.backup.steps import Step
 from duplexd.client import certificate as certificates
 from duplexd.errors import DuplexdError, LeaseLostError, UsageError
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
 
 CHANGES = "changes.json"
+SCRATCH = "duplexd-command-"
 
 
 async def run(
@@ -103,13 +103,13 @@ async def _at(
     watch.step(Step.SUSPEND)
     made = await cut.make(plan.tag)
     found = sources.find(await cut.points(), client.groups.controllers)
-    with tempfile.TemporaryDirectory(prefix="duplexd-backup-") as directory:
-        path = Path(directory) / CERTIFICATE
+    with scratch(SCRATCH) as directory:
+        path = directory / CERTIFICATE
         certificates.write(path, certificates.make(made))
         more = {"DUPLEXD_CERTIFICATE": str(path)}
         if plan.since:
             changes = await client.changes(*plan.targets, since=plan.since, until=made.cut)
-            file = Path(directory) / CHANGES
+            file = directory / CHANGES
             file.write_text(json.dumps(changes.json()))
             more |= {"DUPLEXD_SINCE": plan.since, "DUPLEXD_CHANGES": str(file)}
         watch.step(Step.COPY)

@@ -244,7 +244,7 @@ class _Run:
     async def _write(self, writes: bool) -> None:
         found = sources.find(self._restoring, self._client.groups.controllers)
         names = {str(row["name"]) for row in self._restoring.left}
-        with scratch(SCRATCH) as above:
+        with scratch(SCRATCH, write_back.SOCKETS_BYTES) as above:
             works = [self._one(each, above, writes) for each in found if each.name in names]
             await write_back.together(works)
 

@@ -17,17 +17,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duplexd.backup.destination import in_words
+from duplexd.limits import SOCKET_PATH_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_RANDOM_BYTES = 8  # that mkdtemp adds to a prefix
+
+
+def for_sockets(below_bytes: int) -> Path:
+    """Where temporary files are; /tmp if a socket's path, so many bytes longer, would be too long
+    for the kernel.
+    """
+    found = tempfile.gettempdir()
+    fits = len(os.fsencode(found)) + below_bytes <= SOCKET_PATH_BYTES_MAX
+    return Path(found if fits else "/tmp")  # noqa: S108
+
 
 @contextmanager
-def scratch(prefix: str) -> Iterator[Path]:
-    """A new one within, among temporary files; names of no others begin with `prefix`. Raises
-    DuplexdError.
+def scratch(prefix: str, sockets_bytes: int = 0) -> Iterator[Path]:
+    """A new one within, among temporary files; names of no others begin with `prefix`. Paths of
+    sockets in it may be so many bytes longer than its own. Raises DuplexdError.
     """
     above = Path(tempfile.gettempdir())
+    if sockets_bytes:
+        above = for_sockets(len("/" + prefix) + _RANDOM_BYTES + sockets_bytes)
     for path in above.glob(prefix + "*"):
         _remove_if_left(path)
     while True:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backup import programs
@@ -22,7 +24,6 @@ from duplexd.units import MIB
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from duplexd.backup.sources import Source
     from duplexd.json_object import Json
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = MIB
 GAP_BYTES = PIECE_BYTES // 4
 _AT_A_TIME = 4  # pieces of a volume
+SOCKETS_BYTES = len("/12345678/volume")  # of their paths, below a job's directory
 _MAP_BYTES_MAX = 64 << 20  # half a million extents; of more all is read
 
 
@@ -139,8 +141,7 @@ async def together(works: Sequence[Awaitable[None]]) -> None:
 @asynccontextmanager
 async def _opened(job: Job) -> AsyncGenerator[tuple[Disk, Disk]]:
     """The image and the volume. Over TLS another qemu-nbd is between the volume and us."""
-    directory = job.directory / job.source.name.replace(":", "+")
-    directory.mkdir(0o700)
+    directory = Path(tempfile.mkdtemp(dir=job.directory))  # names may be longer than sockets' paths
     socket = str(directory / "image")
     async with (
         _served(["--read-only", as_qemu(job.image)], socket),

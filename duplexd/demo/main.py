@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -20,11 +19,11 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from duplexd.backup.scratch import for_sockets
 from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonError, DaemonProcess
 from duplexd.demo.scene import Scene
 from duplexd.demo.show import Row, Table, say
-from duplexd.limits import SOCKET_PATH_BYTES_MAX
 from duplexd.units import KIB, MIB, format_size
 
 if TYPE_CHECKING:
@@ -96,18 +95,9 @@ async def _main(rounds: int, pairs: int) -> int:
     return 1 if totals.group_faults or not totals.naive_faults else 0
 
 
-def _short_enough(directory: str) -> str:
-    """`directory`, or /tmp if the path of a socket below it would be too long for the kernel."""
-    if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES:
-        return directory
-    return "/tmp"  # noqa: S108
-
-
 @contextlib.asynccontextmanager
 async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterator[DaemonProcess]:
-    directory = Path(
-        tempfile.mkdtemp(prefix="duplexd-demo-", dir=_short_enough(tempfile.gettempdir()))
-    )
+    directory = Path(tempfile.mkdtemp(prefix="duplexd-demo-", dir=for_sockets(DEMO_PATH_BYTES)))
     daemon = DaemonProcess(directory / "d", names, size, journal_size)
     try:
         await daemon.start()

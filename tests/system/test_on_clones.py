@@ -73,8 +73,8 @@ def test_of_a_drill_that_is_ended_nothing_is_left(
 ) -> None:
     daemon, place = small
     socket = str(daemon.files.nbd_socket)
-    began, shared = tmp_path / "began", set(os.listdir("/dev/shm"))
-    check = f"touch /dev/shm/of-the-drill; cp {place}/file {began}; exec {SLEEP}"
+    began, shared = tmp_path / "began", Path("/dev/shm", f"of-a-drill-{os.getpid()}")
+    check = f"touch {shared}; cp {place}/file {began}; exec {SLEEP}"
     command = drill_of(daemon, f"data={place}", "--", "sh", "-c", check)
     with subprocess.Popen(command, env=environment(), cwd=ROOT) as drill:
         try:
@@ -91,7 +91,8 @@ def test_of_a_drill_that_is_ended_nothing_is_left(
             drill.kill()
     wait_for("the end of the check", lambda: not running(SLEEP))
     wait_for("the end of nbdfuse", lambda: not running(CLONE, socket))
-    assert set(os.listdir("/dev/shm")) == shared
+    assert not shared.exists()
+    assert not list(shared.parent.glob("volume-*"))
     assert is_duplex_again(daemon)
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,7 @@ from tests.support.cluster import Cluster
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from duplexd.json_object import Json
     from tests.support.daemon import Daemon, DaemonFiles
@@ -212,8 +212,11 @@ async def test_a_chain_is_restored_at_each_link_written_is_what_differs_and_a_ro
 
 
 async def test_the_command_says_what_it_did_and_how_to_undo_it(
-    daemon: Daemon, destination: Path
+    daemon: Daemon, destination: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    deep = tmp_path / ("d" * 80)  # too long for sockets in it
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
     await fill_all(daemon, 10)
     saved = await save(daemon, destination)
     await fill_all(daemon, 20)
@@ -449,13 +452,14 @@ EVERY_STEP = [*(step.name for step in Step), "2", "7"]
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where programs of the test put temporary files, and the test itself."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr(tempfile, "tempdir", str(path))
-    return path
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where programs of the test put temporary files, and the test itself: a short path, for there
+    are sockets in it.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        monkeypatch.setenv("TMPDIR", path)
+        monkeypatch.setattr(tempfile, "tempdir", path)
+        yield Path(path)
 
 
 @pytest.mark.parametrize("moments", [["2"], pytest.param(EVERY_STEP, marks=LONG)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 
 from duplexd.backup.scratch import scratch
 from duplexd.errors import DuplexdError
+from duplexd.limits import SOCKET_PATH_BYTES_MAX
 from tests.support.daemon import ROOT, environment
 
 if TYPE_CHECKING:
@@ -85,3 +87,31 @@ def test_without_room_for_one_the_error_names_the_place(
     monkeypatch.setattr(tempfile, "tempdir", str(above / "none"))
     with pytest.raises(DuplexdError, match=f"{above}/none.*: No such file"), scratch(PREFIX):
         pass
+
+
+def test_where_sockets_would_have_too_long_paths_it_is_elsewhere(
+    above: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = above / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with scratch(PREFIX, len("/socket")) as path:
+        assert len(os.fsencode(path / "socket")) <= SOCKET_PATH_BYTES_MAX
+    with scratch(PREFIX) as path:
+        assert path.parent == deep
+
+
+def test_the_longest_path_of_a_socket_that_the_kernel_takes_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deep = tempfile.mkdtemp(prefix="d" * 40, dir="/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", deep)
+    room = SOCKET_PATH_BYTES_MAX - len(os.fsencode(deep)) - len(f"/{PREFIX}12345678")
+    try:
+        with scratch(PREFIX, room) as path, socket.socket(socket.AF_UNIX) as listening:
+            assert str(path.parent) == deep
+            listening.bind(str(path / ("s" * (room - 1))))
+        with scratch(PREFIX, room + 1) as path:
+            assert str(path.parent) == "/tmp"
+    finally:
+        os.rmdir(deep)
