@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd import __version__
 from duplexd.daemon.succession import Estate
@@ -14,26 +14,10 @@ from duplexd.errors import DuplexdError
 from duplexd.net.activation import Passed
 
 if TYPE_CHECKING:
-    from duplexd.api.server import ControlServer
-    from duplexd.daemon.reloading import Reloads
-    from duplexd.daemon.successor import Restarts
-    from duplexd.daemon.surroundings import Surroundings
-    from duplexd.engine.controller import Controller
-    from duplexd.nbd_server.listeners import Listeners
+    from duplexd.daemon.assembly import Running
 
 RESTART_SECONDS_MAX = 3.0  # for requests in flight; a client that takes longer is disconnected
 SECURED_SECONDS_MAX = 3.0  # the same of those with TLS; the others do not wait for them
-
-
-class Running(NamedTuple):
-    """The parts of a daemon that serves."""
-
-    controller: Controller
-    listeners: Listeners
-    control: ControlServer
-    reloads: Reloads
-    restarts: Restarts
-    around: Surroundings
 
 
 async def leave(running: Running, before: Estate, number: str, stands_in: bool) -> Estate:

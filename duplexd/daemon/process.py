@@ -12,6 +12,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+from duplexd.daemon.assembly import Given
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.pools import calm_collector
 from duplexd.daemon.replacing import inherited, replaced
@@ -100,7 +101,7 @@ def _serve(
     loop = TurnLoop()
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
-        service = Service(config, limits, relay, adopt, estate, link, stands_in)
+        service = Service(Given(config, limits, relay, adopt, estate, link, stands_in))
         with receiving_signals(loop, service, came):
             take_signals()
             relay.drive(service.run())

@@ -25,98 +25,57 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from duplexd import __version__
-from duplexd.api.exporter import Exporter
-from duplexd.api.metrics import nbd_metrics
-from duplexd.api.page_source import PageSource
-from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
 from duplexd.config.exposure import describe_exposure, refused_sockets
 from duplexd.daemon import preflight
 from duplexd.daemon.announce import Announcements
-from duplexd.daemon.departure import Running, leave
+from duplexd.daemon.assembly import Assembly
+from duplexd.daemon.departure import leave
 from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
-from duplexd.daemon.link import SERVES
-from duplexd.daemon.nbd_rules import Rules, images_of
-from duplexd.daemon.obtainable import obtainable
 from duplexd.daemon.pools import Threads, calm_collector
-from duplexd.daemon.recovery import Recovery
-from duplexd.daemon.reloading import Reloads
-from duplexd.daemon.retry import Patience
-from duplexd.daemon.spare_room import keep_room
-from duplexd.daemon.startup import StateLock, in_file, refuse_problems
-from duplexd.daemon.succession import NOTHING_LEFT, Estate
-from duplexd.daemon.successor import Restarts
-from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
-from duplexd.engine.controller import Machine
+from duplexd.daemon.spare_room import keep_room, reserve_of
+from duplexd.daemon.startup import StateLock, refuse_problems
+from duplexd.daemon.surroundings import watch
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.known import known
-from duplexd.nbd_server.listeners import Listeners
-from duplexd.net.address import UnixAddress
-from duplexd.runtime.clock import RealClock
-from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
-from duplexd.runtime.reserve import Reserve
-from duplexd.runtime.tally_file import TallyFile
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from duplexd.config.daemon_file import Config
-    from duplexd.daemon.link import Link
+    from duplexd.daemon.assembly import Given, Running
+    from duplexd.daemon.succession import Estate
     from duplexd.daemon.successor import Successor
     from duplexd.engine.controller import Controller
-    from duplexd.limits import Limits
-    from duplexd.net.listen import BoundSocket
-    from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
 
 
 class Service:
-    """One running daemon. `run` returns when it has stopped. `adopt`: images that belong to another
-    state are taken as they are. `leaves`: once it has stopped for a restart in place, what the next
-    program goes on with.
+    """One running daemon. `run` returns when it has stopped. `leaves`: once it has stopped for a
+    restart in place, what the next program goes on with.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        limits: Limits,
-        relay: Workers,
-        adopt: bool = False,
-        estate: Estate = NOTHING_LEFT,
-        link: Link | None = None,
-        stands_in: bool = False,
-    ) -> None:
-        """`estate`: sockets that were passed, and what a program before this one left, over `link`.
-        `stands_in`: it serves NBD clients alone, until the program at the other end of the link is
-        ready to.
-        """
+    def __init__(self, given: Given) -> None:
+        config, limits = given.config, given.limits
+        self._given = given
         self.config = config
         self.leaves: Estate | None = None
         self.successor: Successor | None = None
-        self._link = link
-        self._stands_in = stands_in
-        self._estate = estate
-        self._passed = estate.passed
-        self._passed_addresses = [each.address for each in estate.passed.nbd]
         self._restart = ""  # the id of the one that this stop is for
         self._stops = False  # by a signal, for good
         self.limits = limits
-        self._relay = relay
-        self._adopt = adopt
         self._log = structlog.get_logger("duplexd")
         self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
         self._starting = Starting(config.controller.name)
         self._announcements = Announcements()
-        self._controller: Controller | None = None
+        self._assembly: Assembly | None = None
         self._deadline = Deadline(limits.daemon.stop_seconds_max, self._left)
         self._journal_watch: asyncio.Task[None] | None = None  # of a stop
 
@@ -129,7 +88,7 @@ class Service:
         # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that
         # hangs, and the control socket is to answer meanwhile.
         images = preflight.look_at_images(self.config) if first else []
-        if not self._estate.id:  # the successor has looked
+        if not self._given.estate.id:  # the successor has looked
             refuse_problems(self.config, preflight.look(self.config) + images)
         if first and (missing := preflight.state_missing(self.config)):
             self._log.warning("images without a state", problem=missing)
@@ -141,6 +100,10 @@ class Service:
         lock.close()
         if self.leaves is None:
             self.refuse_failed()
+
+    @property
+    def _controller(self) -> Controller | None:
+        return None if self._assembly is None else self._assembly.controller
 
     def refuse_failed(self) -> None:
         """After a stop: raises DuplexdError if the controller had failed before it."""
@@ -155,12 +118,13 @@ class Service:
         in more than is configured. What is open on purpose is logged.
         """
         nbd = self.config.nbd
-        if not nbd.addresses and not self._passed.nbd:
+        passed = [each.address for each in self._given.estate.passed.nbd]
+        if not nbd.addresses and not passed:
             raise ConfigurationError(
                 "nbd.listen: no address, and no socket was passed (LISTEN_FDS); write for example"
                 ' listen = ["unix:/run/duplexd/alpha/nbd.sock"]'
             )
-        for line in refused_sockets(self.config, self._passed_addresses):
+        for line in refused_sockets(self.config, passed):
             raise ConfigurationError(line)
         for line in describe_exposure(self.config):
             self._log.warning("NBD listener without protection", problem=line)
@@ -196,12 +160,12 @@ class Service:
 
     def _heard(self) -> None:
         """The program that this one stands in for is ready; or it has ended, and so does this."""
-        link = known(self._link, "it stands in for somebody")
+        link = known(self._given.link, "it stands in for somebody")
         asyncio.get_running_loop().remove_reader(link.fileno())
         if not link.hear(1.0):
             self._log.error("the program that this one stands in for has ended")
             os._exit(EXIT_NOT_STOPPED)
-        self.restart(self._estate.id)
+        self.restart(self._given.estate.id)
 
     def reload(self) -> None:
         """Read the configuration again, soon."""
@@ -234,20 +198,25 @@ class Service:
         async with contextlib.AsyncExitStack() as undo:
             asking = asyncio.create_task(self._ask_for_time(), name="ask for time")
             undo.callback(asking.cancel)
-            running = await self._unless_stopped(self._start(workers, lock, undo))
+            self._assembly = Assembly(
+                self._given, workers, lock, undo, self._starting, self._announcements, self._waits,
+                self.restart,
+            )  # fmt: skip
+            running = await self._unless_stopped(self._assembly.run())
             asking.cancel()
             if running is None:
                 self._log.warning("stopped during the start; the next one begins recovery again")
                 return False
             self._ready(running)
             calm_collector()
-            if self._stands_in:
-                link = known(self._link, "it stands in for somebody")
+            if self._given.stands_in:
+                link = known(self._given.link, "it stands in for somebody")
                 asyncio.get_running_loop().add_reader(link.fileno(), self._heard)
             await self._until_stopped(running, workers)
             self.config = running.reloads.config
             if self._restart:
-                self.leaves = await leave(running, self._estate, self._restart, self._stands_in)
+                estate, stands_in = self._given.estate, self._given.stands_in
+                self.leaves = await leave(running, estate, self._restart, stands_in)
         return True
 
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
@@ -266,89 +235,6 @@ class Service:
 
     # Starting
 
-    async def _start(
-        self, workers: Threads, lock: StateLock, undo: contextlib.AsyncExitStack
-    ) -> Running:
-        config, limits = self.config, self.limits
-        patience = Patience(limits.daemon, self._waits)
-        if self._stands_in:  # clients wait, and the program before it can go on
-            short = replace(
-                limits.daemon, passing_seconds_max=limits.daemon.stand_in_passing_seconds
-            )
-            patience = Patience(short, self._waits)
-            with in_file(config):
-                await patience.until_possible(lambda: obtainable(config, self._estate))
-        control = ControlServer(
-            self._starting, config.control, limits.api, self._passed.control or self._control()
-        )
-        if not self._stands_in:
-            await patience.until_possible(control.start)
-            undo.push_async_callback(control.stop)
-        if not self._estate.id:  # the successor has looked
-            images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
-            refuse_problems(config, images)
-        disk = RealDisk(str(config.controller.state_dir), images_of(config))
-        tally = TallyFile(f"{config.control.socket}.tally")
-        machine = Machine(disk, RealClock(), workers.disk, workers.journal, self._relay, tally)
-        reserve = reserve_of(config)
-        recovery = Recovery(
-            config,
-            machine,
-            limits.engine,
-            self._starting,
-            reserve,
-            self._announcements.event,
-            self._adopt,
-        )
-        controller = self._controller = await recovery.run(patience)
-        undo.callback(self._log.info, "stopped")
-        undo.push_async_callback(controller.stop)
-        lock.serving()
-        rules = Rules.of(config, self._passed_addresses)
-        listeners = Listeners(
-            controller, rules.listeners, limits.nbd, rules.policy, self._passed.nbd,
-            self._estate.listening,
-        )  # fmt: skip
-
-        async def listen() -> None:
-            with in_file(config, "nbd.listen"):
-                await listeners.start()
-
-        await patience.until_possible(listen)
-        undo.push_async_callback(listeners.stop)
-        if self._link is not None:
-            self._link.say(SERVES)
-        refused = listeners.adopt(self._estate.clients)
-        await patience.until_possible(control.listen_remote)
-        around = Surroundings(
-            str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
-        )
-        outlook = outlook_on(controller, around, workers.disk)
-        page = PageSource(control.look, lambda: listeners.server.traffic)
-        exporter = Exporter(config.metrics.listen, control.scrape, page, limits.api)
-        undo.push_async_callback(exporter.stop)
-        if not self._stands_in:
-            with in_file(config):
-                await patience.until_possible(exporter.bind)
-        reloads = Reloads(
-            config, controller, listeners, control, workers.disk.of("reload"), rules,
-            self._passed_addresses, self._announcements,
-        )  # fmt: skip
-        restarts = Restarts(
-            controller, workers.disk.of("restart"), self.restart, self._estate, refused
-        )
-        sources = [lambda: nbd_metrics(listeners.server)]
-        control.serve(controller, sources, outlook, reloads, restarts)
-        exporter.start()
-        undo.push_async_callback(control.stop)  # once more, to be the first that stops
-        return Running(controller, listeners, control, reloads, restarts, around)
-
-    def _control(self) -> BoundSocket | None:
-        """The control socket that was left. A stand-in keeps it as it is: who comes waits there."""
-        if self._stands_in:
-            return None
-        return self._estate.control_at(UnixAddress(str(self.config.control.socket)))
-
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
         self._starting.at(f"waiting: {reason}")
@@ -361,7 +247,8 @@ class Service:
         seconds = self.limits.daemon.start_extension_seconds
         while True:
             microseconds = int(seconds * 1e6)
-            alive = "" if not self._estate.id else "\nWATCHDOG=1"  # it has never stopped to count
+            counts = self._given.estate.id  # the manager has never stopped to
+            alive = "\nWATCHDOG=1" if counts else ""
             notify(f"STATUS={self._starting.text}\nEXTEND_TIMEOUT_USEC={microseconds}{alive}")
             await asyncio.sleep(seconds / 4)
 
@@ -418,8 +305,3 @@ async def watchdog() -> None:
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval_s / 2)
-
-
-def reserve_of(config: Config) -> Reserve:
-    """The room that is kept for a start on a full disk."""
-    return Reserve(str(config.controller.state_dir / "reserve"))

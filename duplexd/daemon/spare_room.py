@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.runtime.reserve import Reserve
+
 if TYPE_CHECKING:
+    from duplexd.config.daemon_file import Config
     from duplexd.limits import DaemonLimits
-    from duplexd.runtime.reserve import Reserve
     from duplexd.runtime.threads import Workers
 
 # A checkpoint is written beside the one that it replaces, and may have grown.
 _CHECKPOINTS = 2
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
+
+
+def reserve_of(config: Config) -> Reserve:
+    """The room that is kept for a start on a full disk."""
+    return Reserve(str(config.controller.state_dir / "reserve"))
 
 
 async def keep_room(reserve: Reserve, limits: DaemonLimits, workers: Workers) -> None:

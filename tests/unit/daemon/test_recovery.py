@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.api.starting import Starting
+from duplexd.daemon.assembly import Given
 from duplexd.daemon.pools import Threads
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.retry import Patience
@@ -146,7 +147,7 @@ async def test_damage_ends_the_daemon(attempt: Attempt, tmp_path: Path) -> None:
 async def test_a_stop_gives_a_start_up_also_where_the_disk_hangs(
     attempt: Attempt, tmp_path: Path, threads: Threads
 ) -> None:
-    service, go_on = Service(config(tmp_path), ENDLESS, PromptWorkers()), threading.Event()
+    service, go_on = Service(Given(config(tmp_path), ENDLESS, PromptWorkers())), threading.Event()
     try:
         hanging = [asyncio.ensure_future(threads.disk.run(go_on.wait)) for _ in range(16)]
         await asyncio.sleep(0)  # now they are submitted
