@@ -33,7 +33,7 @@ def exposure(place: Place, nbd: NbdConfig) -> str:
     reach = (
         "every user of this machine"
         if place.address.is_local
-        else "every machine that reaches the address, and whoever can listen on the way"
+        else "every machine that reaches the address, and everyone who can read its network traffic"
     )
     if place.tls != "required":
         return reach

@@ -12,7 +12,7 @@ States and events are `TRANSITIONS`. A bad option gets an error reply and the cl
 what breaks the framing closes the connection. Clients probe for options that a server may not know.
 
 What an option gets by its number and length alone is decided before its data is here, so data that
-nobody will look at is never kept. `advance` gives a LIST in pieces: whoever sends them stops
+nobody will look at is never kept. `advance` gives a LIST in pieces: its sender stops
 calling while the client does not take them, and the next option is not read meanwhile.
 """
 

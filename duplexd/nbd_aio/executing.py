@@ -36,7 +36,7 @@ _OFFERED_BY = {
 
 
 class Executing:
-    """Of one connection: `announced` is what its client was told of the export."""
+    """The requests of one connection. `announced`: the export as the handshake announced it."""
 
     def __init__(
         self, export: Export, announced: Announced, negotiated: Negotiated, extents_max: int

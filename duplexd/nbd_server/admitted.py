@@ -102,7 +102,7 @@ class Admitted:
 
     def _still(self, export: Export) -> bool:
         """Whether it is as it was described, and served: much may come before the reply. It may
-        have grown: the client goes on with the size that it was told.
+        have grown: the client goes on with the size announced to it.
         """
         now = self.exports.find(export.name)
         if now is None or now.refused or now.size < export.size:

@@ -155,9 +155,9 @@ class Requests:
         return self.in_flight == int(receiving)
 
     def grew(self) -> None:
-        """The volume is larger than when this connection was made, or looked last. Its client was
-        told another size, and asks for no more unless it has learnt of it elsewhere: a kernel
-        device does, and keeps its connections.
+        """The volume is larger than when this connection was made, or looked last. Another size was
+        announced to its client, which asks for no more unless it has learnt of it elsewhere: a
+        kernel device does, and keeps its connections.
         """
         self._size = size = self._volume.size
         if self._readable >= 0:

@@ -291,7 +291,7 @@ class Connection(Admitted):
             self._begin(volume, export, handshake.negotiated, handshake.rest())
 
     def _begin(self, volume: Volume, export: Export, negotiated: Negotiated, rest: bytes) -> None:
-        """`export` is what the client was told of the volume. Its first requests may be in
+        """`export`: the volume as the handshake announced it. The first requests may be in
         `rest`.
         """
         flags = export.flags

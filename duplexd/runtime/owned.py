@@ -7,7 +7,7 @@ from `/`, one directory after the other, each by the descriptor of the one befor
 
 | what the walk meets | what it does |
 |---|---|
-| a directory | goes on, whoever owns it: nothing in it is trusted for that |
+| a directory | goes on, whatever its owner: nothing in it is trusted for that |
 | a link that only root or our user could have made | follows it, as in /dev/disk/by-id |
 | any other link | refuses it |
 | a file with several names, in a directory of others | refuses it: it may be root's |

@@ -42,8 +42,8 @@ class Losses:
 
     `find` is called for each read in a worker, and once for those of a wake-up in the loop: 1 to 4
     us with arguments that are made once, as much as a read of 4 KiB takes. So the kernel is not
-    asked while nothing was written since a sync that succeeded: there is nothing to lose. Whoever
-    writes sets `written` to a new object, after the write, whether it succeeded or not: what a sync
+    asked while nothing was written since a sync that succeeded: there is nothing to lose. A
+    writer sets `written` to a new object, after the write, whether it succeeded or not: what a sync
     does not cover for certain counts as written after it.
     """
 
