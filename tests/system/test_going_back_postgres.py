@@ -1,8 +1,8 @@
 """Somebody dropped a table of a real PostgreSQL at work, and it comes back: from delayed
 secondaries by `suspend --at` and `rollback`, from a backup by `restore`.
 
-Its tables and its log are on two volumes of one daemon. What goes back recovers as after a power
-cut, has every transaction that was acknowledged before that moment, and nothing of after it.
+Its tables and its log are on two volumes, of one daemon or of two. What goes back recovers as after
+a power cut, has every transaction that was acknowledged before that moment, and none of after it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.backups import backup, is_duplex_again, made
-from tests.support.daemon import run_duplexctl
+from tests.support.backups import ctl, is_duplex_again
+from tests.support.cluster import Cluster
 from tests.support.postgres import (
     PLACES,
     Committer,
@@ -31,10 +31,10 @@ from tests.support.postgres import (
 from tests.system.test_delayed import as_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from tests.support.daemon import Daemon, DaemonFiles
-
+ONE = {"alpha": list(PLACES)}
+TWO = {"alpha": ["data"], "beta": ["wal"]}
 COMMITS = 20
 ORDERS = "SELECT count(*) FROM orders"
 
@@ -49,11 +49,13 @@ def above() -> Iterator[Path]:
 
 
 class Site:
-    """A daemon with the volumes, and the database on them, which is mounted below `place`."""
+    """Daemons with the volumes, and the database on them, which is mounted below `place`."""
 
-    def __init__(self, daemon: Daemon, above: Path) -> None:
-        self.daemon = daemon
+    def __init__(self, cluster: Cluster, above: Path) -> None:
+        self.cluster = cluster
+        self.members = {member.volume: member for member in cluster.members}
         self.database = Database(self._place(above / "live"))
+        self._groups = cluster.write_groups({"db": cluster.members})
         self._above = above
 
     def _place(self, path: Path) -> Path:
@@ -63,15 +65,20 @@ class Site:
 
     def ctl(self, *arguments: str) -> Any:
         """What a command that succeeds answers."""
-        done = run_duplexctl(self.daemon.files, "--json", *arguments)
+        done = ctl("--groups", str(self._groups), "--json", *arguments)
         assert done.returncode == 0, done
         return json.loads(done.stdout.splitlines()[-1])  # after lines of progress
+
+    def uris(self, point: str = "") -> dict[str, str]:
+        return {
+            place: str(self.cluster.uri(member._replace(volume=member.volume + point)))
+            for place, member in self.members.items()
+        }
 
     @contextmanager
     def mounted(self, new: bool = False) -> Iterator[None]:
         """The file systems of the volumes."""
-        uris = {name: self.daemon.files.uri(name) for name in PLACES}
-        with new_file_systems(uris, self.database.above, make=new):
+        with new_file_systems(self.uris(), self.database.above, make=new):
             yield
 
     @contextmanager
@@ -92,9 +99,8 @@ class Site:
     def clone(self, cut: str) -> Iterator[Database]:
         """A second database, on clones of a cut."""
         self.ctl("clone", f"db@{cut}", "--name", "look")
-        uris = {name: self.daemon.files.uri(f"{name}@{cut}+look") for name in PLACES}
         database = Database(self._place(self._above / "look"))
-        with new_file_systems(uris, database.above, make=False):
+        with new_file_systems(self.uris(f"@{cut}+look"), database.above, make=False):
             database.adopt()
             yield database
         self.ctl("drop-clone", "db", "look")
@@ -118,24 +124,29 @@ class Site:
                 assert self.database.ask(ORDERS) == "5000"
 
 
-@pytest.fixture
+@contextmanager
 def site(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], above: Path
-) -> Callable[..., Site]:
-    def make(**how: str) -> Site:
-        volumes, groups = dict.fromkeys(PLACES, "160MiB"), {"db": list(PLACES)}
-        return Site(start_daemon(make_files(volumes=volumes, groups=groups, **how)), above)
-
-    return make
+    above: Path, volumes: dict[str, list[str]], journal_size: str, delay: str = ""
+) -> Iterator[Site]:
+    with Cluster(above / "c", volumes, "160MiB", journal_size, delay=delay) as cluster:
+        yield Site(cluster, above)
 
 
+@pytest.mark.parametrize("volumes", [ONE, TWO], ids=["one daemon", "two daemons"])
 def test_a_table_that_was_dropped_comes_back_from_delayed_secondaries(
-    site: Callable[..., Site],
+    above: Path, volumes: dict[str, list[str]]
 ) -> None:
-    here = site(mode="delayed", delay="1h", journal_size="512MiB")
+    with site(above, volumes, "512MiB", delay="1h") as here:
+        comes_back_from_delayed_secondaries(here)
+
+
+def comes_back_from_delayed_secondaries(here: Site) -> None:
     with here.mounted(new=True):
         here.database.make()
         with here.at_work() as commits:
+            began = time.time()
+            if len(here.cluster.daemons) > 1:  # by their clocks they have no common point but marks
+                here.ctl("mark", "db")
             noted = time.time()
             here.drop_orders(commits)
             cut = here.ctl("suspend", "db", "--at", as_typed(noted), "--tag", "before-drop")
@@ -146,23 +157,23 @@ def test_a_table_that_was_dropped_comes_back_from_delayed_secondaries(
                 here.database.ask(ORDERS)
             commits.more(COMMITS)  # the clone was in nobody's way
     here.ctl("rollback", "db", "--to", "before-drop")
-    acknowledged = commits.before(noted)
-    here.went_back(acknowledged, acknowledged + 1)  # one may have been on its way
+    here.went_back(commits.before(began), commits.before(noted) + 1)  # one may have been under way
     here.mirrored()
 
 
-def test_a_table_that_was_dropped_comes_back_from_a_backup(
-    site: Callable[..., Site], tmp_path: Path
-) -> None:
-    here = site(journal_size="64MiB")
-    destination = tmp_path / "backups"
+def test_a_table_that_was_dropped_comes_back_from_a_backup(above: Path, tmp_path: Path) -> None:
+    with site(above, TWO, "64MiB") as here:
+        comes_back_from_a_backup(here, tmp_path / "backups")
+
+
+def comes_back_from_a_backup(here: Site, destination: Path) -> None:
     with here.mounted(new=True):
         here.database.make()
         with here.at_work() as commits:
-            saved = made(backup(here.daemon, destination, "--no-verify-cut"))
+            saved = here.ctl("backup", "db", str(destination), "--no-verify-cut")
             after = len(commits.noted) + 1
             here.drop_orders(commits)
-        assert is_duplex_again(here.daemon)
+        assert all(map(is_duplex_again, here.cluster.daemons.values()))
     answer = here.ctl("restore", "db", "--from", str(destination))
     assert (answer["outcome"], answer["backup"]) == ("restored", saved["id"])
     here.went_back(commits.before(saved["cut_time"]), after)
