@@ -133,6 +133,13 @@ class Image:
         """The medium is what remains, and nothing was written back without a sync."""
         self._remain(_nothing)
 
+    def medium(self) -> bytes:
+        """What the disk has once it has taken what is dirty; not durable before a sync."""
+        found = bytearray(self.durable[: self.length].ljust(self.length, b"\0"))
+        for offset, data in self.pending:
+            found[offset : offset + len(data)] = data
+        return bytes(found)
+
     def drop_cache(self) -> None:
         """What a failed sync gave up is read as the medium has it; what is dirty stays."""
         doomed, self._doomed = self._doomed, []

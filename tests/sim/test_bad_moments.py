@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 
+import pytest
+
+from duplexd.errors import DuplexdError
 from duplexd.units import KIB
-from tests.sim.machine import Died, Machine
+from tests.sim.machine import Died, Machine, broken_sync
 from tests.sim.test_damage import Writing
 
 
@@ -37,3 +42,45 @@ def gets_a_secondary_during_a_checkpoint(seed: int) -> None:
 def test_a_volume_that_gets_a_secondary_during_a_checkpoint_is_recognised_after_a_kill() -> None:
     for seed in range(60):
         gets_a_secondary_during_a_checkpoint(seed)
+
+
+def test_a_primary_that_lost_a_change_and_refuses_it_again_is_not_served() -> None:
+    """A sync fails, so the page cache shows what the disk never got; the process is killed, and the
+    replay's write fails, too. Read back, the change seems to be there.
+    """
+    machine = Machine(1)
+    machine.add_volume("data", 256 * KIB, False, "sync")
+
+    async def loses_a_change() -> None:
+        await machine.start()
+        writing = Writing(machine)
+        await writing.write("data", 8192, b"a" * 4096)
+        await machine.controller.checkpointer.checkpoint()
+        await writing.write("data", 8192, b"b" * 4096)
+        broken_sync(machine, "/a/data")
+        with contextlib.suppress(OSError, DuplexdError):
+            await machine.controller.checkpointer.checkpoint()
+        machine.disk.die()
+        await asyncio.sleep(0)
+
+    async def refuses_it() -> None:
+        machine.disk.fail("/a/data", errno.EIO, operation="write", times=1)
+        await machine.start()
+        assert machine.controller.volumes.by_name["data"].failed
+        machine.disk.die()
+        await asyncio.sleep(0)
+
+    async def takes_it() -> None:
+        machine.disk.heal("/a/data")
+        await machine.start()
+        assert not machine.controller.volumes.by_name["data"].failed
+        await machine.controller.stop()
+
+    for life in (loses_a_change, refuses_it):
+        with pytest.raises(Died):
+            machine.live(life)
+        machine.crash(power=False)
+        assert machine.disk.content("/a/data")[8192:8193] == b"b"
+    machine.live(takes_it)
+    machine.crash(power=True)
+    assert machine.disk.content("/a/data")[8192:12288] == b"b" * 4096

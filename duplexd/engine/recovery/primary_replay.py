@@ -11,12 +11,14 @@ from duplexd.core.patience import JournalRead
 from duplexd.engine.opening import PRIMARY
 from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.progress import PRIMARIES
-from duplexd.engine.recovery.refusals import Refusals, different
+from duplexd.engine.recovery.refusals import BLOCK_BYTES, Refusals, different
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 from duplexd.replication.backlog import UNREADABLE
 from duplexd.replication.follower import SinkError, put
 from duplexd.replication.watched import WatchedLegs
+from duplexd.runtime.medium import Aligned
+from duplexd.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from duplexd.journal.segment import Ring
     from duplexd.replication.follower import Buffer, Sink
     from duplexd.runtime.watch import Watch
+
+PIECE_BYTES = MIB  # read of an image at once
 
 
 class PrimarySink:
@@ -125,22 +129,27 @@ class PrimaryReplay:
             refusals.written(record.offset, record.length)
 
     def _not_there(self, pair: Pair, record: Record, buffer: bytes) -> list[tuple[int, int]]:
-        """What of a refused record the image does not hold; all of it, if it cannot be read."""
-        found, at = bytearray(self._chunk_bytes), record.offset
-        end, ranges = record.offset + record.length, list[tuple[int, int]]()
+        """What of a refused record the image does not hold; all of it, if it cannot be read.
+
+        The disk is asked, not the page cache: after a sync that failed, in the life of another
+        process, the cache shows what the disk never got, and no later sync writes it.
+        """
+        found, start, end = Aligned(PIECE_BYTES), record.offset, record.offset + record.length
+        aligned_end = min(-(-end // BLOCK_BYTES) * BLOCK_BYTES, pair.size)
+        ranges: list[tuple[int, int]] = []
         try:
-            while at < end:
-                length = min(len(found), end - at)
+            for at in range(start // BLOCK_BYTES * BLOCK_BYTES, aligned_end, PIECE_BYTES):
+                length = min(PIECE_BYTES, aligned_end - at)
                 with self._watch.at(Side(pair, PRIMARY)):
-                    pair.primary.read_into(at, memoryview(found)[:length])
-                wanted = bytes(length)
+                    pair.primary.read_medium(at, found.view[:length])
+                first, last = max(at, start), min(at + length, end)
+                wanted = bytes(last - first)
                 if record.kind == WRITE:
-                    start = record.payload_start + at - record.offset
-                    wanted = buffer[start : start + length]
-                ranges += different(wanted, bytes(found[:length]), at)
-                at += length
+                    place = record.payload_start + first - start
+                    wanted = buffer[place : place + last - first]
+                ranges += different(wanted, bytes(found.view[first - at : last - at]), first)
         except OSError:
-            return [(record.offset, end)]
+            return [(start, end)]
         return ranges
 
 
