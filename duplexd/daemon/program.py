@@ -29,6 +29,7 @@ from duplexd.limits import (
 )
 from duplexd.printable import printable
 from duplexd.runtime.descriptors import open_standard
+from duplexd.runtime.in_time import left_behind
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -69,33 +70,46 @@ _JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one J
 def main() -> NoReturn:
     """The entry point: turns errors into a line on stderr and an exit code."""
     open_standard()
+    code = _run()
+    if left_behind():
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code."""
     try:
         cli.main(standalone_mode=False)
+    except SystemExit as error:  # of a command that has said all
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return 130
     except DuplexdError as error:
-        _fail(str(error), error.exit_code)
+        return _failed(str(error), error.exit_code)
     except BrokenPipeError:
         # the reader is gone: the interpreter must not try to flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
         code = ForbiddenError.exit_code if error.errno in {errno.EACCES, errno.EPERM} else 1
-        _fail(f"{about}{error.strerror or error}", code)
-    sys.exit(0)
+        return _failed(f"{about}{error.strerror or error}", code)
+    return 0
 
 
-def _fail(text: str, code: int) -> NoReturn:
+def _failed(text: str, code: int) -> int:
     with contextlib.suppress(OSError):  # if stderr cannot be written, the exit code is enough
         for line in text.splitlines():
             click.echo(f"duplexd: {printable(line)}", err=True)
-    sys.exit(code)
+    return code
 
 
 _EXAMPLES = """\b
@@ -146,7 +160,7 @@ def check(config_path: str, as_json: bool) -> None:
         for line in found.warnings:
             click.echo(f"duplexd: warning: {printable(line)}", err=True)
     if found.problems and not as_json:
-        _fail("\n".join(found.problems), found.exit_code)
+        sys.exit(_failed("\n".join(found.problems), found.exit_code))
     sys.exit(found.exit_code)
 
 

@@ -3,18 +3,24 @@
 `stat` of a path on a disk or server that does not answer waits as long as that does. Who only wants
 to look leaves it to a thread, and goes on without an answer. The thread is left behind; it changes
 nothing, and ends with its call or with the process.
+
+Only sleep counts. A machine that has too much to do may take seconds for what usually takes a
+tenth of one, and that is no fault of a disk: the thread runs then, or waits for a processor.
 """
 
 from __future__ import annotations
 
 import errno
 from threading import Thread
+from threading import enumerate as enumerate_threads
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+_PIECE_SECONDS = 0.1  # of sleep that is looked at
 
 
 class Patience:
@@ -32,11 +38,17 @@ class Patience:
         """The result of `call`. Raises what it raises; OSError ETIMEDOUT if it hangs."""
         running = _Running(call)
         wait_s = max(self._left_seconds, self.LAST_SECONDS)
-        running.join(wait_s)
-        if running.is_alive():
+        if running.sleeps(wait_s):
             self._left_seconds -= wait_s
             raise OSError(errno.ETIMEDOUT, f"does not answer for {self.seconds:g} s")
         return running.result()
+
+
+def left_behind() -> bool:
+    """Whether a call hangs still. Then the process must end by `os._exit`: in the interpreter's end
+    a thread that comes back is unwound, and aborts the process if it is in a library in Rust.
+    """
+    return any(isinstance(thread, _Running) for thread in enumerate_threads())
 
 
 class _Running(Thread, Generic[T]):
@@ -52,6 +64,30 @@ class _Running(Thread, Generic[T]):
             self._results.append(self._call())
         except BaseException as error:  # noqa: BLE001  it is passed to the caller
             self._error = error
+
+    def sleeps(self, seconds: float) -> bool:
+        """Whether the call has slept for that long, and has not returned. Returns with the call."""
+        piece, now = min(seconds, _PIECE_SECONDS), self._asleep()
+        while seconds > 0:
+            self.join(piece)
+            if not self.is_alive():
+                return False
+            before, now = now, self._asleep()
+            if now is not None and now == before:
+                seconds -= piece  # not what the clock says: the whole process may have been stopped
+        return True
+
+    def _asleep(self) -> str | None:
+        """None if the thread runs, or could. Else what it got of processors, which is the same as
+        long as it sleeps; "" without /proc.
+        """
+        task = f"/proc/self/task/{self.native_id}"
+        try:
+            with open(f"{task}/stat") as stat, open(f"{task}/schedstat") as times:
+                runs = stat.read().rpartition(") ")[2].startswith("R")
+                return None if runs else times.read()
+        except OSError:
+            return ""
 
     def result(self) -> T:
         if self._error is not None:

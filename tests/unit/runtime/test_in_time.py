@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,3 +40,22 @@ def test_many_that_hang_do_not_wait_for_each_other(hanging: threading.Event) -> 
         with pytest.raises(OSError, match="does not answer"):
             patience.call(hanging.wait)
     assert patience.call(lambda: "the disk beside it") == "the disk beside it"
+
+
+def test_a_call_that_computes_does_not_hang_however_long_it_takes() -> None:
+    def compute() -> int:
+        end = time.thread_time() + 0.5
+        while time.thread_time() < end:
+            pass
+        return 7
+
+    assert Patience(0.02).call(compute) == 7
+
+
+def test_sleep_between_work_counts(hanging: threading.Event) -> None:
+    def work_and_wait() -> None:
+        sum(range(100_000))
+        hanging.wait()
+
+    with pytest.raises(OSError, match="does not answer"):
+        Patience(0.02).call(work_and_wait)
