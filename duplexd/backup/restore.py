@@ -262,9 +262,9 @@ class _Run:
         show = partial(self._watch.progress, source.name)
         source.link_credentials(above / copies.CREDENTIALS)
         credentials = source.credentials(above / copies.CREDENTIALS)
-        job = side_by_side.Job(image, source, credentials, above)
+        job = side_by_side.Job(image, source, credentials, above, writes)
         async with self._slots:
-            await write_back.bring_back(job, self._figures[source.name], writes, show)
+            await write_back.bring_back(job, self._figures[source.name], show)
 
     def _restored(
         self, outcome: str, served: set[str], errors: Mapping[str, DuplexdError]

@@ -45,12 +45,15 @@ class ImageError(DuplexdError):
 
 
 class Job(NamedTuple):
-    """A volume, its image, and a directory for sockets. `credentials` are those of the volume."""
+    """A volume, its image, and a directory for sockets. `credentials` are those of the volume;
+    `writes`: it is to be written to, as a point cannot be.
+    """
 
     image: Path
     source: Source
     credentials: list[str]
     directory: Path
+    writes: bool = False
 
 
 async def compare(
@@ -133,7 +136,8 @@ async def _near(job: Job, directory: Path) -> AsyncGenerator[NbdUri]:
         yield job.source.uri
         return
     socket = str(directory / "volume")
-    async with _served([*job.credentials, job.source.image()], socket):
+    how = [] if job.writes else ["--read-only"]
+    async with _served([*how, *job.credentials, job.source.image()], socket):
         yield NbdUri("", socket)
 
 

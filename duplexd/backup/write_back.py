@@ -40,10 +40,8 @@ class Figures:
         }
 
 
-async def bring_back(
-    job: Job, figures: Figures, writes: bool, progress: Callable[[int, int], None]
-) -> None:
-    """Compare, and with `writes` write what differs, durably. Raises DuplexdError."""
+async def bring_back(job: Job, figures: Figures, progress: Callable[[int, int], None]) -> None:
+    """Compare, and if the job `writes` write what differs, durably. Raises DuplexdError."""
     ranges = await _to_compare(job)
 
     def compared(done: int, total: int) -> None:
@@ -56,14 +54,14 @@ async def bring_back(
         async def differs(offset: int, wanted: bytes, present: bytes) -> None:
             for run in differing(wanted, present):
                 figures.differing += run.length
-                if writes:
+                if job.writes:
                     part = wanted[run.offset : run.offset + run.length]
                     await _put(volume, offset + run.offset, part, run.zeroes)
                     figures.written += run.length
 
         try:
             await compare(job, disks, ranges, differs, compared)
-            if writes:
+            if job.writes:
                 await volume.flush()
         except OSError as error:
             raise DuplexdError(
