@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duplexd.backup import overlays, programs, retention, saved
+from duplexd.backup import overlays, programs, proofs, retention, saved
 from duplexd.backup.background import in_background
-from duplexd.backup.copies import sum_of, to_disk
 from duplexd.backup.destination import in_words
 from duplexd.backup.saved import NAME
 from duplexd.errors import DuplexdError
@@ -23,6 +22,7 @@ from duplexd.errors import DuplexdError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
+    from duplexd.backup.proofs import Proofs, Sum
     from duplexd.backup.retention import Part
     from duplexd.backup.saved import Manifest, SavedVolume
     from duplexd.json_object import Json
@@ -145,12 +145,23 @@ def _below(listed: Listed, by_id: Mapping[str, Listed]) -> Iterator[str]:
 
 async def check(found: Iterable[Listed]) -> list[Listed]:
     """With what reading all of them shows."""
-    return _linked([await _check(each, _whole) for each in found])
+    checked = [await _check(each, _whole) for each in found]
+    for above in {each.path.parent for each in checked if each.wrong}:
+        proofs.forget(above)
+    return _linked(checked)
 
 
-async def check_sums(found: Iterable[Listed]) -> list[Listed]:
-    """The same of their check-sums alone, as the disk has them and not the page cache."""
-    return _linked([await _check(each, _sums) for each in found])
+async def check_sums(found: Iterable[Listed], proved: Proofs, whole: bool) -> list[Listed]:
+    """The same of their check-sums alone, as the disk has them and not the page cache. If not
+    `whole`, files that are as they were when they were `proved` are not read again.
+    """
+
+    async def look(path: Path, volume: SavedVolume) -> str:
+        if not whole and proved.holds(path / volume.file, volume.sha256):
+            return ""
+        return await _sums(path, volume, proved.note)
+
+    return _linked([await _check(each, look) for each in found])
 
 
 async def _check(listed: Listed, look: Callable[[Path, SavedVolume], Awaitable[str]]) -> Listed:
@@ -171,15 +182,19 @@ async def _whole(path: Path, volume: SavedVolume) -> str:
     return ""
 
 
-async def _sums(path: Path, volume: SavedVolume) -> str:
+async def _sums(
+    path: Path, volume: SavedVolume, proved: Callable[[Path, Sum], None] | None = None
+) -> str:
     file = path / volume.file
     try:
-        await in_background(partial(to_disk, file))
-        _, sha256 = await in_background(partial(sum_of, file))
+        await in_background(partial(proofs.to_disk, file))
+        found = await in_background(partial(proofs.sum_of, file))
     except DuplexdError as error:
         return f"{volume.file}: {error}"
-    if sha256 != volume.sha256:
+    if found.sha256 != volume.sha256:
         return f"{volume.file}: its SHA-256 is not that of the manifest: it was changed"
+    if proved is not None:
+        proved(file, found)
     return ""
 
 

@@ -2,22 +2,23 @@
 
 Comparing reads the copy and the cut again, the copy from its disk: it is synced and dropped from
 the page cache first. It is done for every backup: what a disk or a network changed on the way is
-found while the cut can still be copied once more, and not at the restore.
+found while the cut can still be copied once more, and not at the restore. The check-sum of the
+image is computed at the same time, so that its disk is read once for both.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.backup import overlays, programs
 from duplexd.backup.background import in_background
 from duplexd.backup.destination import in_words
+from duplexd.backup.proofs import Sum, sum_of, to_disk
 from duplexd.backup.saved import SavedVolume, image_file
+from duplexd.backup.side_by_side import DiffersError, Job
 from duplexd.errors import DuplexdError
 from duplexd.units import format_size
 
@@ -35,13 +36,10 @@ CREDENTIALS = ".tls"
 _DIFFER = 1  # how `qemu-img compare` ends then
 
 
-class DiffersError(DuplexdError):
-    """A copy is not what its volume is at the cut."""
-
-
 class Copies:
     """Of all volumes of a cut, into one directory. `together` run at a time. Those that have one of
-    `changed`, by their names, are copied as that.
+    `changed`, by their names, are copied as that; if not `whole`, that alone is compared, by way of
+    sockets in `sockets`. `sums`: of what was compared, by the names of volumes.
     """
 
     def __init__(
@@ -51,12 +49,17 @@ class Copies:
         together: int,
         progress: Progress,
         changed: Mapping[str, Overlay],
+        whole: bool,
+        sockets: Path,
     ) -> None:
+        self.sums: dict[str, Sum] = {}
         self._sources = sources
         self._directory = directory
         self._slots = asyncio.Semaphore(together)
         self._progress = progress
         self._changed = changed
+        self._whole = whole
+        self._sockets = sockets
 
     async def needed_bytes(self) -> int:
         """What the images take at most: holes take nothing."""
@@ -67,12 +70,12 @@ class Copies:
         await self._each(self._copy)
 
     async def compare(self) -> None:
-        """Raises DiffersError if one is not what its volume is at the cut."""
-        await self._each(self._compare)
+        """With their check-sums. Raises DiffersError if one is not its volume at the cut."""
+        await self._each(self._prove)
 
-    async def seal(self) -> tuple[SavedVolume, ...]:
-        """With the check-sums of the files as they are now."""
-        return tuple(await self._each(self._sum))
+    def saved(self) -> tuple[SavedVolume, ...]:
+        """As the manifest has them; after `compare`."""
+        return tuple(map(self._saved, self._sources))
 
     async def _each(self, work: Callable[[Source], Awaitable[T]]) -> list[T]:
         """The first error cancels the others, and is raised when they have ended."""
@@ -131,8 +134,23 @@ class Copies:
         command = self._command(source, "convert", "-p", "-O", "qcow2")
         await programs.run([*command, source.image(), str(path)], self._shown(source, "copying"))
 
+    async def _prove(self, source: Source) -> None:
+        path = self._path(source)
+        await in_background(partial(to_disk, path))
+        summing = asyncio.ensure_future(in_background(partial(sum_of, path)))
+        try:
+            overlay = self._changed.get(source.name)
+            if overlay is None or self._whole:
+                await self._compare(source)
+            else:
+                credentials = source.credentials(self._directory / CREDENTIALS)
+                job = Job(path, source, credentials, self._sockets)
+                await overlays.compare(job, overlay, self._shown(source, "comparing changes"))
+            self.sums[source.name] = await summing
+        finally:
+            summing.cancel()
+
     async def _compare(self, source: Source) -> None:
-        await in_background(partial(to_disk, self._path(source)))
         copy = {"driver": "qcow2", "file": {"driver": "file", "filename": str(self._path(source))}}
         command = self._command(source, "compare", "-p")
         images = ["json:" + json.dumps(copy), source.image()]
@@ -146,41 +164,22 @@ class Copies:
                 " the disk that it was written to, and the network"
             ) from None
 
-    async def _sum(self, source: Source) -> SavedVolume:
-        path = self._path(source)
-        size, sha256 = await in_background(partial(sum_of, path))
+    def _saved(self, source: Source) -> SavedVolume:
+        found = self.sums[source.name]
         return SavedVolume(
             source.name,
             source.controller,
             source.volume,
             source.size,
             image_file(source.name),
-            size,
-            sha256,
+            found.bytes,
+            found.sha256,
         )
 
 
 def _first(errors: BaseExceptionGroup[DuplexdError]) -> DuplexdError:
     found = errors.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found
-
-
-def to_disk(path: Path) -> None:
-    """Make a file durable, and forget what of it is in memory: reads after this are of the disk."""
-    with in_words(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
-
-
-def sum_of(path: Path) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file. Raises DuplexdError."""
-    with in_words(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
 
 
 def check_room(needed_bytes: int, free_bytes: int, path: Path) -> None:

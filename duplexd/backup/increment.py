@@ -1,12 +1,17 @@
 """What an incremental backup lies on, and what it copies.
 
 The base is the newest backup of the same targets whose cut the controllers remember, and whose
-images, and those that they lie on, have their check-sums still. Where there is none, the backup is
-a full one, and a warning says why. What changed since the base is what the controllers say: more at
-times, never less. Whether that is so is not left to them: what the new images and those below them
-hold together is compared with the cut, byte by byte, as a full copy is.
+images, and those that they lie on, have their check-sums still: of files that nobody has written to
+since they were read last, that is known without reading them (`proofs`). Where there is none, the
+backup is a full one, and a warning says why. What changed since the base is what the controllers
+say: more at times, never less.
 
-The check-sums are computed before the suspend, and from the disk, so that no cut waits for it.
+What a run reads again is what its `verify` says. CHANGED: what changed, and it is compared with the
+cut; so it takes as long as there are changes. FULL: all images below, and all that they hold
+together with the new ones is compared with the cut, byte by byte, as a full copy is: then that the
+controllers know all changes is not left to them.
+
+Check-sums are computed before the suspend, and from the disk, so that no cut waits for it.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.backup import catalogue
 from duplexd.backup.overlays import Overlay
+from duplexd.backup.saved import FULL
 from duplexd.errors import NotFoundError, UsageError, WrongStateError
 from duplexd.known import known
 from duplexd.printable import printable
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from duplexd.backup.catalogue import Listed
+    from duplexd.backup.proofs import Proofs
     from duplexd.backup.sources import Source
     from duplexd.backup.steps import Watch
     from duplexd.client import Client
@@ -38,14 +45,27 @@ class Increment:
     """
 
     def __init__(
-        self, client: Client, targets: tuple[str, ...], full_every: int, watch: Watch
+        self,
+        client: Client,
+        targets: tuple[str, ...],
+        full_every: int,
+        verify: str,
+        proved: Proofs,
+        watch: Watch,
     ) -> None:
         self._client = client
         self._targets = targets
         self._full_every = full_every
+        self._verify = verify
+        self._proved = proved
         self._watch = watch
         self.base: Listed | None = None
         self.unsound: dict[str, Listed] = {}
+
+    @property
+    def verify(self) -> str:
+        """What of the backup is compared with the cut, CHANGED or FULL."""
+        return self._verify if self.base is not None else FULL
 
     async def choose(self, directory: Path) -> None:
         """Find the base. Before the suspend."""
@@ -63,7 +83,7 @@ class Increment:
             chain = catalogue.chain(each, found)
             if len(chain) >= self._full_every:  # it is time for a full one
                 break
-            checked = await catalogue.check_sums(chain)
+            checked = await catalogue.check_sums(chain, self._proved, self._verify == FULL)
             if not checked[0].wrong:
                 self.base = each
                 break

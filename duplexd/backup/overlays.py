@@ -19,14 +19,18 @@ from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.backup import programs
+from duplexd.backup import programs, side_by_side
 from duplexd.backup.saved import NAME
+from duplexd.backup.side_by_side import DiffersError, ImageError
+from duplexd.core.differing import differing
+from duplexd.errors import DuplexdError
 from duplexd.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from duplexd.backup.side_by_side import Job
     from duplexd.backup.sources import Source
     from duplexd.json_object import Json
 
@@ -61,6 +65,33 @@ async def write(
     base = os.path.relpath(overlay.base, path.parent)
     rebase = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base]
     await programs.run([*rebase, str(path)])
+
+
+async def compare(job: Job, overlay: Overlay, progress: Callable[[float], None]) -> None:
+    """Compare what changed with the cut, as QEMU reads it from the image and those below.
+
+    Raises DiffersError if it is not the same, or QEMU cannot read the images; another DuplexdError
+    if the cut cannot be read.
+    """
+    name = job.source.name
+
+    async def differs(offset: int, wanted: bytes, present: bytes) -> None:
+        at = offset + differing(wanted, present)[0].offset
+        raise DiffersError(f"{name}: the copy differs from the cut, at {at}")
+
+    try:
+        async with side_by_side.opened(job) as disks:
+            await side_by_side.compare(
+                job,
+                disks,
+                overlay.extents,
+                differs,
+                lambda done, total: progress(100 * done / total),
+            )
+    except (ImageError, programs.ProgramError) as error:  # QEMU cannot open it, or read it
+        raise DiffersError(str(error)) from None
+    except OSError as error:
+        raise DuplexdError(f"{name}: the cut cannot be read: {error.strerror or error}") from error
 
 
 def _on(path: Path, image: str) -> str:

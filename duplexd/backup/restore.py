@@ -17,7 +17,16 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.backup import catalogue, chosen, copies, destination, programs, sources, write_back
+from duplexd.backup import (
+    catalogue,
+    chosen,
+    copies,
+    destination,
+    programs,
+    side_by_side,
+    sources,
+    write_back,
+)
 from duplexd.backup.scratch import scratch
 from duplexd.client.restores import Restores, Wanted
 from duplexd.client.results import Result
@@ -244,18 +253,18 @@ class _Run:
     async def _write(self, writes: bool) -> None:
         found = sources.find(self._restoring, self._client.groups.controllers)
         names = {str(row["name"]) for row in self._restoring.left}
-        with scratch(SCRATCH, write_back.SOCKETS_BYTES) as above:
+        with scratch(SCRATCH, side_by_side.SOCKETS_BYTES) as above:
             works = [self._one(each, above, writes) for each in found if each.name in names]
-            await write_back.together(works)
+            await side_by_side.together(works)
 
     async def _one(self, source: sources.Source, above: Path, writes: bool) -> None:
         image = self._path / self._images[source.name].file
         show = partial(self._watch.progress, source.name)
         source.link_credentials(above / copies.CREDENTIALS)
         credentials = source.credentials(above / copies.CREDENTIALS)
-        job = write_back.Job(image, source, credentials, above)
+        job = side_by_side.Job(image, source, credentials, above, writes)
         async with self._slots:
-            await write_back.bring_back(job, self._figures[source.name], writes, show)
+            await write_back.bring_back(job, self._figures[source.name], show)
 
     def _restored(
         self, outcome: str, served: set[str], errors: Mapping[str, DuplexdError]

@@ -23,6 +23,9 @@ from duplexd.backup.background import despite_an_interrupt, in_background
 from duplexd.backup.destination import LeftReader, in_words, opened
 from duplexd.backup.held_cut import HeldCut
 from duplexd.backup.increment import Increment
+from duplexd.backup.proofs import Proofs
+from duplexd.backup.scratch import scratch
+from duplexd.backup.side_by_side import SOCKETS_BYTES, DiffersError
 from duplexd.backup.steps import Step
 from duplexd.client import certificate as certificates
 from duplexd.errors import DuplexdError, NotFoundError
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from duplexd.limits import BackupLimits
 
 CERTIFICATE = "certificate.json"
+SCRATCH = "duplexd-backup-"
 SKIPPED = "skipped"  # what the manifest has instead of an outcome of verify-cut
 
 
@@ -55,6 +59,7 @@ class Plan:
     resync: bool = True
     verify_cut: bool = True
     full_every: int = 1  # every n-th backup is a full one; those between have what changed
+    verify: str = saved.CHANGED  # what of those is compared with the cut
     since: str = ""  # for a command of its own: a cut to say the changes since
 
 
@@ -94,7 +99,10 @@ class _Run:
         self._started = time.time()
         self._reader = LeftReader(new_reader(), plan.targets, ())
         self._cut = HeldCut(client, plan.targets, self._reader.name, watch, limits)
-        self._increment = Increment(client, plan.targets, plan.full_every, watch)
+        self._proved = Proofs(place.path)
+        self._increment = Increment(
+            client, plan.targets, plan.full_every, plan.verify, self._proved, watch
+        )
 
     async def make(self) -> Made:
         """See `run`."""
@@ -107,13 +115,15 @@ class _Run:
         self._reader = self._reader._replace(volumes=await self._cut.prepare())
         self._place.note(self._reader)
         try:
-            found, path = await self._from_cut()
+            with scratch(SCRATCH, SOCKETS_BYTES) as sockets:
+                found, path = await self._from_cut(sockets)
         except BaseException:
             await despite_an_interrupt(self._give_up())
             raise
         self._watch.step(Step.RELEASE)
         unresynced = await despite_an_interrupt(self._leave())
         self._watch.step(Step.PRUNE)
+        self._remember()
         faults = [each for each in (unresynced, self._cut.hook_fault) if each is not None]
         return Made(path, found, self._prune(found), faults)
 
@@ -138,7 +148,7 @@ class _Run:
 
     # ------------------------------------------------------------------------------ at the cut
 
-    async def _from_cut(self) -> tuple[Manifest, Path]:
+    async def _from_cut(self, sockets: Path) -> tuple[Manifest, Path]:
         """A backup that has its name. The reader is there still."""
         self._watch.step(Step.SUSPEND)
         cut = await self._cut.make(self._plan.tag)
@@ -148,14 +158,14 @@ class _Run:
         directory = self._place.begin(name)
         changed = await self._cut.while_it_lasts(self._increment.overlays(found, cut.cut))
         try:
-            each = await self._copied(found, directory, changed)
-        except copies.DiffersError as error:
+            each = await self._copied(found, directory, changed, sockets)
+        except DiffersError as error:
             if not changed:
                 raise
             self._increment.give_up(str(error))
             self._place.discard_partial()
             directory = self._place.begin(name)
-            each = await self._copied(found, directory, {})
+            each = await self._copied(found, directory, {}, sockets)
         shutil.rmtree(directory / copies.CREDENTIALS, ignore_errors=True)
         self._watch.step(Step.PROVE)
         certificate = certificates.make(cut)
@@ -163,20 +173,34 @@ class _Run:
         proved = await self._cut.while_it_lasts(self._prove(directory / CERTIFICATE))
         self._watch.step(Step.CONFIRM)
         await self._cut.points()
-        self._watch.step(Step.SEAL)
-        made = self._manifest(name, cut, certificate, proved, await each.seal())
+        made = self._manifest(name, cut, certificate, proved, each.saved())
         self._watch.step(Step.PUBLISH)
         with in_words(directory):
             (directory / saved.FILE).write_text(made.text())
         await in_background(partial(self._place.sync, name))
-        return made, self._place.publish(name)
+        path = self._place.publish(name)
+        for volume in made.volumes:
+            self._proved.note(path / volume.file, each.sums[volume.name])
+        return made, path
 
     async def _copied(
-        self, found: list[sources.Source], directory: Path, changed: Mapping[str, Overlay]
+        self,
+        found: list[sources.Source],
+        directory: Path,
+        changed: Mapping[str, Overlay],
+        sockets: Path,
     ) -> copies.Copies:
         """Copies that are what the cut is. Raises DiffersError."""
         self._watch.step(Step.COPY)
-        each = copies.Copies(found, directory, self._limits.copies, self._watch.progress, changed)
+        each = copies.Copies(
+            found,
+            directory,
+            self._limits.copies,
+            self._watch.progress,
+            changed,
+            self._increment.verify == saved.FULL,
+            sockets,
+        )
         await self._cut.while_it_lasts(self._copy(found, each, directory))
         self._watch.step(Step.COMPARE)
         await self._cut.while_it_lasts(each.compare())
@@ -192,7 +216,9 @@ class _Run:
         await each.copy()
 
     async def _prove(self, certificate: Path) -> str:
-        return await second_reader.outcome(certificate) if self._plan.verify_cut else SKIPPED
+        if not self._plan.verify_cut:
+            return SKIPPED
+        return await second_reader.outcome(certificate, self._increment.verify == saved.FULL)
 
     def _manifest(
         self,
@@ -217,6 +243,7 @@ class _Run:
             volumes=volumes,
             certificate=certificate,
             base=self._base(),
+            verify=self._increment.verify,
         )
 
     def _base(self) -> saved.Base | None:
@@ -252,6 +279,13 @@ class _Run:
         why = await self._leave()
         if why is not None:
             self._watch.warn(f"{self._reader.name}: {why}; the next backup does both")
+
+    def _remember(self) -> None:
+        """What was read. Without it the next run reads it again."""
+        try:
+            self._proved.save()
+        except DuplexdError as error:
+            self._watch.warn(str(error))
 
     def _prune(self, newest: Manifest) -> list[str]:
         """A backup is there, so what fails here does not fail the command."""

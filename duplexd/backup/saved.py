@@ -15,6 +15,8 @@ names lies outside of the backup.
     verify_cut   what `verify-cut` said of the cut: confirmed; recorded or unchecked where the
                  journal or the images could not be read on this machine; skipped
     volumes      {name, controller, volume, size, file, bytes, sha256} of each
+    verify       what was compared with the cut: `full`, all that the images and those that they lie
+                 on hold; or `changed`, what changed since the base
     base         of an incremental backup, the one in the same directory that its images lie on:
                  {id, sha256}, of its manifest, which has the check-sums of the images; else null
     certificate  as `suspend --certificate` writes it
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 VERSION = 1
+FULL, CHANGED = "full", "changed"  # of `verify`
 FILE = "manifest.json"
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")  # of the directory of a backup
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -75,6 +78,7 @@ class Manifest:
     volumes: tuple[SavedVolume, ...]
     certificate: Json
     base: Base | None = None
+    verify: str = FULL
 
     @property
     def bytes(self) -> int:
@@ -129,6 +133,7 @@ def _manifest(found: Json) -> Manifest:
         volumes=volumes,
         certificate=dict(found["certificate"]),
         base=_base(found.get("base")),
+        verify=str(found.get("verify", FULL)),  # as it was done before there was a choice
     )
 
 

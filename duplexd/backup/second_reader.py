@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from duplexd.verify_cut.report import Report
 
 
-async def outcome(certificate: Path) -> str:
-    """`confirmed`, `recorded` or `unchecked`. Raises DuplexdError if it is refuted."""
-    return check(await in_background(partial(_report, str(certificate))))
+async def outcome(certificate: Path, whole: bool) -> str:
+    """`confirmed`, `recorded` or `unchecked`. Raises DuplexdError if it is refuted. If not `whole`,
+    only what the journal says is checked: how long that takes has a limit, the journal's size.
+    """
+    return check(await in_background(partial(_report, str(certificate), whole)))
 
 
-def _report(certificate: str) -> Report:
+def _report(certificate: str, whole: bool) -> Report:
     from duplexd.verify_cut import document  # noqa: PLC0415 - `backups` lists without it
     from duplexd.verify_cut.check import check as verify  # noqa: PLC0415
 
-    return verify(document.read(certificate), {}, {})
+    return verify(document.read(certificate), {}, {}, primaries=whole)
 
 
 def check(report: Report) -> str:

@@ -27,10 +27,9 @@ class Step(Enum):
     DUPLEX = "bringing the pairs to DUPLEX"
     SUSPEND = "suspending the pairs at one cut"
     COPY = "copying"
-    COMPARE = "comparing the copies with the cut"
+    COMPARE = "comparing the copies with the cut, and computing check-sums"
     PROVE = "checking the cut against the journal"
     CONFIRM = "asking whether the cut was left meanwhile"
-    SEAL = "computing check-sums"
     PUBLISH = "naming the backup"
     RELEASE = "ending the reader and resyncing"
     PRUNE = "removing older backups"
@@ -49,7 +48,6 @@ LEFT: dict[Step, frozenset[str]] = {
     Step.COMPARE: _COPYING,
     Step.PROVE: _COPYING,
     Step.CONFIRM: _COPYING,
-    Step.SEAL: _COPYING,
     Step.PUBLISH: _COPYING,
     Step.RELEASE: frozenset({RECORD, READER, BACKUP}),
     Step.PRUNE: frozenset({BACKUP}),

@@ -1,50 +1,28 @@
 """The image of a backup is compared with a volume, and what differs is written to the volume.
 
-QEMU reads the image, with all that it lies on, and serves it over NBD; the volume is an export of
-its daemon. Where QEMU says that both are zero, nothing is read. What differs is written block by
-block, zeroes as zeroes, so a second run finds what the first one left.
+Where QEMU says that both are zero, nothing is read. What differs is written block by block, zeroes
+as zeroes, so a second run finds what the first one left.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import tempfile
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.backup import programs
+from duplexd.backup.side_by_side import PIECE_BYTES, as_qemu, compare, opened
 from duplexd.core.differing import BLOCK_BYTES, differing
 from duplexd.errors import DuplexdError
-from duplexd.nbd.uri import NbdUri
-from duplexd.nbd_aio.connecting import connect
-from duplexd.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterable
 
-    from duplexd.backup.sources import Source
+    from duplexd.backup.side_by_side import Job, Range
     from duplexd.json_object import Json
     from duplexd.nbd_aio.nbd_disk import Disk
 
-    Range = tuple[int, int]
-
-PIECE_BYTES = MIB
 GAP_BYTES = PIECE_BYTES // 4
-_AT_A_TIME = 4  # pieces of a volume
-SOCKETS_BYTES = len("/12345678/volume")  # of their paths, below a job's directory
 _MAP_BYTES_MAX = 64 << 20  # half a million extents; of more all is read
-
-
-class Job(NamedTuple):
-    """A volume, its image, and a directory for sockets. `credentials` are those of the volume."""
-
-    image: Path
-    source: Source
-    credentials: list[str]
-    directory: Path
 
 
 class Figures:
@@ -62,122 +40,41 @@ class Figures:
         }
 
 
-async def bring_back(
-    job: Job, figures: Figures, writes: bool, progress: Callable[[int, int], None]
-) -> None:
-    """Compare, and with `writes` write what differs, durably. Raises DuplexdError."""
-    size = job.source.size
+async def bring_back(job: Job, figures: Figures, progress: Callable[[int, int], None]) -> None:
+    """Compare, and if the job `writes` write what differs, durably. Raises DuplexdError."""
     ranges = await _to_compare(job)
-    total = sum(length for _, length in ranges)
-    async with _opened(job) as (image, volume):
-        if image.size < size or volume.size != size:
-            raise DuplexdError(f"{job.source.name}: its size, or that of its image, has changed")
-        pieces = _pieces(ranges)
 
-        async def work() -> None:
-            for offset, length in pieces:
-                await _one(job, (image, volume), (offset, length), figures, writes)
-                progress(figures.compared, total)
+    def compared(done: int, total: int) -> None:
+        figures.compared = done
+        progress(done, total)
 
-        await together([work() for _ in range(_AT_A_TIME)])
-        if writes:
-            try:
+    async with opened(job) as disks:
+        _, volume = disks
+
+        async def differs(offset: int, wanted: bytes, present: bytes) -> None:
+            for run in differing(wanted, present):
+                figures.differing += run.length
+                if job.writes:
+                    part = wanted[run.offset : run.offset + run.length]
+                    await _put(volume, offset + run.offset, part, run.zeroes)
+                    figures.written += run.length
+
+        try:
+            await compare(job, disks, ranges, differs, compared)
+            if job.writes:
                 await volume.flush()
-            except OSError as error:
-                raise _not_written(job, error) from error
+        except OSError as error:
+            raise DuplexdError(
+                f"{job.source.name}: the volume cannot be read or written:"
+                f" {error.strerror or error}; see `duplexctl status` and the log of its daemon"
+            ) from error
 
 
-async def _one(
-    job: Job,
-    opened: tuple[Disk, Disk],
-    at: Range,
-    figures: Figures,
-    writes: bool,
-) -> None:
-    (image, volume), (offset, length) = opened, at
-    try:
-        wanted = await image.read(offset, length)
-    except OSError as error:
-        raise DuplexdError(
-            f"{job.source.name}: {job.image} cannot be read at {offset}: {error.strerror or error}"
-        ) from error
-    try:
-        for run in differing(wanted, await volume.read(offset, length)):
-            figures.differing += run.length
-            if not writes:
-                continue
-            start = offset + run.offset
-            if run.zeroes:
-                await volume.write_zeroes(start, run.length)
-            else:
-                await volume.write(start, wanted[run.offset : run.offset + run.length])
-            figures.written += run.length
-    except OSError as error:
-        raise _not_written(job, error) from error
-    figures.compared += length
-
-
-def _not_written(job: Job, error: OSError) -> DuplexdError:
-    return DuplexdError(
-        f"{job.source.name}: the volume cannot be read or written: {error.strerror or error}; see"
-        " `duplexctl status` and the log of its daemon"
-    )
-
-
-async def together(works: Sequence[Awaitable[None]]) -> None:
-    """The first error ends all, and is raised when they have ended."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-# -------------------------------------------------------------------------------- what is opened
-
-
-@asynccontextmanager
-async def _opened(job: Job) -> AsyncGenerator[tuple[Disk, Disk]]:
-    """The image and the volume. Over TLS another qemu-nbd is between the volume and us."""
-    directory = Path(tempfile.mkdtemp(dir=job.directory))  # names may be longer than sockets' paths
-    socket = str(directory / "image")
-    async with (
-        _served(["--read-only", as_qemu(job.image)], socket),
-        _near(job, directory) as uri,
-        await _connected(NbdUri("", socket)) as image,
-        await _connected(uri) as volume,
-    ):
-        yield image, volume
-
-
-@asynccontextmanager
-async def _near(job: Job, directory: Path) -> AsyncGenerator[NbdUri]:
-    if not job.source.uri.tls:
-        yield job.source.uri
-        return
-    socket = str(directory / "volume")
-    async with _served([*job.credentials, job.source.image()], socket):
-        yield NbdUri("", socket)
-
-
-def _served(options: Sequence[str], socket: str) -> AbstractAsyncContextManager[None]:
-    command = ["qemu-nbd", "--persistent", "--shared=4", f"--socket={socket}", *options]
-    return programs.serving(command, socket)
-
-
-async def _connected(uri: NbdUri) -> Disk:
-    try:
-        return await connect(uri)
-    except OSError as error:
-        raise DuplexdError(f"{uri}: {error.strerror or error}") from error
-
-
-def as_qemu(image: Path) -> str:
-    """An image of a backup, as QEMU takes it; what it lies on is named in it."""
-    file: Json = {"driver": "file", "filename": str(image)}
-    return "json:" + json.dumps({"driver": "qcow2", "file": file})
+async def _put(volume: Disk, offset: int, content: bytes, zeroes: bool) -> None:
+    if zeroes:
+        await volume.write_zeroes(offset, len(content))
+    else:
+        await volume.write(offset, content)
 
 
 # ------------------------------------------------------------------------------ what is compared
@@ -215,9 +112,3 @@ def united(ranges: Iterable[Range], size: int) -> list[Range]:
         if start < end:
             found.append((start, end - start))
     return found
-
-
-def _pieces(ranges: Iterable[Range]) -> Iterator[Range]:
-    for offset, length in ranges:
-        for at in range(offset, offset + length, PIECE_BYTES):
-            yield at, min(PIECE_BYTES, offset + length - at)

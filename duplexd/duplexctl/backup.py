@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from duplexd.backup.catalogue import Listed
     from duplexd.backup.retention import Part
     from duplexd.backup.run import Made, Plan
+    from duplexd.backup.saved import Manifest
     from duplexd.client import Client
     from duplexd.duplexctl.settings import Settings
     from duplexd.duplexctl.watch import Show
@@ -93,6 +94,13 @@ class Age(click.ParamType[object, float]):
     help=f"of incremental backups, make every N-th a full one (default: {FULL_EVERY})",
 )
 @click.option(
+    "--verify",
+    type=click.Choice(["changed", "full"]),
+    default=None,
+    help="what is read again of an incremental backup: what changed (the default), or all of it and"
+    " of those that it lies on; a full one is always compared as a whole",
+)
+@click.option(
     "--since",
     metavar="CUT",
     default="",
@@ -114,6 +122,7 @@ def backup(
     keep: tuple[Part, ...] | None,
     incremental: bool,
     full_every: int | None,
+    verify: str | None,
     since: str,
     no_resync: bool,
     no_verify_cut: bool,
@@ -122,18 +131,19 @@ def backup(
 
     Brings the pairs to DUPLEX, suspends them at one cut, copies it, compares the copies with it,
     and resyncs, also if it fails or is interrupted. Exit code 0 only if there is a backup in DEST
-    that can be restored. With -- CMD, CMD copies instead, and there is no DEST: see
-    docs/backup.md.
+    that can be restored; of the images that an incremental one lies on, --verify says what that was
+    found by. With -- CMD, CMD copies instead, and there is no DEST: see docs/backup.md.
     """
     from duplexd.backup.run import Plan
+    from duplexd.backup.saved import CHANGED
 
     settings: Settings = context.obj
     command: list[str] = context.meta.get(WithCommand.KEY, [])
     if command:
-        if keep or incremental or full_every:
+        if keep or incremental or full_every or verify:
             raise UsageError(
-                "--keep, --incremental and --full-every are for backups in a DEST; CMD keeps its"
-                " own, and --since tells it what changed"
+                "--keep, --incremental, --full-every and --verify are for backups in a DEST; CMD"
+                " keeps its own, and --since tells it what changed"
             )
         plan = Plan(targets, "", tag, resync=not no_resync, since=since)
         context.exit(_own_command(settings, plan, command))
@@ -141,6 +151,8 @@ def backup(
         raise UsageError("--since is for -- CMD; in a DEST --incremental finds the older backup")
     if full_every and not incremental:
         raise UsageError("--full-every is for --incremental; without it every backup is a full one")
+    if verify and not incremental:
+        raise UsageError("--verify is for --incremental; a full backup is compared as a whole")
     *names, destination = targets
     if not destination:
         raise UsageError("DEST is empty; name the directory for the backups")
@@ -150,7 +162,16 @@ def backup(
             f" {printable(destination)} into that directory"
         )
     each = (full_every or FULL_EVERY) if incremental else 1
-    plan = Plan(tuple(names), destination, tag, keep or (), not no_resync, not no_verify_cut, each)
+    plan = Plan(
+        tuple(names),
+        destination,
+        tag,
+        keep or (),
+        not no_resync,
+        not no_verify_cut,
+        each,
+        verify or CHANGED,
+    )
     _answer(settings, _made(settings, plan))
 
 
@@ -217,7 +238,7 @@ def _answer(settings: Settings, made: Made) -> None:
     text = (
         f"backup {made.path}: {len(found.volumes)} volumes, {format_size(found.bytes)},"
         f" cut {found.cut}, {found.verdict}; verify-cut: {found.verify_cut}"
-        f"{f'; it lies on {found.base.id}' if found.base is not None else ''}"
+        f"{f'; {_lies_on(found)}' if found.base is not None else ''}"
     )
     if settings.json or sys.stdout.isatty():
         settings.answer(made.json(), printable(text), done=text)
@@ -226,6 +247,12 @@ def _answer(settings: Settings, made: Made) -> None:
     if made.faults:
         first = made.faults[0]
         raise type(first)(f"the backup {made.path} is complete, but {first}")
+
+
+def _lies_on(found: Manifest) -> str:
+    compared = "all of it was" if found.verify == "full" else "what changed was"
+    below = found.base.id if found.base is not None else ""
+    return f"it lies on {below}, and {compared} compared"
 
 
 @click.command(short_help="What is in a directory of backups, and whether it is sound.")

@@ -30,12 +30,14 @@ def check(
     state_dirs: Mapping[str, str],
     images: Mapping[tuple[str, str], str],
     limits: ProofLimits = _LIMITS,
+    primaries: bool = True,
 ) -> Report:
     """Check every controller of a certificate whose state directory is on this machine.
 
     The directory is the one in the certificate, or that in `state_dirs` (by controller). `images`
     (by controller and volume) are other paths of secondaries: a copy may be checked even after a
-    resync.
+    resync. Without `primaries`, secondaries are checked by the journal alone, which reads of them
+    what the journal has changes of.
     """
     report = Report(document.cut, document.group, document.verdict)
     if not document.intact:
@@ -49,7 +51,7 @@ def check(
     for member in document.members:
         ours = {volume: path for (name, volume), path in images.items() if name == member.name}
         given = state_dirs.get(member.name, "")
-        report.controllers.append(_check_member(document, member, given, ours, limits))
+        report.controllers.append(_check_member(document, member, given, ours, limits, primaries))
     return report
 
 
@@ -59,6 +61,7 @@ def _check_member(
     given: str,
     images: Mapping[str, str],
     limits: ProofLimits,
+    primaries: bool,
 ) -> MemberReport:
     """Check again if a daemon recycled a segment or started meanwhile, if that matters.
 
@@ -67,13 +70,13 @@ def _check_member(
     deadline = time.monotonic() + limits.start_seconds_max
     void: list[str] = []
     for _ in range(limits.tries):
-        checked = ControllerCheck(document, member, given, images, limits, void)
+        checked = ControllerCheck(document, member, given, images, limits, void, primaries)
         with suppress(RecycledError):
             checked.check(deadline)
             if not checked.moved:
                 return checked.report
         void = checked.report.void
-    checked = ControllerCheck(document, member, given, images, limits, void)
+    checked = ControllerCheck(document, member, given, images, limits, void, primaries)
     with suppress(RecycledError):
         checked.check(0.0, trusting=False)
         return checked.report

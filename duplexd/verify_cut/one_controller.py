@@ -44,6 +44,7 @@ class ControllerCheck:
         images: Mapping[str, str],
         limits: ProofLimits,
         void: Sequence[str],
+        primaries: bool = True,
     ) -> None:
         self.document = document
         self.given = bool(given)
@@ -51,6 +52,7 @@ class ControllerCheck:
         self.member = member
         self.images = images
         self.limits = limits
+        self.primaries = primaries
         self.report = MemberReport(member.name, void=list(void))
         self.moved = False
         self.story = Story(document.cut, member.sequence, member.volumes, limits.ranges_max)
@@ -295,6 +297,8 @@ class ControllerCheck:
 
     def _primary_doubt(self) -> str:
         """Why a primary may not match the journal; "" if it must."""
+        if not self.primaries:
+            return "it was to be checked by the journal alone"
         if self.given:
             return "the location of the primary is not known for a journal given with --state-dir"
         if not self._trusting:

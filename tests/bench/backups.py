@@ -1,8 +1,8 @@
 """Backups: an incremental one, reading a cut, and what a writer notices of a backup.
 
 An incremental backup is measured beside the plain way to bring the same extents into a file: a loop
-of pread and pwrite, and `fdatasync`. Each step is timed, since most of a run is proof: the older
-images are read for their check-sums, and all that the new one shows is compared with the cut.
+of pread and pwrite, and `fdatasync`. Each step is timed: what changed is copied, and read once more
+to be compared with the cut.
 
 A point is read beside its primary. A writer of 4 KiB is watched while a full backup copies and
 compares, and without one right before.

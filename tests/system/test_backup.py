@@ -153,12 +153,17 @@ def test_a_controller_that_is_reached_over_tls_is_copied_and_restored_over_tls(
         "certificate.json", "far", "manifest.json",
     ]  # fmt: skip
     assert is_duplex_again(daemon)
-    write(files.uri("data"), 0x52, 0, 128 * KIB)
+    write(files.uri("data"), 0x53, 64 * KIB, 64 * KIB)
+    command = ("--groups", str(groups), "--json", "backup", "db", str(tmp_path / "d"))
+    newer = made(ctl(*command, "--incremental"))
+    assert (newer["base"]["id"], newer["verify"]) == (answer["id"], "changed")
+    assert is_duplex_again(daemon)
+    write(files.uri("data"), 0x52, 0, 256 * KIB)
     done = ctl("--groups", str(groups), "restore", "db", "--from", str(tmp_path / "d"))
     assert (done.returncode, "restored from backup" in done.stdout) == (0, True), done.stderr
     now = files.primary("data").read_bytes()
-    assert now[: 64 * KIB] == b"\x51" * (64 * KIB)
-    assert not any(now[64 * KIB :])
+    assert now[: 128 * KIB] == b"\x51" * (64 * KIB) + b"\x53" * (64 * KIB)
+    assert not any(now[128 * KIB :])
 
 
 # --------------------------------------------------------------------------- what is no backup

@@ -9,11 +9,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.backup.proofs import RECORD
 from duplexd.backup.run import Plan, run
+from duplexd.backup.saved import CHANGED, FULL
+from duplexd.backup.steps import Step
 from duplexd.client import Client
 from duplexd.limits import BackupLimits
 from duplexd.units import KIB, MIB
@@ -22,9 +26,8 @@ from tests.support.cluster import Cluster
 from tests.support.daemon import run_duplexctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from duplexd.backup.steps import Step
     from duplexd.client.results import Changes
     from tests.support.daemon import Daemon, DaemonFiles
 
@@ -99,11 +102,14 @@ def test_a_chain_is_at_each_link_what_the_secondaries_were_also_after_trims_and_
         if number == 1:  # an interval that counts more than what changed
             daemon.kill()
             daemon.start()
-        links.append(made(backup(daemon, destination, "--incremental", "--no-resync")))
-        assert links[-1]["verify_cut"] == "confirmed"
+        options = ("--verify", "full") if number == 2 else ()
+        links.append(made(backup(daemon, destination, "--incremental", "--no-resync", *options)))
         cuts.append(secondaries(daemon))
     assert [base_of(each) for each in links] == [None, *(each["id"] for each in links[:-1])]
     assert [restored(each, tmp_path) for each in links[1:]] == cuts
+    assert [each["verify"] for each in links] == ["full", "changed", "changed", "full"]
+    # after the kill the journal alone does not say what all of the secondaries held
+    assert [each["verify_cut"] for each in links[1:]] == ["confirmed", "recorded", "confirmed"]
     assert cuts[0]["data"][256 * KIB : 256 * KIB + GRAIN] == bytes(GRAIN)
     first = {each["name"]: each["bytes"] for each in links[1]["volumes"]}
     # two grains and those beside them, and what an empty image has
@@ -227,41 +233,177 @@ def test_another_volume_of_the_same_name_is_not_built_on(
 
 
 class _Watch:
-    def __init__(self) -> None:
-        self.warned: list[str] = []
+    """`at` is called when a step begins."""
 
-    def step(self, step: Step) -> None: ...
+    def __init__(self, at: Mapping[Step, Callable[[], None]]) -> None:
+        self.warned: list[str] = []
+        self._at = at
+
+    def step(self, step: Step) -> None:
+        self._at.get(step, lambda: None)()
+
     def progress(self, name: str, done: int, total: int) -> None: ...
     def warn(self, text: str) -> None:
         self.warned.append(text)
 
 
-async def test_changes_that_are_too_few_make_a_full_backup(
+class _Forgetful(Client):
+    """It learns of all changes but the first."""
+
+    async def changes(self, *targets: str, since: str, until: str | None = None) -> Changes:
+        found = await super().changes(*targets, since=since, until=until)
+        for row in found.volumes:
+            row["extents"] = row["extents"][1:]
+        return found
+
+
+async def _run(
+    daemon: Daemon,
+    destination: Path,
+    verify: str,
+    client_of: type[Client] = Client,
+    at: Mapping[Step, Callable[[], None]] = MappingProxyType({}),
+) -> tuple[dict[str, Any], list[str]]:
+    """An incremental backup of this process; its answer, and what it warned of."""
+    async with client_of.local(daemon.files.control_socket) as client:
+        plan = Plan(("db",), str(destination), verify_cut=False, full_every=7, verify=verify)
+        found = await run(plan, client, watch := _Watch(at), BackupLimits())
+    return found.json(), watch.warned
+
+
+async def test_changes_that_are_too_few_make_a_full_backup_where_all_is_verified(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
-    """What the controllers say is not trusted: each chain is compared with the cut."""
     full(daemon, destination)
     write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
     write(daemon.files.uri("data"), 0x34, 3 * MIB, GRAIN)
-
-    class Forgetful(Client):
-        async def changes(self, *targets: str, since: str, until: str | None = None) -> Changes:
-            found = await super().changes(*targets, since=since, until=until)
-            for row in found.volumes:
-                row["extents"] = row["extents"][1:]
-            return found
-
-    async with Forgetful.local(daemon.files.control_socket) as client:
-        plan = Plan(("db",), str(destination), verify_cut=False, full_every=7)
-        found = await run(plan, client, watch := _Watch(), BackupLimits())
-    (warned,) = watch.warned
+    answer, (warned,) = await _run(daemon, destination, FULL, _Forgetful)
     assert warned.startswith("this is a full backup: what changed, on ")
     assert "data: the copy differs from the cut" in warned
-    answer = found.json()
-    assert answer["base"] is None
+    assert (answer["base"], answer["verify"]) == (None, FULL)
     assert restored(answer, tmp_path) == secondaries(daemon)
     assert len(names(destination)) == 2
     assert is_duplex_again(daemon)
+
+
+async def test_changes_that_were_too_few_are_found_by_the_next_run_that_verifies_all(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    """What `--verify changed` leaves to the controllers."""
+    full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    write(daemon.files.uri("data"), 0x34, 3 * MIB, GRAIN)
+    wrong, warned = await _run(daemon, destination, CHANGED, _Forgetful)
+    assert (warned, wrong["verify"]) == ([], CHANGED)
+    assert is_duplex_again(daemon)
+    answer = incremental(daemon, destination, "--verify", "full")
+    assert f"what changed, on {wrong['id']}, is not the cut" in answer["said"]
+    assert base_of(answer) is None
+    assert restored(answer, tmp_path) == secondaries(daemon)
+
+
+# ------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("verify", [CHANGED, FULL])
+async def test_a_new_image_that_its_disk_damages_is_not_kept(
+    daemon: Daemon, destination: Path, tmp_path: Path, verify: str
+) -> None:
+    base = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    overlays: list[Path] = []
+
+    def damage() -> None:
+        if not overlays:  # else it is that of the full backup
+            overlays.extend(destination.glob("*.partial/data.qcow2"))
+            flip(overlays[0], b"\x33" * 4096)
+
+    answer, (warned,) = await _run(daemon, destination, verify, at={Step.COMPARE: damage})
+    assert f"this is a full backup: what changed, on {base['id']}, is not the cut" in warned
+    assert base_of(answer) is None
+    assert restored(answer, tmp_path) == secondaries(daemon)
+
+
+def flip(image: Path, content: bytes) -> None:
+    """A byte in the middle of the last place that holds this."""
+    found = bytearray(image.read_bytes())
+    at = found.rindex(content)
+    found[at + len(content) // 2] ^= 1
+    image.write_bytes(found)
+
+
+def rot(destination: Path, image: Path) -> None:
+    """A disk returns another byte than was written, and nobody has written to the file: as far as
+    its inode, length and times say, which a test cannot set, but the record can agree with them.
+    """
+    spoil(image)
+    record = destination / RECORD
+    found = json.loads(record.read_text())
+    status = image.stat()
+    row = found["images"][str(image.relative_to(destination))]
+    row |= {"modified_ns": status.st_mtime_ns, "changed_ns": status.st_ctime_ns}
+    record.write_text(json.dumps(found))
+
+
+@pytest.fixture
+def chain(daemon: Daemon, destination: Path) -> list[Path]:
+    """The directories of a full backup and of one that lies on it."""
+    older = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    newer = incremental(daemon, destination)
+    write(daemon.files.uri("data"), 0x34, 2 * MIB, GRAIN)
+    return [Path(older["path"]), Path(newer["path"])]
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_rot_below_is_found_by_a_check_and_then_built_upon_no_more(
+    daemon: Daemon, destination: Path, tmp_path: Path, chain: list[Path], damaged: int
+) -> None:
+    rot(destination, chain[damaged] / "data.qcow2")
+    answer = incremental(daemon, destination)  # it does not read what nobody wrote to
+    assert (base_of(answer), answer["verify"], answer["said"]) == (chain[1].name, CHANGED, "")
+    done = run_duplexctl(daemon.files, "backups", str(destination), "--check")
+    assert done.returncode == 1
+    lost = [path.name for path in chain[damaged:]] + [answer["id"]]
+    lines = done.stderr.removeprefix("duplexctl: ").splitlines()
+    assert [line.partition(": ")[0] for line in lines] == lost
+    after = incremental(daemon, destination, "--full-every", "9")
+    assert base_of(after) == (chain[0].name if damaged else None)
+    assert f"cannot be built on: {chain[damaged].name}: data.qcow2: its SHA-256" in after["said"]
+    assert restored(after, tmp_path) == secondaries(daemon)
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_rot_below_is_found_by_a_run_that_verifies_all(
+    daemon: Daemon, destination: Path, chain: list[Path], damaged: int
+) -> None:
+    rot(destination, chain[damaged] / "data.qcow2")
+    answer = incremental(daemon, destination, "--verify", "full")
+    assert base_of(answer) == (chain[0].name if damaged else None)
+    assert f"cannot be built on: {chain[damaged].name}: data.qcow2: its SHA-256" in answer["said"]
+
+
+def test_without_the_record_all_that_is_below_is_read(
+    daemon: Daemon, destination: Path, chain: list[Path]
+) -> None:
+    rot(destination, chain[0] / "data.qcow2")
+    (destination / RECORD).write_text("{")
+    answer = incremental(daemon, destination)
+    assert base_of(answer) is None
+    assert f"cannot be built on: {chain[0].name}: data.qcow2: its SHA-256" in answer["said"]
+
+
+def test_images_below_that_qemu_cannot_open_make_a_full_backup(
+    daemon: Daemon, destination: Path, tmp_path: Path, chain: list[Path]
+) -> None:
+    image = chain[0] / "data.qcow2"
+    content = image.read_bytes()
+    image.write_bytes(b"rot!" + content[4:])
+    rot(destination, image)
+    answer = incremental(daemon, destination)
+    assert base_of(answer) is None
+    assert f"what changed, on {chain[1].name}, is not the cut" in answer["said"]
+    assert restored(answer, tmp_path) == secondaries(daemon)
 
 
 # ---------------------------------------------------------------------------------- retention
@@ -321,6 +463,9 @@ def test_nothing_is_suspended_for_an_own_tool_if_the_changes_are_not_known(daemo
         ("d", "--full-every", "3"),
         ("d", "--since", "x"),
         ("d", "--incremental", "--full-every", "1"),
+        ("d", "--verify", "full"),
+        ("d", "--incremental", "--verify", "none"),
+        ("--verify", "full", "--", "true"),
         ("--incremental", "--", "true"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.backup.copies import to_disk
+from duplexd.backup.proofs import to_disk
 from duplexd.units import MIB
 
 if TYPE_CHECKING:

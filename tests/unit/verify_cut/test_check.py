@@ -360,6 +360,15 @@ def test_a_cut_in_the_middle_of_many_segments(tmp_path: Path) -> None:
     assert verify(tmp_path, world).outcome == REFUTED
 
 
+def test_without_primaries_only_what_the_journal_has_is_read(tmp_path: Path, world: World) -> None:
+    good = document.read(save(tmp_path, certificate(world.member())))
+    row = only(check(good, {}, {}, primaries=False)).volumes[0]
+    assert (row.by_primary_bytes, row.by_journal_bytes > 0) == (0, True)
+    assert "by the journal alone" in row.unchecked[0]
+    flip(world.secondary, 0)
+    assert check(good, {}, {}, primaries=False).outcome == REFUTED
+
+
 def test_the_journal_of_another_controller(tmp_path: Path, world: World) -> None:
     other = World(tmp_path, "beta")
     other.cut()
