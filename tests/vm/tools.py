@@ -17,10 +17,13 @@ TOOL_TIMEOUT_S = 600.0
 PACKAGES = {
     "apt-cache": "apt",
     "apt-get": "apt",
+    "blkid": "util-linux",
     "busybox": "busybox-static",
+    "cp": "coreutils",
     "curl": "curl",
     "dash": "dash",
     "debugfs": "e2fsprogs",
+    "depmod": "kmod",
     "dmsetup": "dmsetup",
     "dpkg": "dpkg",
     "dpkg-deb": "dpkg",
