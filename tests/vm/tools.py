@@ -35,12 +35,16 @@ PACKAGES = {
     "kill": "procps",
     "ldd": "libc-bin",
     "mkfs.ext4": "e2fsprogs",
+    "modprobe": "kmod",
+    "mount": "mount",
     "nbd-client": "nbd-client",
     "nbdcopy": "libnbd-bin",
     "nologin": "login",
     "qemu-system-x86_64": "qemu-system-x86",
+    "resize2fs": "e2fsprogs",
     "setpriv": "util-linux",
     "timeout": "coreutils",
+    "umount": "mount",
     "useradd": "passwd",
 }
 SEARCH_PATH = os.pathsep.join(
