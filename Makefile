@@ -28,9 +28,10 @@ PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-s
 	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus \
 	chromium man-db mandoc pandoc zsh fish borgbackup cron postgresql
-# What only long tests use: other recipes, and the package in a root of its own
+# What only long tests use: other recipes, the package in a root of its own, and devices of a virtual
+# machine that systemd waits for
 LONG_PACKAGES := restic mariadb-server libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu \
-	debootstrap lintian systemd-container
+	debootstrap lintian systemd-container udev
 # While this is there, an installation starts no service: of nbd-server and prometheus the tests want
 # the programs only.
 NO_SERVICES := /usr/sbin/policy-rc.d

@@ -2,6 +2,9 @@
 
 The descriptor of the link to the stand-in is kept, and a variable names it, with the process that
 it is for: so no child takes it for its own.
+
+While the process loads the next program, nothing in it can feed the watchdog, and the manager does
+not listen to the stand-in. So the watchdog is asked to wait longer until then.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from duplexd.daemon.loading import load_in_time
 from duplexd.daemon.succession import HELD_SIGNALS
 from duplexd.daemon.successor import own_command
 from duplexd.errors import ConfigurationError, DuplexdError
+from duplexd.runtime.notify import let_watchdog_wait
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 # PID:DESCRIPTOR:PID OF THE STAND-IN:HOW MANY SOCKETS A SERVICE MANAGER PASSED
 VARIABLE = "DUPLEXD_STAND_IN"
 
+LOADED_SECONDS_MAX = 120.0  # to load the next program, on a machine that has no time for it
 EDITED_SECONDS_MAX = 60.0
 AGAIN_SECONDS = 0.2
 
@@ -46,10 +51,12 @@ def replaced(estate: Estate, successor: Successor) -> Estate:
         return estate._replace(failed=why)
     estate.disown()
     passed = len(estate.passed.nbd) + (estate.passed.control is not None)
+    let_watchdog_wait(LOADED_SECONDS_MAX)
     try:
         become(own_command(), successor, passed)
     except OSError as error:
         why = error.strerror or str(error)
+    let_watchdog_wait()
     log.error("the next program cannot be started", reason=why)
     back = successor.link.take(go_on_waiting)
     if back is None:
@@ -97,6 +104,7 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited |
     pid, *numbers = environment.pop(VARIABLE, "").split(":")
     if pid != str(os.getpid()):
         return None
+    let_watchdog_wait()
     descriptor, child, passed = map(int, numbers)
     threading.Thread(target=_reap, args=(child,), name="stand-in", daemon=True).start()
     return Inherited(Link.at(descriptor), passed)

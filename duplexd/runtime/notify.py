@@ -33,6 +33,15 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+def let_watchdog_wait(seconds: float = 0.0, environment: Mapping[str, str] = os.environ) -> None:
+    """Have the manager wait that long for each `WATCHDOG=1` from now on, or as long as it was set
+    up to, if that is longer.
+    """
+    if interval_s := watchdog_interval_s(environment):
+        microseconds = int(max(2 * interval_s, seconds) * 1e6)
+        notify(f"WATCHDOG_USEC={microseconds}", environment)
+
+
 def watchdog_interval_s(environment: Mapping[str, str] = os.environ) -> float | None:
     """Send `WATCHDOG=1` at least this often, or None: half of what the manager waits."""
     microseconds = _number(environment.get("WATCHDOG_USEC"))

@@ -52,6 +52,7 @@ UNITS = sorted((ROOT / "systemd").glob("*.service"))
 SOCKETS = sorted((ROOT / "systemd").glob("*.socket"))
 TIMERS = sorted((ROOT / "systemd").glob("*.timer"))
 TARGETS = sorted((ROOT / "systemd").glob("*.target"))
+FSTAB_GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -182,6 +183,33 @@ def test_the_attach_unit_takes_a_device_over_and_gives_up_only_for_an_operator()
     ]
     daemon_first = "duplexd-volumes.target"
     assert (daemon_first in unit["After"].split(), settings()["Before"]) == (True, daemon_first)
+
+
+def test_the_mount_of_attach_md_waits_for_a_late_device_and_nothing_waits_for_it(
+    tmp_path: Path,
+) -> None:
+    """As systemd reads the line of /etc/fstab."""
+    page = (ROOT / "docs" / "attach.md").read_text()
+    (line,) = re.findall("^    (/dev/nbd0 .*)$", page, re.MULTILINE)
+    assert line in (ROOT / "systemd" / "duplexd-attach@.service").read_text()
+    (tmp_path / "fstab").write_text(f"{line}\n")
+    units = tmp_path / "units"
+    units.mkdir()
+    subprocess.run(
+        [FSTAB_GENERATOR, units, units, units],
+        env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    mount = settings(units / "srv-db.mount")
+    assert "duplexd-attach@nbd0.service" in (units / "srv-db.mount").read_text()
+    assert (mount["What"], mount["Type"]) == ("/dev/nbd0", "ext4")
+    assert settings(units / "dev-nbd0.device.d" / "50-device-timeout.conf") == {
+        "JobRunningTimeoutSec": "0"  # for ever
+    }
+    assert (units / "remote-fs.target.wants" / "srv-db.mount").is_symlink()
+    assert not (units / "remote-fs.target.requires").exists()
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:

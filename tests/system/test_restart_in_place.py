@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.daemon.replacing import LOADED_SECONDS_MAX
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import REQUEST, SIMPLE_REPLY
 from tests.support.certificates import Certificates
@@ -31,6 +32,7 @@ from tests.support.daemon import (
     run_duplexctl,
 )
 from tests.support.fuse import faulty_disk
+from tests.support.notify import ServiceManager
 from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
@@ -155,6 +157,19 @@ def reply_to(talk: Talk) -> tuple[int, int, int]:
 
 LENGTHS = (4096, MIB, 24 * MIB)  # in the receive buffer; in memory of its own; taken in pieces
 SENT = (11, REQUEST.size, REQUEST.size + 1000, -1000)
+
+
+def test_the_watchdog_waits_while_the_process_loads_the_next_program(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    with closing(ServiceManager(tmp_path / "notify")) as manager:
+        daemon = start_daemon(files, env=manager.environment(watchdog_s=30.0))
+        restart(daemon)
+        manager.wait("WATCHDOG_USEC=", count=2)
+        first, second = manager.having("WATCHDOG_USEC=")
+        assert manager.messages[first] == f"WATCHDOG_USEC={int(LOADED_SECONDS_MAX * 1e6)}"
+        assert manager.messages[second] == "WATCHDOG_USEC=30000000"
+        manager.wait("WATCHDOG=1", count=len(manager.having("WATCHDOG=1")) + 1)
 
 
 def test_half_requests_are_completed_after_it(

@@ -8,7 +8,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.vm.guest_volumes import TROUBLE
+from tests.vm.guest_load import GuestLoad
 from tests.vm.machine import HOST_ADDRESS
 from tests.vm.tools import MachineError
 
@@ -21,12 +21,6 @@ WAIT_S = 600.0
 POLL_S = 2.0  # each look costs the guest a few programs, which is most of what these tests cost
 MOUNT = "/mnt/data"
 TIMEOUT_S = 15  # of a request: the shortest that is allowed
-# What the driver says of connections that end, which is what these tests are about
-_EXPECTED = (
-    "Receive control failed", "Send control failed", "Send data failed", "Connection timed out",
-    "reconnected socket", "Dead connection", "Other side returned", "shutting down sockets",
-    "Request send failed, requeueing",
-)  # fmt: skip
 
 
 class GuestAttach(NamedTuple):
@@ -109,53 +103,14 @@ class GuestAttach(NamedTuple):
     def make_file_system(self) -> None:
         """ext4, mounted."""
         self.machine.run(
-            f"dmesg -c >/dev/null; mkfs.ext4 -q -F {self.path} && mkdir -p {MOUNT} && "
-            f"mount {self.path} {MOUNT}"
+            f"mkfs.ext4 -q -F {self.path} && mkdir -p {MOUNT} && mount {self.path} {MOUNT}"
         )
 
     def unmount(self) -> None:
         """Unmount, and check the file system. Raises MachineError if it is not clean."""
         self.machine.run(f"umount {MOUNT} && e2fsck -fn {self.path}")
 
-    def start_load(self) -> None:
-        """See guest_daemon/load; returns when it has written a few files."""
-        self.machine.run(
-            "rm -f /run/load.*; touch /run/load.written; "
-            f"(setsid load {MOUNT} >/run/load.error 2>&1; echo $? >/run/load.status) "
-            ">/dev/null 2>&1 &"
-        )
-        self.wait_for_files(3)
-
-    def files(self) -> int:
-        """How many it has fsynced."""
-        return int(self.machine.run("grep -c fsynced /run/load.written || true"))
-
-    def wait_for_files(self, more: int) -> None:
-        """Until the load has fsynced that many more. Raises MachineError if it has ended."""
-        wanted = self.files() + more
-        self.wait(f"{more} more files", lambda: self._load_ended() or self.files() >= wanted)
-        if self._load_ended():
-            raise MachineError(f"the load failed: {self.machine.run('cat /run/load.error')}")
-
-    def _load_ended(self) -> bool:
-        return self.machine.outcome("test -s /run/load.status").status == 0
-
-    def stop_load(self) -> None:
-        """Let it read all that it has fsynced, past the page cache, and end. Raises MachineError
-        if it ever met an error, or content that is not what it wrote.
-        """
-        self.machine.run("touch /run/load.stop")
-        self.wait("the end of the load", self._load_ended)
-        said = self.machine.run("cat /run/load.error /run/load.status").strip()
-        if said != "0":
-            raise MachineError(f"the load failed: {said}")
-
-    def trouble(self) -> list[str]:
-        """What the kernel complained about since the file system was made, less what it says of
-        connections.
-        """
-        return [
-            line
-            for line in self.machine.run("dmesg").splitlines()
-            if TROUBLE.search(line) and not any(each in line for each in _EXPECTED)
-        ]
+    @property
+    def load(self) -> GuestLoad:
+        """On that file system."""
+        return GuestLoad(self.machine, MOUNT)

@@ -129,6 +129,11 @@ class GuestVolumes(NamedTuple):
         for name in self.names:
             self.machine.run(f"umount /mnt/{name}")
 
+    def check_file_systems(self) -> None:
+        """Of all volumes, once they are unmounted. Raises MachineError if one is not clean."""
+        for device in range(len(self.names)):
+            self.machine.run(f"e2fsck -fn /dev/nbd{device}")
+
     def disconnect(self) -> None:
         """Disconnect all devices; returns when the kernel has released them."""
         for device in range(len(self.names)):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COMMAND_TIMEOUT_S = 300.0  # more than what the unit has for its start
 POLL_INTERVAL_S = 1.0  # each look costs the guest about half of that
+EXAMPLE = f"{SOURCE}/configs/example-database.toml"
+VOLUME_MIB = 16  # the images, the journal, and a backup are in the guest's memory
 UNPACKED_ALREADY = "python3 -m venv"  # the one line of the page that needs a network
 
 
@@ -42,6 +44,14 @@ class Services(NamedTuple):
     def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """A shell command line in the unpacked sources. Raises MachineError if it fails."""
         return self.machine.run(f"cd /{SOURCE} && {command}", timeout_s)
+
+    def install(self) -> None:
+        """duplexd@db, installed and started by the commands of docs/operations.md. Its
+        configuration is configs/example-database.toml with smaller volumes.
+        """
+        self.run(f'sed -i -E \'s/"[0-9]+[GT]iB"/"{VOLUME_MIB}MiB"/\' /{EXAMPLE}')
+        for command in commands_of("operations.md", "Under systemd"):
+            self.run(command)
 
     def write(self, path: str, text: str) -> None:
         """Make a file."""

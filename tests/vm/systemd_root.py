@@ -1,5 +1,6 @@
 """A guest in which systemd is the first process: Debian's package as it is installed here, a few
-programs, duplexd, and this source tree's pages.
+programs, duplexd, and this source tree's pages. One with devices has udev, the NBD driver, and what
+makes and mounts file systems, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ PROGRAMS = (
     "setpriv",
     "useradd",
 )
+DEVICE_PROGRAMS = (
+    *("blkid", "depmod", "e2fsck", "mkfs.ext4", "modprobe", "mount", "nbd-client", "resize2fs"),
+    "umount",
+)
+LOAD = Path(__file__).parent / "guest_daemon" / "load"
+LEFT_OUT = ("/usr/share/", "/lib/udev/hwdb.d/")
 GUEST_FILES = Path(__file__).parent / "guest_systemd"
 DIRECTORIES = (
     "dev",
@@ -62,6 +69,22 @@ ETC = {
 
 def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
     """Write the archive. No modules: everything that this guest uses is built into the kernel."""
+    _write(target, PROGRAMS, ("systemd",), {})
+
+
+def write_device_root(target: Path, modules: Iterable[Path]) -> None:
+    """Write the archive of a guest that can attach volumes; the driver is loaded when it is asked
+    for.
+    """
+    files = {f"modules/{path.name}.ko": path for path in modules if path.name == "nbd"}
+    files["etc/mke2fs.conf"] = Path("/etc/mke2fs.conf")
+    files["usr/bin/load"] = LOAD
+    _write(target, (*PROGRAMS, *DEVICE_PROGRAMS), ("systemd", "udev"), files)
+
+
+def _write(
+    target: Path, programs: Iterable[str], packages: Iterable[str], files: dict[str, Path]
+) -> None:
     with target.open("wb") as file:
         archive = Archive(file)
         archive.directory(".")
@@ -74,12 +97,15 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
             archive.file(path, text.encode(), 0o644)
         for script in GUEST_FILES.iterdir():
             archive.file(_place(script), script.read_bytes(), 0o644 if script.suffix else 0o755)
+        for path, source in files.items():
+            archive.file(path, source.read_bytes(), source.stat().st_mode & 0o777)
         archive.link(
             "etc/systemd/system/multi-user.target.wants/commands.service",
             "/etc/systemd/system/commands.service",
         )
-        programs = add_programs(archive, PROGRAMS)
-        binaries = [*_add_systemd(archive), *programs, *add_python(archive)]
+        binaries = [*add_programs(archive, programs), *add_python(archive)]
+        for package in packages:
+            binaries += _add_package(archive, package)
         add_libraries(archive, binaries)
         _add_sources(archive)
         archive.end()
@@ -90,17 +116,17 @@ def _place(script: Path) -> str:
         return "init"
     return (
         f"etc/systemd/system/{script.name}"
-        if script.suffix == ".service"
+        if script.suffix in {".service", ".target"}
         else f"usr/bin/{script.name}"
     )
 
 
-def _add_systemd(archive: Archive) -> list[Path]:
+def _add_package(archive: Archive, package: str) -> list[Path]:
     """The files of the package, less its manuals; returns the programs among them."""
     binaries = []
-    for line in run_tool("dpkg", "-L", "systemd").splitlines():
+    for line in run_tool("dpkg", "-L", package).splitlines():
         path = Path(line)
-        if line.startswith("/usr/share/") or (path.is_dir() and not path.is_symlink()):
+        if line.startswith(LEFT_OUT) or (path.is_dir() and not path.is_symlink()):
             continue
         if path.is_symlink():
             archive.link(merged(line), str(path.readlink()))

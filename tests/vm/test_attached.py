@@ -20,9 +20,11 @@ from tests.support.daemon import PATIENCE_SECONDS, free_port, run_duplexctl
 from tests.vm.daemon_root import write_daemon_root
 from tests.vm.guest_attach import MOUNT, GuestAttach
 from tests.vm.machine import BOOT_TIMEOUT_S, HOST_ADDRESS, Machine, Root
+from tests.vm.tools import run_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.support.daemon import Daemon, DaemonFiles
 
@@ -30,7 +32,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
 ROOT = Root(write_daemon_root, memory_mib=768, boot_timeout_s=BOOT_TIMEOUT_S)
 VOLUME_BYTES = 32 << 20
+GIB = 1 << 30
 HOLD_S = 8
+RESTARTS = 10
 KILLED = 128 + signal.SIGKILL
 
 
@@ -41,8 +45,17 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
-    files = make_files(volumes={"data": VOLUME_BYTES, "other": "1MiB"}, tcp_port=free_port())
+def volume_bytes() -> int:
+    return VOLUME_BYTES
+
+
+@pytest.fixture
+def daemon(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    volume_bytes: int,
+) -> Daemon:
+    files = make_files(volumes={"data": volume_bytes, "other": "1MiB"}, tcp_port=free_port())
     return start_daemon(files)
 
 
@@ -93,10 +106,10 @@ def test_a_mounted_file_system_goes_on_when_the_daemon_is_killed_and_the_watcher
     attach.start()
     assert attach.machine.run(f"blockdev --getsize64 {attach.path}") == str(VOLUME_BYTES)
     attach.make_file_system()
-    attach.start_load()
+    attach.load.start()
     kill(daemon)
     daemon.start()
-    attach.wait_for_files(2)
+    attach.load.wait_for_files(2)
     assert attach.signal("TERM") == 0
     assert attach.events("left-attached")[0]["user"] == f"mounted on {MOUNT}"
     assert attach.is_attached()
@@ -104,10 +117,10 @@ def test_a_mounted_file_system_goes_on_when_the_daemon_is_killed_and_the_watcher
     attach.start()
     assert attach.events("taken-over")
     daemon.start()
-    attach.wait_for_files(2)
-    attach.stop_load()
+    attach.load.wait_for_files(2)
+    attach.load.stop()
     assert len(attach.events("reconnected")) == 2
-    assert attach.trouble() == []
+    assert attach.load.trouble() == []
     attach.unmount()
     assert attach.signal("TERM") == 0
     assert not attach.is_attached()
@@ -120,7 +133,7 @@ def test_a_mounted_file_system_grows_while_it_is_written(
 ) -> None:
     attach.start()
     attach.make_file_system()
-    attach.start_load()
+    attach.load.start()
     blocks = attach.machine.run(f"stat -f -c %b {MOUNT}")
     grow(daemon, 2 * VOLUME_BYTES)
     attach.wait("the larger device", lambda: device_bytes(attach) == 2 * VOLUME_BYTES)
@@ -128,15 +141,59 @@ def test_a_mounted_file_system_grows_while_it_is_written(
     attach.machine.run(f"resize2fs {attach.path}")
     assert int(attach.machine.run(f"stat -f -c %b {MOUNT}")) > int(blocks) * 3 // 2
     attach.machine.run(f"dd if=/dev/zero of={MOUNT}/filled bs=1M count=36 conv=fsync 2>&1")
-    attach.wait_for_files(2)
+    attach.load.wait_for_files(2)
     kill(daemon)  # the kernel goes on with the size it has
     daemon.start()
-    attach.wait_for_files(2)
-    attach.stop_load()
-    assert attach.trouble() == []
+    attach.load.wait_for_files(2)
+    attach.load.stop()
+    assert attach.load.trouble() == []
     attach.unmount()
     assert attach.signal("TERM") == 0
     assert_legs_are_equal(daemon)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("volume_bytes", [GIB])
+def test_a_large_one_grows_between_two_cuts_and_over_a_restart(
+    attach: GuestAttach, daemon: Daemon, tmp_path: Path
+) -> None:
+    attach.start()
+    attach.make_file_system()
+    attach.load.start()
+    cuts = [cut(daemon, tmp_path / "before")]
+    grow(daemon, 2 * GIB)
+    attach.wait("the larger device", lambda: device_bytes(attach) == 2 * GIB)
+    control(daemon, "restart")
+    attach.machine.run(f"resize2fs {attach.path}")
+    # The next files lie behind the old end
+    attach.machine.run(f"fallocate -l {GIB} {MOUNT}/room")
+    attach.load.wait_for_files(10)
+    attach.machine.run(f"dd if=/dev/urandom of={MOUNT}/behind bs=1M count=16 conv=fsync 2>&1")
+    control(daemon, "resync", "data", "--wait")
+    cuts.append(cut(daemon, tmp_path / "after"))
+    assert cuts == [GIB, 2 * GIB]
+    attach.load.wait_for_files(2)
+    control(daemon, "resync", "data", "--wait")
+    attach.load.stop()
+    assert attach.events("connection-lost") == []
+    assert attach.load.trouble() == []
+    attach.unmount()
+    assert attach.signal("TERM") == 0
+    assert_legs_are_equal(daemon)
+
+
+def cut(daemon: Daemon, scratch: Path) -> int:
+    """Suspend the pair. The second reader confirms the cut, and its file system is whole; returns
+    how large it is.
+    """
+    scratch.mkdir()
+    certificate, image = scratch / "certificate", scratch / "image"
+    control(daemon, "suspend", "data", "--tag", scratch.name, "--certificate", str(certificate))
+    control(daemon, "verify-cut", str(certificate))
+    run_tool("cp", "--sparse=always", daemon.files.secondary_of("data"), image)
+    run_tool("e2fsck", "-fy", image, ok=(0, 1))  # 1: its journal was replayed
+    run_tool("e2fsck", "-fn", image)
+    return image.stat().st_size
 
 
 def grow(daemon: Daemon, size: int) -> None:
@@ -150,32 +207,57 @@ def device_bytes(attach: GuestAttach) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("beside", ["", "a hold", "kills of the watcher"])
+@pytest.mark.parametrize(
+    ("kills", "beside"), [(10, "a hold across one"), (4, "holds"), (4, "kills of the watcher")]
+)
 def test_kills_of_the_daemon_again_and_again(
-    attach: GuestAttach, daemon: Daemon, beside: str
+    attach: GuestAttach, daemon: Daemon, kills: int, beside: str
 ) -> None:
-    attach.start()
+    attach.start("--connections 2")
     attach.make_file_system()
-    attach.start_load()
-    for turn in range(4):
+    attach.load.start()
+    for turn in range(kills):
         holder = threading.Thread(target=hold, args=(daemon,))
-        if beside == "a hold":
+        if beside == "holds" or (beside == "a hold across one" and turn == kills // 2):
             holder.start()
             wait_until_held(daemon)
         kill(daemon)
         if beside == "kills of the watcher" and turn % 2:
             assert attach.signal("KILL") == KILLED
-            attach.start()
+            attach.start("--connections 2")
             assert attach.events("taken-over")
         daemon.start()
         if holder.ident:
             holder.join()
-        attach.wait_for_files(2)
-    if beside == "a hold":
+        attach.load.wait_for_files(2)
+    attach.wait("both connections", lambda: connections(daemon) == 2)
+    if beside != "kills of the watcher":
         hold(daemon)  # to its end
-        attach.wait_for_files(2)
-    attach.stop_load()
-    assert attach.trouble() == []
+        attach.load.wait_for_files(2)
+    attach.load.stop()
+    assert attach.load.trouble() == []
+    attach.unmount()
+    assert attach.signal("TERM") == 0
+    assert_legs_are_equal(daemon)
+
+
+@pytest.mark.long
+def test_restarts_in_place_cost_no_connection(attach: GuestAttach, daemon: Daemon) -> None:
+    attach.start("--connections 2")
+    attach.make_file_system()
+    attach.load.start()
+    pid = daemon.pid
+    for _ in range(RESTARTS):
+        done = run_duplexctl(daemon.files, "restart", "--json")
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert (answer["clients_kept"], answer["clients_lost"]) == (2, 0)
+        assert daemon.pid == pid
+        attach.load.wait_for_files(2)
+    attach.load.stop()
+    assert [attach.events(name) for name in ("connection-lost", "reconnected")] == [[], []]
+    assert attach.load.trouble() == []
+    assert not [line for line in attach.machine.run("dmesg").splitlines() if "nbd" in line]
     attach.unmount()
     assert attach.signal("TERM") == 0
     assert_legs_are_equal(daemon)
@@ -186,14 +268,14 @@ def test_a_volume_that_went_back_is_not_handed_over(attach: GuestAttach, daemon:
     """ext4 would write what it remembers over what it never had."""
     attach.start()
     attach.make_file_system()
-    attach.start_load()
+    attach.load.start()
     control(daemon, "suspend", "data", "--tag", "back")
-    attach.wait_for_files(2)
+    attach.load.wait_for_files(2)
     control(daemon, "rollback", "data", "--to", "back", "--force", "--yes")
     attach.wait("the refusal", lambda: bool(attach.events("not-handed-over")))
     (refusal,) = attach.events("not-handed-over")
     assert "it is not the volume as it was" in refusal["error"]
-    assert daemon.request("GET", "/v1/status")[1]["volumes"][0]["connections"] == 0
+    assert connections(daemon) == 0
     attach.machine.run(f"umount -l {MOUNT}; duplexd detach --force {attach.path}")
     attach.wait("the end of the watcher", lambda: bool(attach.events("detached")))
     attach.start()
@@ -227,6 +309,10 @@ def test_what_is_wrong_is_said_and_changes_nothing(attach: GuestAttach) -> None:
     attach.unmount()
     assert guest.run(f"duplexd detach {attach.path}") == f"{attach.path} is detached"
     attach.wait("the end of the watcher", lambda: bool(attach.events("detached")))
+
+
+def connections(daemon: Daemon) -> int:
+    return int(daemon.request("GET", "/v1/status")[1]["volumes"][0]["connections"])
 
 
 def hold(daemon: Daemon) -> None:

@@ -38,7 +38,6 @@ JOURNAL_MIB = 16
 QUIESCE_SECONDS = 8  # of the ten that a hold may last
 QUIESCES_MAX = 10
 NAIVE_TRIES = 4
-RESTARTS = 3
 GIB = 1 << 30
 BARE_BYTES = 5 * GIB
 FIXED = '[volumes.fixed]\nsize = "1MiB"\nprimary = "fixed.img"\nread_only = true\n'
@@ -144,12 +143,13 @@ def test_linux_waits_during_a_quiesce_and_still_reads(
     )
 
 
+@pytest.mark.parametrize("restarts", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_linux_goes_on_over_restarts_in_place(
-    connect: Connect, daemon: Daemon, tmp_path: Path
+    connect: Connect, daemon: Daemon, tmp_path: Path, restarts: int
 ) -> None:
     """nbd-client of the distribution, which knows nothing of it, with two connections a volume."""
     volumes, pid = connect(2), daemon.pid
-    for _ in range(RESTARTS):
+    for _ in range(restarts):
         volumes.wait_for_files(2)
         done = run_duplexctl(daemon.files, "restart", "--json")
         assert done.returncode == 0, done.stderr
@@ -159,6 +159,7 @@ def test_linux_goes_on_over_restarts_in_place(
     written = volumes.stop_writer()
     assert volumes.trouble() == []
     volumes.unmount()
+    volumes.check_file_systems()
     volumes.disconnect()
     assert_legs_become_identical(daemon)
     assert (

@@ -14,7 +14,7 @@ import pytest
 from duplexd.errors import ConfigurationError
 from tests.vm.machine import BOOT_TIMEOUT_S, Machine, Root
 from tests.vm.services import Services, commands_of, curl_target, uri
-from tests.vm.systemd_root import SOURCE, write_systemd_root
+from tests.vm.systemd_root import write_systemd_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,11 +69,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Installed and started by the commands of docs/operations.md."""
     with Machine(tmp_path_factory.mktemp("systemd"), ROOT) as machine:
         services = Services(machine)
-        services.run(
-            f'sed -i -E \'s/"[0-9]+[GT]iB"/"16MiB"/\' /{SOURCE}/configs/example-database.toml'
-        )
-        for command in commands_of("operations.md", "Under systemd"):
-            services.run(command)
+        services.install()
         # as soon as systemctl had returned
         assert services.get("db", "/readyz") == {"status": "ready", "degraded": []}
         services.run(f"systemctl start --no-block {UNKNOWN}")

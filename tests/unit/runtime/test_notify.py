@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.runtime.notify import notify, watchdog_interval_s
+from duplexd.runtime.notify import let_watchdog_wait, notify, watchdog_interval_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,3 +46,26 @@ def test_the_watchdog_is_fed_twice_in_its_time(
     environment: dict[str, str], interval_s: float | None
 ) -> None:
     assert watchdog_interval_s(environment) == interval_s
+
+
+@pytest.mark.parametrize(
+    ("set_up", "seconds", "asked"),
+    [
+        ("30000000", 120.0, b"WATCHDOG_USEC=120000000"),
+        ("300000000", 120.0, b"WATCHDOG_USEC=300000000"),
+        ("30000000", 0.0, b"WATCHDOG_USEC=30000000"),
+        ("0", 120.0, b""),
+    ],
+)
+def test_the_watchdog_never_waits_for_less_than_it_was_set_up_to(
+    tmp_path: Path, set_up: str, seconds: float, asked: bytes
+) -> None:
+    name = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name)
+        environment = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": set_up}
+        let_watchdog_wait(seconds, environment)
+        notify("READY=1", environment)
+        manager.settimeout(60)
+        found = [manager.recv(1000), manager.recv(1000) if asked else b""]
+        assert found == ([asked, b"READY=1"] if asked else [b"READY=1", b""])
