@@ -70,6 +70,8 @@ class PairRecord:
     if it was not. Up to there the journal leads.
     `failed_us`: when a failure suspended it; the cut has the time of what is there, which may be
     earlier.
+    `suspended_us`: when the pair became SUSPENDED; a resync that did not end, a failure meanwhile
+    and a later cut leave it as it is. 0: it is not at a cut.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
@@ -85,7 +87,7 @@ class PairRecord:
         "good_cut_us", "grown", "history", "horizon", "id", "last_cut", "limits", "lineage", "name",
         "primary_at", "primary_image", "readers", "reason", "regions", "removed", "rollback",
         "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
-        "state", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
+        "state", "suspended_us", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -110,6 +112,7 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.failed_us = 0
+        self.suspended_us = 0
         self.adopted = False
         self.horizon: Horizon | None = None
         self.unrecorded = 0
@@ -130,6 +133,17 @@ class PairRecord:
     def secondary_is_at(self, number: int) -> None:
         """It holds exactly this, or will after a restart."""
         self.applied = self.secondary_at = number
+
+    def moved(self, time_us: int) -> None:
+        """A marker of that time has moved it."""
+        if self.state == SUSPENDED and not self.suspended_us:
+            self.suspended_us = time_us
+
+    def leave_cut(self) -> None:
+        """What was kept because of its cut is not needed any more."""
+        self.cut, self.changed, self.tracked_bytes, self.staging = None, None, 0, ""
+        self.adopted, self.unrecorded, self.failed_us, self.suspended_us = False, 0, 0, 0
+        self.readers.clear()
 
     def size_at(self, sequence: int) -> int:
         """How many bytes the volume had at a number."""

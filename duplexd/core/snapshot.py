@@ -91,6 +91,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"adopted": True} if pair.adopted else {}),
         **({"horizon": list(pair.horizon)} if pair.horizon is not None else {}),
         **({"failed": pair.failed_us} if pair.failed_us else {}),
+        **({"suspended": pair.suspended_us} if pair.suspended_us else {}),
         **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
@@ -201,6 +202,7 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         if packed["cut"] is not None:
             cut = Cut(*packed["cut"])
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
+            pair.suspended_us = packed.get("suspended", cut.time_us)  # not written before version 3
         _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
     starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
