@@ -123,6 +123,8 @@ def test_a_volume_grows_twice_under_load_between_cuts_restarts_and_a_kill(
     assert (row["size"], row["state"], row["connections"]) == (large, "SUSPENDED", 1)
     assert [size_of(daemon), size_of(daemon, "data@before")] == [large, small]
     assert [path.stat().st_size for path in images(daemon)] == [large, large]
+    until = control(daemon, "changes", "data", "--since", "before", "--until", "before")
+    assert until["volumes"][0]["size"] == small
     number = volume(daemon)["sequence"]
     another = fio(daemon, small, 16 * MIB, "32m")
     written(daemon, number + 200)

@@ -15,6 +15,7 @@ from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from duplexd.backend import Extent
     from duplexd.config.daemon_file import Config
 
 DATA = b"\x77" * 8192
@@ -62,6 +63,38 @@ async def test_a_pair_at_a_cut_grows_and_its_cut_keeps_its_size() -> None:
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
         assert core.equal()
+
+
+@pytest.mark.parametrize("known", ["all of it", "a file is damaged"])
+async def test_what_changed_until_a_cut_is_of_the_size_that_the_volume_had_there(
+    known: str,
+) -> None:
+    async with running() as core:
+        controller = core.controller
+        first = (await controller.suspend(["data"]))["cut"]
+        await core.write("data", SIZE - 4096, DATA[:4096])
+        await controller.resync(["data"])
+        await controller.resync_wait(["data"])
+        second = (await controller.suspend(["data"]))["cut"]
+        await controller.reload(larger())
+        await write_at_end(core)
+        if known != "all of it":
+            await controller.checkpointer.checkpoint()
+            for name in core.disk.list("/state/changes"):
+                core.disk.remove(f"/state/changes/{name}")
+        (row,) = (await controller.changes.show(["data"], first, second, 0, 100))["volumes"]
+        (extent,) = row["extents"]
+        assert row["size"] == SIZE == extent["offset"] + extent["length"]
+        assert row["changed_bytes"] == extent["length"]
+        assert row["exact"] == (known == "all of it")
+        point = controller.volume(f"data@{second}")
+        assert point is not None
+        answers: list[list[Extent]] = []
+        controller.changed(point, 0, point.size, first, 9, answers.append)
+        await core.until(lambda: bool(answers))
+        assert answers[0][-1] == (extent["offset"], extent["length"], True)
+        (row,) = (await controller.changes.show(["data"], first, None, 0, 100))["volumes"]
+        assert row["size"] == LARGE
 
 
 def test_a_start_makes_a_volume_larger_whose_size_was_changed_meanwhile() -> None:
