@@ -48,7 +48,7 @@ from duplexd.daemon.pools import Threads, calm_collector
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
 from duplexd.daemon.retry import Patience
-from duplexd.daemon.spare_room import keep_room
+from duplexd.daemon.spare_room import keep_rooms, reserve_of, reserve_of_checkpoints
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
 from duplexd.daemon.succession import NOTHING_LEFT, Estate
 from duplexd.daemon.successor import Restarts
@@ -61,7 +61,6 @@ from duplexd.net.address import UnixAddress
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
-from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.tally_file import TallyFile
 
 if TYPE_CHECKING:
@@ -287,7 +286,9 @@ class Service:
         if not self._estate.id:  # the successor has looked
             images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
             refuse_problems(config, images)
-        disk = RealDisk(str(config.controller.state_dir), images_of(config))
+        disk = RealDisk(
+            str(config.controller.state_dir), images_of(config), reserve_of_checkpoints(config)
+        )
         tally = TallyFile(f"{config.control.socket}.tally")
         machine = Machine(disk, RealClock(), workers.disk, workers.journal, self._relay, tally)
         reserve = reserve_of(config)
@@ -393,10 +394,7 @@ class Service:
             asyncio.create_task(
                 watch(running.around, running.control.findings, limits), name="surroundings"
             ),
-            asyncio.create_task(
-                keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
-                name="reserve",
-            ),
+            *keep_rooms(self.config, limits, workers.disk.of("reserve")),
         ]
         stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
@@ -418,8 +416,3 @@ async def watchdog() -> None:
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval_s / 2)
-
-
-def reserve_of(config: Config) -> Reserve:
-    """The room that is kept for a start on a full disk."""
-    return Reserve(str(config.controller.state_dir / "reserve"))
