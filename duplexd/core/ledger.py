@@ -127,7 +127,8 @@ class Ledger(Unmarked):
         if isinstance(marker, Moving):
             moved = self._of(marker.volumes)
             for pair in moved:
-                pair.moved(place.time_us)
+                if pair.state == pair_states.SUSPENDED and not pair.suspended_us:
+                    pair.suspended_us = place.time_us
             if wrong := broken(moved):
                 raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
 

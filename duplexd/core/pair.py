@@ -134,11 +134,6 @@ class PairRecord:
         """It holds exactly this, or will after a restart."""
         self.applied = self.secondary_at = number
 
-    def moved(self, time_us: int) -> None:
-        """A marker of that time has moved it."""
-        if self.state == SUSPENDED and not self.suspended_us:
-            self.suspended_us = time_us
-
     def leave_cut(self) -> None:
         """What was kept because of its cut is not needed any more."""
         self.cut, self.changed, self.tracked_bytes, self.staging = None, None, 0, ""
