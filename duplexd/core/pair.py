@@ -79,12 +79,14 @@ class PairRecord:
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`, `drill`: the
     last one of each, see `core/rollback_state.py` and `core/drill_record.py`. `horizon`: how far a
     delayed secondary may go while it is DUPLEX; None where that is not limited. `lineage`: see
-    `core/lineage.py`; 0: not known. `grown`: when the volume grew, see `core/growth.py`.
+    `core/lineage.py`; 0: not known. `grown`: when the volume grew; `growing`: how
+    long its images may be because it was about to, 0: no longer than it; see `core/growth.py`.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "failed_us",
-        "good_cut_us", "grown", "history", "horizon", "id", "last_cut", "limits", "lineage", "name",
+        "good_cut_us", "growing", "grown", "history", "horizon", "id", "last_cut", "limits",
+        "lineage", "name",
         "primary_at", "primary_image", "readers", "reason", "regions", "removed", "rollback",
         "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
         "state", "suspended_us", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
@@ -96,6 +98,7 @@ class PairRecord:
         self.size = size
         self.limits = limits
         self.grown: tuple[tuple[int, int], ...] = ()  # at this number, from so many bytes
+        self.growing = 0
         self.removed = False  # from the configuration
         self.state = SIMPLEX
         self.reason = ""

@@ -96,6 +96,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
         **({"grown": [list(grown) for grown in pair.grown]} if pair.grown else {}),
+        **({"growing": pair.growing} if pair.growing else {}),
         **({"lineage": pair.lineage} if pair.lineage else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
@@ -172,6 +173,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.grown = tuple((int(at), int(before)) for at, before in saved.get("grown", ()))
+    pair.growing = saved.get("growing", 0)
     pair.lineage = saved.get("lineage", 0)
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))

@@ -168,6 +168,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "differs",
         "scrub",
         "good_cut_us",
+        "growing",
         "grown",
         "last_cut",
         "regions",
