@@ -11,6 +11,7 @@ from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.reserve import Reserve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SIZE = 3 << 20
@@ -95,7 +96,12 @@ def test_only_what_lies_in_the_private_directory_is_written_with_it(
     reserve = Reserve(str(tmp_path / "state" / "reserve"))
     (tmp_path / "state").mkdir()
     lent: list[str] = []
-    monkeypatch.setattr(Reserve, "lend", lambda _self, write: (lent.append("lent"), write()))
+
+    def lend(_reserve: Reserve, write: Callable[[], None]) -> None:
+        lent.append("lent")
+        write()
+
+    monkeypatch.setattr(Reserve, "lend", lend)
     disk = RealDisk(str(tmp_path / "state"), spare=reserve)
     disk.replace_file(str(tmp_path / "elsewhere"), b"a")
     assert not lent
