@@ -339,8 +339,9 @@ class DaemonLimits:
     # Without its journal a stop can do nothing more, and loses nothing by ending
     stop_journal_seconds_max: float = 10.0
     reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large
+    checkpoint_reserve_bytes: int = 1 * MIB  # the same, for checkpoints while the daemon runs
     reserve_retry_seconds: float = 30.0  # while there is no room for it
-    reserve_check_seconds: float = 600.0  # whether it is large enough still
+    reserve_check_seconds: float = 60.0  # whether it is large enough still
     health_look_seconds: float = 30.0  # between two looks at what is not well, for the log
     room_look_seconds: float = 30.0  # between two looks at what room the images have
     room_answer_seconds_max: float = 5.0  # for a disk to say that

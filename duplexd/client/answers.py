@@ -181,6 +181,7 @@ SECONDARY = fields(
         "as_of_sequence": maybe(whole),
         "as_of_time": maybe(number),
         "cut": maybe(CUT),
+        "suspended_time": maybe(number),
         "lag_bytes": whole,
         "delay": maybe(fields({"wanted_s": number, "back_s": number, "shortened": flag})),
         "path": text,

@@ -82,11 +82,11 @@ async def _make(
     found = await manifest.ask(group, links)
     cut = _cut_of(found, point)
     body = {"cut": cut, "name": name, "limit_bytes": limit_bytes}
-    made, errors = await _ask(group, links, "/v1/clones", body)
+    made, errors = await survey.command(group, links, "/v1/clones", body)
     if errors:
         unsure = [each for each, error in errors.items() if isinstance(error, _UNSURE)]
         ends = {each: links[each] for each in (*made, *unsure)}
-        await _ask(group, ends, "/v1/clones/drop", {"name": name})
+        await survey.command(group, ends, "/v1/clones/drop", {"name": name})
         survey.raise_all(errors)
     return Cloned(name, cut, found.tag, found.verdict, _titled(group, found, made))
 
@@ -149,7 +149,7 @@ class Held:
         """
         found = {"exit_code": exit_code, "took_ms": took_ms}
         body = {"id": secrets.token_hex(8), "cut": self.cut, "clone": self._name, **found}
-        _, errors = await _ask(self._group, self._links, "/v1/drills", body)
+        _, errors = await survey.command(self._group, self._links, "/v1/drills", body)
         survey.raise_all(errors)
 
     async def _hold(self, member: str, made: asyncio.Future[Json]) -> None:
@@ -181,7 +181,7 @@ class Held:
         """Drop them, and wait until they are gone, as far as they can be reached."""
         made = [member for member, each in self._made.items() if _is_made(each)]
         links = {member: self._links[member] for member in made}
-        await _ask(self._group, links, "/v1/clones/drop", {"name": self._name})
+        await survey.command(self._group, links, "/v1/clones/drop", {"name": self._name})
         for stream in self._streams:
             stream.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
@@ -234,15 +234,7 @@ def _titled(group: Group, found: Points, answers: Mapping[str, Json]) -> list[Js
 
 
 async def _drop(group: Group, links: Links, name: str) -> CloneDropped:
-    if not group.alone:
-        survey.raise_all(await survey.identify(links))
-    done, errors = await _ask(group, links, "/v1/clones/drop", {"name": name})
-    unknown = {each: error for each, error in errors.items() if isinstance(error, NotFoundError)}
-    survey.raise_all({each: e for each, e in errors.items() if each not in unknown})
-    if not done:
-        survey.raise_all(unknown)
-    volumes = [group.title(each, volume) for each, row in done.items() for volume in row["volumes"]]
-    return CloneDropped(name, volumes)
+    return CloneDropped(name, await survey.end(group, links, "/v1/clones/drop", {"name": name}))
 
 
 async def _show(group: Group, links: Links) -> Clones:
@@ -265,14 +257,3 @@ async def _show(group: Group, links: Links) -> Clones:
 
 def _query(targets: Iterable[str]) -> str:
     return urlencode([("target", target) for target in targets])
-
-
-async def _ask(
-    group: Group, links: Links, path: str, body: Json
-) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
-    return await survey.gather(
-        {
-            name: link.call_patiently("POST", path, {"targets": list(group.members[name]), **body})
-            for name, link in links.items()
-        }
-    )

@@ -9,7 +9,6 @@ from duplexd.client.results import ReaderEnded
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.errors import (
     DuplexdError,
-    NotFoundError,
     TimedOutError,
     UnreachableError,
     WrongStateError,
@@ -33,12 +32,14 @@ async def begin(group: Group, links: Links, reader: str, cut: str) -> None:
     where the answer was lost, for it may have begun there. One that refused may have another reader
     of that name.
     """
-    began, errors = await _ask(group, links, "/v1/readers", {"reader": reader, "cut": cut})
+    began, errors = await survey.command(
+        group, links, "/v1/readers", {"reader": reader, "cut": cut}
+    )
     if not errors:
         return
     unsure = [name for name, error in errors.items() if isinstance(error, _UNSURE)]
     ends = {name: links[name] for name in (*began, *unsure)}
-    await _ask(group, ends, "/v1/readers/release", {"reader": reader})
+    await survey.command(group, ends, "/v1/readers/release", {"reader": reader})
     try:
         survey.raise_all(errors)
     except DuplexdError as error:
@@ -49,26 +50,8 @@ async def begin(group: Group, links: Links, reader: str, cut: str) -> None:
 
 async def release(group: Group, links: Links, reader: str) -> ReaderEnded:
     """See `Client.release_reader`."""
-    if not group.alone:
-        survey.raise_all(await survey.identify(links))
-    done, errors = await _ask(group, links, "/v1/readers/release", {"reader": reader})
-    unknown = {name: each for name, each in errors.items() if isinstance(each, NotFoundError)}
-    survey.raise_all({name: each for name, each in errors.items() if name not in unknown})
-    if not done:
-        survey.raise_all(unknown)
-    volumes = [group.title(name, each) for name, row in done.items() for each in row["volumes"]]
-    return ReaderEnded(reader, volumes)
-
-
-async def _ask(
-    group: Group, links: Links, path: str, body: Json
-) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
-    return await survey.gather(
-        {
-            name: link.call_patiently("POST", path, {"targets": list(group.members[name]), **body})
-            for name, link in links.items()
-        }
-    )
+    body = {"reader": reader}
+    return ReaderEnded(reader, await survey.end(group, links, "/v1/readers/release", body))
 
 
 def in_the_way(volumes: Mapping[str, Json], how: Leaving) -> list[str]:

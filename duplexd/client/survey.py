@@ -60,6 +60,32 @@ async def gather(
     return results, errors
 
 
+async def command(
+    group: Group, links: Links, path: str, body: Json
+) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
+    """The same of one command to these members, each about its own targets."""
+    return await gather(
+        {
+            name: link.call_patiently("POST", path, {"targets": list(group.members[name]), **body})
+            for name, link in links.items()
+        }
+    )
+
+
+async def end(group: Group, links: Links, path: str, body: Json) -> list[str]:
+    """End what has a name, and which not all members need know; the volumes that had it. Raises
+    NotFoundError if no member knows it.
+    """
+    if not group.alone:
+        raise_all(await identify(links))
+    done, errors = await command(group, links, path, body)
+    unknown = {name: each for name, each in errors.items() if isinstance(each, NotFoundError)}
+    raise_all({name: each for name, each in errors.items() if name not in unknown})
+    if not done:
+        raise_all(unknown)
+    return [group.title(name, each) for name, row in done.items() for each in row["volumes"]]
+
+
 def raise_all(errors: Mapping[str, DuplexdError]) -> None:
     """One error with the texts of all; of the class of the first."""
     if errors:

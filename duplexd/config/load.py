@@ -22,11 +22,13 @@ from duplexd.config.together import check_together
 from duplexd.errors import ConfigurationError
 
 
-def load(path: str | Path, follow: bool = True) -> Config:
-    """Read and check a configuration file. Raises ConfigurationError.
+def load(path: str | Path) -> Config:
+    """Read and check a configuration file. Raises ConfigurationError."""
+    return parse(read(path), path)
 
-    Without `follow` no path in it is looked at: a disk under one may hang.
-    """
+
+def read(path: str | Path) -> str:
+    """The text of a configuration file. Raises ConfigurationError."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -37,12 +39,14 @@ def load(path: str | Path, follow: bool = True) -> Config:
         raise ConfigurationError(
             f"{str(path)!r}: not a file name; give the configuration with --config FILE"
         ) from None
-    return parse(decode(data, path), path, follow)
+    return decode(data, path)
 
 
 def parse(text: str, path: str | Path, follow: bool = True) -> Config:
     """Check the text of a configuration file that lies (or would lie) at `path`. Raises
     ConfigurationError.
+
+    Without `follow` no path in it is looked at: a disk under one may hang.
     """
     try:
         raw = tomllib.loads(text)

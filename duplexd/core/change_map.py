@@ -186,6 +186,21 @@ class ChangeMap:
         )
         return twin
 
+    def cut_to(self, size_bytes: int) -> ChangeMap:
+        """What it says of the first `size_bytes` of the volume, as a map of that size and the same
+        grain; itself if the volume has no more.
+        """
+        if size_bytes >= self.size_bytes:
+            return self
+        twin = self._like(size_bytes, self._shift)
+        for index, chunk in self._chunks.items():
+            inside = twin._grains - (index << _CHUNK_SHIFT)
+            kept = chunk.copy()
+            kept[max(inside, 0) :] = 0
+            if kept.any():
+                twin._put(index, kept, kept.count())
+        return twin
+
     def emptied(self) -> ChangeMap:
         """An empty map of the same volume and grain."""
         return self._like(self.size_bytes, self._shift)

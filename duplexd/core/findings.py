@@ -192,13 +192,13 @@ def _copying(volume: Json) -> str:
 
 
 def _suspended(volume: Json, now: float, most_s: float | None) -> Iterator[Finding]:
-    cut = (volume.get("secondary") or {}).get("cut")
-    if most_s is None or volume["state"] != "SUSPENDED" or not cut:
+    since = (volume.get("secondary") or {}).get("suspended_time")
+    if most_s is None or since is None:
         return
-    if (age_s := now - cut["time"]) > most_s:
+    if (age_s := now - since) > most_s:
         text = f"suspended for {format_duration(age_s)}, more than suspended_max"
         text = f"{text} ({format_duration(most_s)}); resync it"
-        yield Finding("suspended-too-long", volume["name"], text, cut["time"] + most_s)
+        yield Finding("suspended-too-long", volume["name"], text, since + most_s)
 
 
 def _shortened(volume: Json) -> Iterator[Finding]:

@@ -3,8 +3,9 @@
 Both images are made longer first, with zeroes where nothing was, durably. Then one marker says that
 the volumes have their new sizes from that record on: so no record goes past the end of an image,
 wherever a crash comes. A marker that is not `done` is written before the images are touched: it
-lets them have a later time than any record, and changes nothing else. Without the second one the
-volumes have the sizes they had, and what is longer than that is shortened, or used by another try.
+lets them have a later time than any record, and be longer than their volume (`growing`). It changes
+nothing else. Without the second one the volumes have the sizes they had, and what is longer than
+that is shortened, or used by another try.
 
     grow  volumes {id: size}, done    to be made longer (`done` is false), or as long as that
 
@@ -54,7 +55,9 @@ def fold(marker: Grow, pairs: Iterable[PairRecord], sequence: int) -> None:
             for image in (pair.primary_image, pair.secondary_image)
         )
         if not marker.done:
+            pair.growing = max(pair.growing, size)
             continue
+        pair.growing = 0
         pair.size = size
         pair.grown = (*pair.grown, (sequence, before))[-GROWN_MAX:]
         pair.regions.fit(size, pair.limits.region_bytes_min, pair.limits.regions_max)

@@ -124,8 +124,13 @@ class Ledger(Unmarked):
                 f"journal record {place.sequence}: "
                 f"the marker {marker!r} is impossible here ({error!r})"
             ) from error
-        if isinstance(marker, Moving) and (wrong := broken(self._of(marker.volumes))):
-            raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
+        if isinstance(marker, Moving):
+            moved = self._of(marker.volumes)
+            for pair in moved:
+                if pair.state == pair_states.SUSPENDED and not pair.suspended_us:
+                    pair.suspended_us = place.time_us
+            if wrong := broken(moved):
+                raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
 
     def unpack_and_apply(self, place: Place, fields: Json) -> None:
         """Fold a marker as it was read. Raises DamageError."""
@@ -200,7 +205,7 @@ class Ledger(Unmarked):
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.DETACH, "")
             pair.usable = False
-            self._leave_cut(pair)
+            pair.leave_cut()
             pair.secondary_path, pair.secondary_image = "", None
             pair.differs, pair.scrub = None, Scrub()
             pair.regions.closed()
@@ -337,7 +342,7 @@ class Ledger(Unmarked):
             self._move(pair, pair_states.COPY, marker.reason)
             pair.usable, pair.copies = False, pair.copies + 1
             pair.secondary_is_at(place.sequence)
-            self._leave_cut(pair)
+            pair.leave_cut()
             pair.changed = pair.merged(changed)
             if marker.reason == pair_states.UNCLEAN_STOP and pair.history is not None:
                 pair.history.merge(changed, change_history.UNCLEAN)
@@ -391,12 +396,7 @@ class Ledger(Unmarked):
                 pair.differs = None
             pair.scrub = pair.scrub.paired(place.time_us)
             pair.usable, pair.horizon = True, None
-            self._leave_cut(pair)
-
-    def _leave_cut(self, pair: PairRecord) -> None:
-        pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
-        pair.adopted, pair.unrecorded, pair.failed_us = False, 0, 0
-        pair.readers.clear()
+            pair.leave_cut()
 
     # ---------------------------------------------------------------------------- checkpoints
 

@@ -70,6 +70,8 @@ class PairRecord:
     if it was not. Up to there the journal leads.
     `failed_us`: when a failure suspended it; the cut has the time of what is there, which may be
     earlier.
+    `suspended_us`: when the pair became SUSPENDED; a resync that did not end, a failure meanwhile
+    and a later cut leave it as it is. 0: it is not at a cut.
     `differs`: where the legs are known to differ. `scrub`: when they were compared last.
     `last_cut`: the latest that somebody asked for, whether it is at it or not; `good_cut_us`: the
     time of the latest before that one that is consistent. `history`: what changed between its cuts
@@ -77,15 +79,17 @@ class PairRecord:
     cut, by name, and since when (us since 1970), see `core/readers.py`. `rollback`, `drill`: the
     last one of each, see `core/rollback_state.py` and `core/drill_record.py`. `horizon`: how far a
     delayed secondary may go while it is DUPLEX; None where that is not limited. `lineage`: see
-    `core/lineage.py`; 0: not known. `grown`: when the volume grew, see `core/growth.py`.
+    `core/lineage.py`; 0: not known. `grown`: when the volume grew; `growing`: how
+    long its images may be because it was about to, 0: no longer than it; see `core/growth.py`.
     """
 
     __slots__ = (
         "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "failed_us",
-        "good_cut_us", "grown", "history", "horizon", "id", "last_cut", "limits", "lineage", "name",
+        "good_cut_us", "growing", "grown", "history", "horizon", "id", "last_cut", "limits",
+        "lineage", "name",
         "primary_at", "primary_image", "readers", "reason", "regions", "removed", "rollback",
         "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
-        "state", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
+        "state", "suspended_us", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -94,6 +98,7 @@ class PairRecord:
         self.size = size
         self.limits = limits
         self.grown: tuple[tuple[int, int], ...] = ()  # at this number, from so many bytes
+        self.growing = 0
         self.removed = False  # from the configuration
         self.state = SIMPLEX
         self.reason = ""
@@ -110,6 +115,7 @@ class PairRecord:
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
         self.failed_us = 0
+        self.suspended_us = 0
         self.adopted = False
         self.horizon: Horizon | None = None
         self.unrecorded = 0
@@ -130,6 +136,12 @@ class PairRecord:
     def secondary_is_at(self, number: int) -> None:
         """It holds exactly this, or will after a restart."""
         self.applied = self.secondary_at = number
+
+    def leave_cut(self) -> None:
+        """What was kept because of its cut is not needed any more."""
+        self.cut, self.changed, self.tracked_bytes, self.staging = None, None, 0, ""
+        self.adopted, self.unrecorded, self.failed_us, self.suspended_us = False, 0, 0, 0
+        self.readers.clear()
 
     def size_at(self, sequence: int) -> int:
         """How many bytes the volume had at a number."""

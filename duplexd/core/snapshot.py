@@ -91,10 +91,12 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"adopted": True} if pair.adopted else {}),
         **({"horizon": list(pair.horizon)} if pair.horizon is not None else {}),
         **({"failed": pair.failed_us} if pair.failed_us else {}),
+        **({"suspended": pair.suspended_us} if pair.suspended_us else {}),
         **({"unrecorded": pair.unrecorded} if _lacks_records(pair) else {}),
         **({"readers": dict(pair.readers)} if pair.readers else {}),
         **({"rollback": list(pair.rollback)} if pair.rollback is not None else {}),
         **({"grown": [list(grown) for grown in pair.grown]} if pair.grown else {}),
+        **({"growing": pair.growing} if pair.growing else {}),
         **({"lineage": pair.lineage} if pair.lineage else {}),
         **({"differs": pair.differs.pack()} if pair.differs is not None else {}),
         **({"scrub": scrub} if (scrub := pair.scrub.pack()) else {}),
@@ -171,6 +173,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.readers = {str(name): int(us) for name, us in saved.get("readers", {}).items()}
     pair.rollback = Rollback(*saved["rollback"]) if "rollback" in saved else None
     pair.grown = tuple((int(at), int(before)) for at, before in saved.get("grown", ()))
+    pair.growing = saved.get("growing", 0)
     pair.lineage = saved.get("lineage", 0)
     pair.differs = leg_differences.unpack(saved["differs"]) if "differs" in saved else None
     pair.scrub = scrub_state.unpack(saved.get("scrub", ()))
@@ -201,6 +204,7 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         if packed["cut"] is not None:
             cut = Cut(*packed["cut"])
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
+            pair.suspended_us = packed.get("suspended", cut.time_us)  # not written before version 3
         _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
     starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))

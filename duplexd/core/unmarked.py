@@ -90,6 +90,10 @@ class Unmarked:
                 if change.kind == WRITE:
                     pair.tracked_bytes += change.length
 
+    def images_fit(self, pair: PairRecord) -> None:
+        """Both images are as long as the volume, durably. A restart looks again."""
+        pair.growing = 0
+
     def adopted(self, pair: PairRecord) -> None:
         """Another image is the primary from now on. Its caller takes a checkpoint before it is
         served; until then a restart does not know the image.

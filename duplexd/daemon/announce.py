@@ -48,6 +48,7 @@ EVENT_LEVELS = {
     "staging-left": "warning",
     "swapped": "warning",
     "volume-not-grown": "error",
+    "grow-undone": "warning",
     "volume-not-served": "error",
 }
 # After these the line of the service manager may have to say something else.

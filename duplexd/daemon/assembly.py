@@ -22,7 +22,7 @@ from duplexd.daemon.obtainable import obtainable
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
 from duplexd.daemon.retry import Patience
-from duplexd.daemon.spare_room import reserve_of
+from duplexd.daemon.spare_room import reserve_of, reserve_of_checkpoints
 from duplexd.daemon.startup import in_file, refuse_problems
 from duplexd.daemon.succession import NOTHING_LEFT, Estate
 from duplexd.daemon.successor import Restarts
@@ -171,7 +171,9 @@ class Assembly:
         if not self._given.estate.id:  # the successor has looked
             images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
             refuse_problems(config, images)
-        disk = RealDisk(str(config.controller.state_dir), images_of(config))
+        disk = RealDisk(
+            str(config.controller.state_dir), images_of(config), reserve_of_checkpoints(config)
+        )
         tally = TallyFile(f"{config.control.socket}.tally")
         machine = Machine(
             disk, RealClock(), workers.disk, workers.journal, self._given.relay, tally

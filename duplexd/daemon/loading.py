@@ -24,12 +24,13 @@ def load_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_
     is a mistake, are not found on a disk that hangs. Raises ConfigurationError; WrongStateError if
     the file itself hangs.
     """
+    return parse_in_time(read_in_time(config_path, seconds), config_path, seconds)
+
+
+def read_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> str:
+    """The text of the file. Raises as `load_in_time` does."""
     try:
-        return Patience(seconds).call(lambda: config.load(config_path))
-    except OSError:
-        pass
-    try:
-        return Patience(seconds).call(lambda: config.load(config_path, follow=False))
+        return Patience(seconds).call(lambda: config.read(config_path))
     except OSError as error:
         text = f"{config_path}: the configuration file {error.strerror}; see which disk it is on"
         raise WrongStateError(text) from None

@@ -174,8 +174,8 @@ def leg_keys(config: Config) -> dict[Path, str]:
 
 
 def _image(key: str, path: Path, size: int, may_grow: bool) -> Iterator[Problem]:
-    """`may_grow`: what is too short may be due to grow, and what is a longer device may have been
-    enlarged for that; who knows the state says if it is not so.
+    """`may_grow`: what is too short may be due to grow, and what is longer may have been made so
+    for that; who knows the state says if it is not so.
     """
     try:
         status = path.stat()
@@ -211,7 +211,7 @@ def _image(key: str, path: Path, size: int, may_grow: bool) -> Iterator[Problem]
     except OSError as error:
         yield Problem(f"{key}: {str(path)!r} cannot be opened: {error.strerror}")
         return
-    if actual != size and not (may_grow and (actual < size or stat.S_ISBLK(status.st_mode))):
+    if actual != size and not may_grow:
         yield Problem(
             f"{key}: {str(path)!r} has {actual} bytes ({format_size(actual)}),"
             f" the configuration says {size} ({format_size(size)}); images are never resized:"

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from duplexd.daemon.assembly import Given
+from duplexd.daemon.loading import load_in_time, parse_in_time
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.pools import calm_collector
 from duplexd.daemon.replacing import inherited, replaced
@@ -37,18 +38,21 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS_MAX = 4096  # taken from the kernel at once
 
 
-def run(config: Config, adopt: bool = False) -> None:
-    """Serve `config` until a signal stops it. Raises DuplexdError or OSError if that is not
+def run(config_path: str, adopt: bool = False) -> None:
+    """Serve a configuration until a signal stops it. Raises DuplexdError or OSError if that is not
     possible, or if the controller has failed meanwhile.
 
     After a restart in place the next program does it. If that cannot be started, after all, this
     one goes on with the sockets and clients.
     """
-    limits, came = _settled(config), set[int]()
+    came = set[int]()
     before = inherited()  # what serves meanwhile stands in for this one
     link = before and before.link
+    left_to_us = before and before.take()
+    config = _configured(config_path, left_to_us)
+    limits = _settled(config)
     with in_file(config):
-        estate = (before and before.take()) or Estate(passed=passed_sockets())
+        estate = left_to_us or Estate(passed=passed_sockets())
     while True:
         service = _serve(config, limits, adopt, estate, came, link)
         left, successor = service.leaves, service.successor
@@ -64,8 +68,17 @@ def run(config: Config, adopt: bool = False) -> None:
         send_again(came)
 
 
-def stand_in(config: Config, adopt: bool, link: Link) -> None:
-    """Serve `config` in place of the program at the other end, while that becomes this one, too."""
+def _configured(path: str, left_to_us: Estate | None) -> Config:
+    """What the stand-in has checked and serves by, whatever the file says by now; else the file."""
+    if left_to_us is not None and left_to_us.settings:
+        return parse_in_time(left_to_us.settings, path)
+    return load_in_time(path)
+
+
+def stand_in(config: Config, text: str, adopt: bool, link: Link) -> None:
+    """Serve `config` in place of the program at the other end, while that becomes this one, too.
+    `text` is that of its file.
+    """
     limits, came = _settled(config), set[int]()
     estate = link.take()
     if estate is None:  # it has stopped
@@ -74,7 +87,7 @@ def stand_in(config: Config, adopt: bool, link: Link) -> None:
     service = _serve(config, limits, adopt, estate, came, link, stands_in=True)
     if service.leaves is not None:
         service.goes_on()  # the stop is done; how long the next start takes is not ours to say
-        link.give(service.leaves)
+        link.give(service.leaves._replace(settings=text))
         link.hear()  # that it serves, or has ended
 
 

@@ -134,12 +134,11 @@ def cli() -> None:
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
     with lean():
-        from duplexd.daemon import process, replacing
+        from duplexd.daemon import process
         from duplexd.runtime import log
 
     log.configure(log_level)
-    settings = replacing.loaded(config_path)
-    process.run(settings, adopt)
+    process.run(config_path, adopt)
 
 
 @cli.command(short_help="Check whether `run` and a reload would accept the configuration.")
@@ -179,12 +178,15 @@ def successor(
     with lean():
         from duplexd.daemon import process
         from duplexd.daemon.link import Link
+        from duplexd.daemon.loading import read_in_time
         from duplexd.daemon.successor import succeed
         from duplexd.runtime import log
 
-    settings = succeed(config_path, formats)
+    # Versions before this one do not give the text
+    text = sys.stdin.buffer.read().decode() or read_in_time(config_path)
+    settings = succeed(config_path, text, formats)
     log.configure(log_level)
-    process.stand_in(settings, adopt, Link.at(descriptor))
+    process.stand_in(settings, text, adopt, Link.at(descriptor))
 
 
 @cli.command()

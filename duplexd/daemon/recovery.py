@@ -23,6 +23,7 @@ from duplexd.engine.events import Events
 from duplexd.engine.recovery.progress import Progress
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.runtime.notify import notify
+from duplexd.runtime.reserve import NO_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
     from duplexd.runtime.reserve import Reserve
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _LOGGED_PERCENT = 10
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
@@ -82,7 +82,7 @@ class Recovery:
             numbers = set(_numbers(error))
             if errno.EBUSY in numbers:
                 raise WrongStateError(str(error)) from error
-            if not numbers & _NO_ROOM or not self._reserve.release():
+            if not numbers & NO_ROOM or not self._reserve.release():
                 raise
             log.warning("no room; the reserve is given back", error=str(error))
         return await self._start()

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from duplexd.daemon.link import Link, go_on_waiting
-from duplexd.daemon.loading import load_in_time
-from duplexd.daemon.succession import HELD_SIGNALS
 from duplexd.daemon.successor import own_command
-from duplexd.errors import ConfigurationError, DuplexdError
+from duplexd.errors import DuplexdError
 from duplexd.runtime.notify import let_watchdog_wait
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from duplexd.config.daemon_file import Config
     from duplexd.daemon.succession import Estate
     from duplexd.daemon.successor import Successor
 
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
 VARIABLE = "DUPLEXD_STAND_IN"
 
 LOADED_SECONDS_MAX = 120.0  # to load the next program, on a machine that has no time for it
-EDITED_SECONDS_MAX = 60.0
-AGAIN_SECONDS = 0.2
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
@@ -73,27 +66,6 @@ def become(command: list[str], successor: Successor, passed: int) -> None:
         os.execve(command[0], command, given)  # noqa: S606  no shell is wanted
     finally:
         os.set_inheritable(descriptor, False)
-
-
-def loaded(config_path: str) -> Config:
-    """The configuration. While another program stands in for this one, it serves, and the file was
-    good a moment ago: it is being edited, and is read again for a while.
-
-    Raises ConfigurationError.
-    """
-    until, said = time.monotonic() + EDITED_SECONDS_MAX, ""
-    while True:
-        try:
-            return load_in_time(config_path)
-        except ConfigurationError as error:
-            stops = not signal.sigpending().isdisjoint(HELD_SIGNALS)
-            if VARIABLE not in os.environ or stops or time.monotonic() >= until:
-                raise
-            if said != str(error):
-                said = str(error)
-                log.error("the configuration cannot be read; another program serves", reason=said)
-        go_on_waiting()
-        time.sleep(AGAIN_SECONDS)
 
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited | None:

@@ -38,7 +38,7 @@ from duplexd.daemon.assembly import Assembly
 from duplexd.daemon.departure import leave
 from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
 from duplexd.daemon.pools import Threads, calm_collector
-from duplexd.daemon.spare_room import keep_room, reserve_of
+from duplexd.daemon.spare_room import keep_rooms
 from duplexd.daemon.startup import StateLock, refuse_problems
 from duplexd.daemon.surroundings import watch
 from duplexd.errors import ConfigurationError, DuplexdError
@@ -280,10 +280,7 @@ class Service:
             asyncio.create_task(
                 watch(running.around, running.control.findings, limits), name="surroundings"
             ),
-            asyncio.create_task(
-                keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
-                name="reserve",
-            ),
+            *keep_rooms(self.config, limits, workers.disk.of("reserve")),
         ]
         stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:

@@ -45,7 +45,7 @@ class Estate(NamedTuple):
     (CLOCK_MONOTONIC). `lost`: how many of them could not be kept. `version`: that of the program
     that ended; `id`: of this restart. `pause_ns`: how long they had to wait before that, in the
     first half of a restart. `failed`: why the next program could not be started, in one that goes
-    on itself.
+    on itself. `settings`: of a stand-in, the text of the configuration that it has checked.
     """
 
     listening: Sequence[tuple[Address, BoundSocket]] = ()
@@ -58,6 +58,7 @@ class Estate(NamedTuple):
     id: str = ""
     pause_ns: int = 0
     failed: str = ""
+    settings: str = ""
 
     def close(self) -> None:
         """Nobody goes on with it."""
@@ -145,6 +146,7 @@ def _write(file: BinaryIO, estate: Estate, sockets: list[socket.socket]) -> None
             "began_ns": estate.began_ns,
             "pause_ns": estate.pause_ns,
             "lost": estate.lost,
+            "settings": estate.settings,
             "listening": [[str(address), place(each.sock)] for address, each in estate.listening],
             "passed": [place(each.sock) for each in passed.nbd],
             "passed_control": None if passed.control is None else place(passed.control.sock),
@@ -194,4 +196,5 @@ def unpacked(file: BinaryIO, descriptors: Sequence[int]) -> Estate:
         line["version"],
         line["id"],
         line["pause_ns"],
+        settings=line.get("settings", ""),  # not written by earlier versions
     )

@@ -3,6 +3,7 @@
 The next program is loaded in a process of its own, beside this one, which serves meanwhile: it
 says that it takes this configuration, and that it reads what this one leaves (`duplexd successor`).
 Until then nothing is given up, and a refusal changes nothing. So the pause has no import in it.
+The file is read once, by this program; the others get its text, as it was checked.
 
     1. this program stops in order, and gives its estate to the successor, which serves as a
        **stand-in** (`link.py`)
@@ -18,6 +19,7 @@ import contextlib
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ import structlog
 from duplexd import __version__
 from duplexd.daemon import preflight
 from duplexd.daemon.link import READY, SERVES, go_on_waiting, linked
-from duplexd.daemon.loading import load_in_time
+from duplexd.daemon.loading import parse_in_time, read_in_time
 from duplexd.daemon.startup import refuse_problems
 from duplexd.daemon.succession import FORMAT, READS
 from duplexd.engine.opening import cannot_shrink
@@ -119,11 +121,8 @@ class Restarts:
             with contextlib.suppress(OSError, DuplexdError):  # the stop says so
                 await self._controller.checkpointer.checkpoint()  # what can be synced before it
             refuse_hung(self._controller.volumes.all())
-            source = self._controller.config.source
-            with contextlib.suppress(ConfigurationError):  # the successor says so
-                settings = await self._workers.run(lambda: load_in_time(source))
-                refuse_sizes(self._controller.volumes.all(), settings)
-            successor = await self._workers.run(lambda: begin_successor(self._command()))
+            text = await self._checked()
+            successor = await self._workers.run(lambda: begin_successor(self._command(), text))
         except BaseException:
             self._begun = False
             raise
@@ -132,6 +131,18 @@ class Restarts:
         self._begin(number, successor)
         about = {"version": successor.version, "previous_version": __version__}
         return {"id": number, **about, "program": self._program}
+
+    async def _checked(self) -> str:
+        """The text of the file. Whether it is a configuration, the successor says."""
+        source = self._controller.config.source
+        try:
+            text = await self._workers.run(lambda: read_in_time(source))
+        except ConfigurationError as error:
+            raise _refused(str(error)) from None
+        with contextlib.suppress(ConfigurationError):
+            settings = await self._workers.run(lambda: parse_in_time(text, source))
+            refuse_sizes(self._controller.volumes.all(), settings)
+        return text
 
     def show(self) -> Json:
         """How this program came to serve."""
@@ -167,19 +178,21 @@ class Successor:
         return "it ended before it served; see the log"
 
 
-def begin_successor(command: Sequence[str]) -> Successor:
-    """The program that `command` starts, loaded. Raises WrongStateError if it cannot take over.
-    Blocking.
+def begin_successor(command: Sequence[str], settings: str) -> Successor:
+    """The program that `command` starts, loaded, with this configuration. Raises WrongStateError if
+    it cannot take over. Blocking.
     """
     formats = [f"{what}={number}" for what, number in WRITES.items()]
     link, theirs = linked()
-    with theirs:
+    with theirs, tempfile.TemporaryFile() as file:
+        file.write(settings.encode())
+        file.seek(0)
         try:
             at = list(command).index("run")
             linking = ["successor", "--link", str(theirs.fileno())]
             process = subprocess.Popen(
                 [*command[:at], *linking, *command[at + 1 :], *formats],
-                stdin=subprocess.DEVNULL,
+                stdin=file,
                 stdout=_STDERR,  # where it writes once it serves; what it refuses is read here
                 stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
@@ -238,19 +251,19 @@ def _refused(why: str) -> WrongStateError:
     return WrongStateError(f"the next program cannot take over, and nothing changed: {why}")
 
 
-def succeed(config_path: str, formats: Sequence[str]) -> Config:
-    """The configuration, if this program can take the place of one that writes `formats`, each as
-    NAME=NUMBER. Raises ConfigurationError or WrongStateError if it cannot.
+def succeed(config_path: str, text: str, formats: Sequence[str]) -> Config:
+    """The configuration, whose text this is, if this program can take the place of one that writes
+    `formats`, each as NAME=NUMBER. Raises ConfigurationError or WrongStateError if it cannot.
     """
-    for text in formats:
-        what, _, number = text.partition("=")
+    for written in formats:
+        what, _, number = written.partition("=")
         read = _READS.get(what, ())
         if not number.isdigit() or int(number) not in read:
             raise WrongStateError(
-                f"the daemon that runs writes {text}, and version {__version__} reads"
+                f"the daemon that runs writes {written}, and version {__version__} reads"
                 f" {', '.join(map(str, read)) or 'no such thing'}; stop it and start this one"
             )
-    settings = load_in_time(config_path)
+    settings = parse_in_time(text, config_path)
     refuse_problems(settings, preflight.look(settings))
     for problem in preflight.look_at_images(settings):
         if problem.hangs:  # clients would wait for it

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Between:
     """What changed in `volume` after `since`, and not after `until`, or, if that is None, until
-    number `sequence`. `changed` is the caller's own. `why`: reasons why it may be too large by more
-    than its grain.
+    number `sequence`. `changed` is the caller's own, and of the size that the volume had then.
+    `why`: reasons why it may be too large by more than its grain.
     """
 
     volume: Pair
@@ -116,10 +116,7 @@ class Changes:
                 f"{ring.directory}: the disk of the state directory does not answer, and has the"
                 " change maps; try again when it does"
             ) from error
-        return [
-            Between(each.pair, each.since, each.until, sequence, united.changed, united.why)
-            for each, united in zip(asked, found, strict=True)
-        ]
+        return [_answer(each, sequence, united) for each, united in zip(asked, found, strict=True)]
 
     def _find(self, pair: Pair, since: str, until: str | None) -> _Asked:
         history = pair.record.history
@@ -224,6 +221,14 @@ class Changes:
             "time": known.time_us / 1e6,
             "verdict": self._verdict(known),
         }
+
+
+def _answer(asked: _Asked, sequence: int, united: Wanted) -> Between:
+    pair, _, since, until = asked
+    changed = united.changed
+    if until is not None:  # it may be of a time before the volume grew
+        changed = changed.cut_to(pair.record.size_at(until.sequence))
+    return Between(pair, since, until, sequence, changed, united.why)
 
 
 def _wanted(asked: _Asked) -> Wanted:

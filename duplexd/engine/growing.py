@@ -80,7 +80,8 @@ class Growing:
 
     async def at_start(self, volumes: Mapping[str, VolumeConfig]) -> None:
         """Before clients come, and up to the checkpoint that ends the start. A volume that cannot
-        grow now is served as it is: a reload tries again. Raises what a checkpoint does.
+        grow now is served as it is: a reload tries again. What an earlier try has left of one that
+        is not to grow any more is cut off. Raises what a checkpoint does.
         """
         for pair, size in self.wanted(volumes).items():
             sizes = {pair: size}
@@ -91,7 +92,25 @@ class Growing:
             except (DuplexdError, OSError) as error:
                 pair.not_grown = why = _text(error)
                 self._emit("volume-not-grown", volume=pair.name, error=why)
+        for pair in self._volumes.all():
+            if pair.record.growing and pair.id > 0:
+                with suppress(DuplexdError, OSError):  # it is tried again by the next start
+                    await self._cut_off(pair)
         await self._checkpointer.checkpoint()
+
+    async def _cut_off(self, pair: Pair) -> None:
+        """The images become as long as their volume. Nothing of it lies beyond: no record does."""
+        before = {pair: pair.record.growing}
+        async with self._checkpointer.none():
+            await self._timeline.at_rest(partial(self._append, before, done=False))
+            await self._timeline.durable()
+            for _, leg in _legs(before):
+                longer = (await self._on(pair, leg, before, leg.stamp)).size > pair.size
+                await self._on(pair, leg, before, partial(leg.resize, pair.size))
+                await self._checkpointer.sync_leg(pair, leg)
+                if longer and not leg.is_block:
+                    self._emit("grow-undone", volume=pair.name, path=leg.path, size=pair.size)
+            self._timeline.ledger.images_fit(pair.record)
 
     async def check(self, sizes: Sizes) -> None:
         """Raises WrongStateError for a volume that cannot grow now, ConfigurationError for a device

@@ -79,6 +79,11 @@ def places(volume: VolumeConfig, swapped: bool) -> tuple[Place, Place | None]:
     return (second, first) if swapped and second is not None else (first, second)
 
 
+def may_have(volume: VolumeConfig, known: PairRecord | None) -> int:
+    """The most bytes that an image of a volume may have, see `core/growth.py`."""
+    return volume.size if known is None else max(volume.size, known.size, known.growing)
+
+
 def why_absent(leg: Leg | None) -> str:
     """Why an image cannot be used, beginning with its path; "" if it can."""
     return f"{leg.path}: {leg.why}" if isinstance(leg, AbsentLeg) else ""
@@ -160,9 +165,9 @@ class Opener:
             return _nothing(volume, at, other, refused)
         if known is None and other is not None and await self.is_alone(at.path, other.path):
             return _nothing(volume, at, other, would_overwrite(name, at, other))
-        # One that is to grow may have begun to: its images are as long as it is, or longer.
+        # One that is to grow, or was to, may have begun to: images are as long as it, or longer.
         size = volume.size if known is None else known.size
-        create, longest = known is None, volume.size
+        create, longest = known is None, may_have(volume, known)
         primary, primary_new = await self.leg(at.path, size, PRIMARY, create, longest)
         if other is None:
             return Images(primary, None, primary_new)

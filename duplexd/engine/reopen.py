@@ -24,7 +24,7 @@ from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Judgement, is_of_others, judge
 from duplexd.core.markers import Copy, Missed, Regions
 from duplexd.core.since import known, uncertain
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, may_have, places, why_absent
 from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.image_faults import Noted
 from duplexd.engine.recovery.primary_replay import PrimaryReplay
@@ -298,7 +298,7 @@ class Reopening:
         recorded = record.primary_image if role == PRIMARY else record.secondary_image
         before = pair.primary if role == PRIMARY else pair.copy_of
         # As a start does: it may have become longer for a volume that did not grow after all.
-        longest = max(pair.size, volume.size)
+        longest = may_have(volume, record)
         leg, _ = await self._opener.leg(place.path, pair.size, role, False, longest)
         if isinstance(leg, AbsentLeg):
             if isinstance(before, AbsentLeg):

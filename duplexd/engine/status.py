@@ -202,6 +202,7 @@ class Status:
             "as_of_sequence": applied if usable else None,
             "as_of_time": self._as_of_time(pair) if usable else None,
             "cut": self._archive.of_pair(pair),
+            "suspended_time": _suspended_time(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
             "delay": self._followers.trailing.delay(pair),
             "path": pair.secondary.path,
@@ -236,6 +237,10 @@ class Status:
         left = pair.copy_total - pair.copy_done
         eta = took / pair.copy_done * left if pair.copy_done > 0 and took > 0 else None
         return {"done_bytes": pair.copy_done, "total_bytes": pair.copy_total, "eta_s": eta}
+
+
+def _suspended_time(pair: Pair) -> float | None:
+    return pair.record.suspended_us / 1e6 if pair.state == pair_states.SUSPENDED else None
 
 
 def _absence(leg: Leg) -> str:

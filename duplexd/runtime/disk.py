@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.backend import Pages
+    from duplexd.runtime.reserve import Reserve
     from duplexd.runtime.stamp import Stamp
 
 Data = realfile.Data
@@ -193,14 +194,17 @@ class Disk(Protocol):
 
 class RealDisk:
     """See `Disk`. Files that it creates are private, except images: those outside of the directory
-    `private`.
+    `private`. Small files in it are replaced with the room of `spare` where there is no other.
     """
 
-    __slots__ = ("_images", "_private")
+    __slots__ = ("_images", "_private", "_spare")
 
-    def __init__(self, private: str = "", images: Ownership = PRIVATE) -> None:
+    def __init__(
+        self, private: str = "", images: Ownership = PRIVATE, spare: Reserve | None = None
+    ) -> None:
         self._private = os.path.join(private, "")
         self._images = images
+        self._spare = spare
 
     def open(self, path: str) -> File:
         fd, is_block = open_locked(path)
@@ -211,6 +215,12 @@ class RealDisk:
         owned = PRIVATE if path.startswith(self._private) else self._images
         return realfile.RealFile(create_locked(path, size, allocate, owned), path, size, False)
 
+    def replace_file(self, path: str, data: bytes) -> None:
+        if self._spare is None or not path.startswith(self._private):
+            directory.replace_file(path, data)
+        else:
+            self._spare.lend(lambda: directory.replace_file(path, data))
+
     exists = staticmethod(directory.exists)
     size = staticmethod(directory.size)
     mount = staticmethod(machine.mount)
@@ -218,4 +228,3 @@ class RealDisk:
     make_directory = staticmethod(directory.make)
     remove = staticmethod(directory.remove)
     read_file = staticmethod(directory.read_file)
-    replace_file = staticmethod(directory.replace_file)

@@ -1,9 +1,13 @@
-"""A little room on a disk, kept for the moment when the disk is full.
+"""A little room on a disk, kept for the moment when the disk is full: one for the next start, one
+for the checkpoints of a daemon that runs.
 
 The start of a daemon needs some: a checkpoint is a new file before it replaces the old one, the
 journal may need a segment for the markers of the start. If others have filled the disk meanwhile
 the volumes would stay down until somebody makes room. So a file of some MiB lies in the state
 directory; it is removed when a start meets the full disk, and made again when there is room.
+
+A checkpoint of a running daemon frees journal segments, so without room for one all changes would
+be refused until a restart used that reserve. So it has one of its own, and never takes the other.
 
 Considered: `fallocate` (reserves nothing that counts on a compressing or copy-on-write file system,
 where each write needs new room), spare copies of the files that are written (two checkpoints in
@@ -15,9 +19,21 @@ milliseconds for each start that has none yet.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from typing import TYPE_CHECKING
+
+import structlog
 
 from duplexd.runtime import directory, owned
+from duplexd.runtime.free_space import free_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 _MODE = 0o600
 _CHUNK_BYTES = 1 << 20
@@ -38,10 +54,15 @@ class Reserve:
             return 0
 
     def make(self, size: int) -> None:
-        """Keep at least `size` bytes. Raises OSError, that names the file; nothing is kept then."""
+        """Keep at least `size` bytes. Raises OSError, that names the file; nothing is kept then.
+        What is known to have no place is not begun: others would meet the full disk meanwhile.
+        """
         if self.size >= size:
             return
         with owned.naming(self.path):
+            free = free_bytes(directory.parent(self.path))
+            if free is not None and free + self.size < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             fd = owned.open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE)
             try:
                 for done in range(0, size, _CHUNK_BYTES):
@@ -61,6 +82,23 @@ class Reserve:
             return False
         directory.remove(self.path)
         return True
+
+    def lend(self, write: Callable[[], None]) -> None:
+        """Call `write`; if there is no room for it, once more with what is kept here, which is then
+        made again if there is room. Raises what `write` does.
+        """
+        try:
+            write()
+        except OSError as error:
+            size = self.size
+            if error.errno not in NO_ROOM or not self.release():
+                raise
+            log.warning("no room; the reserve is used", reserve=self.path, error=str(error))
+            try:
+                write()
+            finally:
+                with contextlib.suppress(OSError):
+                    self.make(size)
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -98,8 +98,11 @@ async def test_a_dropped_table_is_got_back(start: Callable[[str], Daemon], kille
         daemon.kill()
         daemon.start()
     await fill(daemon, 3)
+    asked = time.time()
     result = json.loads(ctl(daemon, "suspend", "db", "--at", as_typed(before), "--json"))
     assert (result["verdict"], result["already"]) == ("consistent", False)
+    secondary = status(daemon)["secondary"]
+    assert secondary["cut"]["time"] < asked - 0.001 < secondary["suspended_time"]
     assert secondaries(daemon) == good != await contents(daemon)
     assert await contents(daemon, "@latest") == good
     ctl(daemon, "clone", "db@latest", "--name", "look")

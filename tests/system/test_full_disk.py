@@ -257,6 +257,44 @@ async def test_a_full_disk_under_the_journal_refuses_changes_until_there_is_room
     await equal(daemon)
 
 
+async def test_a_full_disk_under_the_journal_refuses_nothing_that_a_checkpoint_makes_room_for(
+    start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
+) -> None:
+    """Not a byte is free while the ring wraps again and again: each checkpoint uses the reserve
+    that is kept for them, and the one for the next start stays.
+    """
+    disk = small_disk("state", 32 * MIB)
+    daemon = start()
+    kept = [disk.path / "reserve", disk.path / "reserve.checkpoint"]
+    sizes = [4 * MIB, 1 * MIB]
+
+    async def are_kept() -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while [path.stat().st_size for path in kept if path.exists()] != sizes:
+            assert time.monotonic() < deadline, "the reserves are not there"
+            await asyncio.sleep(0.1)
+
+    await are_kept()
+    untouched = kept[0].stat()
+    async with connect(daemon.files.uri("one")) as nbd:
+        for number in range(1, 300):  # all four segments are there
+            assert not await refused(nbd, number, number % 128)
+        fill_up(disk.path / "ballast")
+        for number in range(300, 900):
+            assert not await refused(nbd, number, number % 128), number
+    daemon.wait_log("the reserve is used")
+    assert "journal-full" not in daemon.log()
+    await are_kept()
+    assert kept[0].stat() == untouched
+    daemon.kill()
+    daemon.start()
+    await equal(daemon)
+    assert same_bytes(daemon.files.primary("one"), daemon.files.secondary_of("one"))
+    assert daemon.files.primary("one").read_bytes()[LENGTH : LENGTH + 8] == (
+        max(n for n in range(900) if n % 128 == 1).to_bytes(8, "little")
+    )
+
+
 def test_a_start_without_room_for_the_journal_says_where_space_is_missing(
     start: Callable[..., Daemon],
     small_disk: Callable[[str, int], SmallDisk],

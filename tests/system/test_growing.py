@@ -9,12 +9,20 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.daemon import PATIENCE_SECONDS, Daemon, run_duplexctl, run_duplexd
+from tests.support.daemon import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Daemon,
+    environment,
+    run_duplexctl,
+    run_duplexd,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,6 +131,8 @@ def test_a_volume_grows_twice_under_load_between_cuts_restarts_and_a_kill(
     assert (row["size"], row["state"], row["connections"]) == (large, "SUSPENDED", 1)
     assert [size_of(daemon), size_of(daemon, "data@before")] == [large, small]
     assert [path.stat().st_size for path in images(daemon)] == [large, large]
+    until = control(daemon, "changes", "data", "--since", "before", "--until", "before")
+    assert until["volumes"][0]["size"] == small
     number = volume(daemon)["sequence"]
     another = fio(daemon, small, 16 * MIB, "32m")
     written(daemon, number + 200)
@@ -254,6 +264,60 @@ def test_a_smaller_size_is_refused_by_check_by_reload_and_by_a_start(
     row = volume(daemon)
     assert (row["served"], "cannot shrink" in row["error"]) == (False, True)
     assert [path.stat().st_size for path in images(daemon)] == [SIZES[1]] * 2
+
+
+# A daemon that dies when the images are longer, and the volume is not yet
+DIES = """
+import os, runpy, signal
+from duplexd.engine.growing import Growing
+Growing.mark = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+runpy.run_module("duplexd", run_name="__main__")
+"""
+
+
+def test_a_grow_that_was_killed_is_undone_once_the_smaller_size_is_back(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    small, large = SIZES[:2]
+    daemon = start_daemon(make_files(volumes={"data": small}))
+    control(daemon, "suspend", "data", "--tag", "before")
+    assert daemon.stop() == 0
+    before = daemon.files.primary("data").read_bytes()
+    resize(daemon, large)
+    config = str(daemon.files.config)
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, "run", "--config", config],
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+        cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert died.returncode == -signal.SIGKILL, died
+    assert [path.stat().st_size for path in images(daemon)] == [large, large]
+    resize(daemon, small)
+    done = run_duplexd("check", "--config", config)
+    assert (done.returncode, "has" in done.stderr) == (0, False), done
+    daemon.start()
+    row = volume(daemon)
+    assert (row["served"], row["size"], row["state"]) == (True, small, "SUSPENDED")
+    assert row["secondary"]["usable"]
+    daemon.wait_log("grow-undone", str(daemon.files.secondary_of("data")))
+    assert [path.read_bytes() == before for path in images(daemon)] == [True, True]
+    resync(daemon)
+    daemon.kill()
+    daemon.start()
+    assert (volume(daemon)["served"], volume(daemon)["state"]) == (True, "DUPLEX")
+    assert daemon.log().count("grow-undone") == 2  # one of each image
+
+    # One that is longer for another reason is refused, as ever
+    assert daemon.stop() == 0
+    with daemon.files.primary("data").open("r+b") as file:
+        file.truncate(large)
+    done = run_duplexd("check", "--config", config)
+    assert f"has {large} bytes" in done.stdout + done.stderr, done
+    daemon.files.controller = ['on_start_error = "refuse"']
+    daemon.files.write()
+    for command in ("check", "run"):
+        done = run_duplexd(command, "--config", config)
+        assert (done.returncode, f"has {large} bytes" in done.stderr) == (6, True), done
 
 
 def test_check_says_that_a_volume_would_grow_and_changes_nothing(

@@ -594,24 +594,31 @@ def test_a_signal_in_the_middle_stops_the_next_program_in_order(
         assert talk.read(0, 512) == b"x" * 512
 
 
-def test_a_configuration_that_is_edited_in_the_middle_is_read_again(
-    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+@pytest.mark.parametrize("edited", ["half a file", "without the volume"])
+def test_a_configuration_that_is_edited_in_the_middle_waits_for_a_reload(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], edited: str
 ) -> None:
-    """The stand-in has read it, and the process, which comes later, finds half a file."""
+    """The stand-in has checked another one, and the process serves by that."""
     daemon = start_daemon(files)
     with closing(Talk(files.nbd_socket, "v0")) as talk:
         talk.write(0, b"x" * 512)
         before, whole = len(daemon.lines()), files.config.read_text()
         begun = daemon.request("POST", "/v1/restart", {})[1]
         daemon.wait_log("restarting in place", after=before)
-        files.config.write_text("[controller")
-        daemon.wait_log("the configuration cannot be read", after=before)
-        assert talk.read(0, 512) == b"x" * 512
-        files.config.write_text(whole)
+        files.config.write_text("[controller" if edited == "half a file" else _without_v0(whole))
         daemon.wait_ready()
         last = daemon.request("GET", "/v1/restart")[1]["last"]
         assert (last["id"], last["clients_kept"]) == (begun["id"], 1)
         assert talk.read(0, 512) == b"x" * 512
+        status, answer = daemon.request("POST", "/v1/reload", {"check": True})
+        assert (status, answer["exit_code"]) == {"half a file": (422, 6)}.get(edited, (409, 5))
+        files.config.write_text(whole)
+        assert daemon.request("POST", "/v1/reload", {})[1]["changes"] == []
+
+
+def _without_v0(text: str) -> str:
+    """Other volumes and groups stay."""
+    return text.replace('[volumes."v0"]', '[volumes."renamed"]').replace('"v0"', '"renamed"')
 
 
 class Activated(Daemon):

@@ -30,7 +30,7 @@ class VolumeChanges(Answer):
     """Of one volume. Blocks outside of the extents hold the same at both ends."""
 
     name: str
-    size: Bytes
+    size: Bytes = Field(description="at `until`; it may have grown since")
     grain_bytes: Bytes = Field(description="extents are rounded to it")
     since: ChangePoint
     until: ChangePoint

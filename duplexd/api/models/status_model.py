@@ -108,6 +108,10 @@ class Secondary(Answer):
     )
     as_of_time: float | None = Field(None, description="when that was")
     cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
+    suspended_time: float | None = Field(
+        None,
+        description="since when it is SUSPENDED; the cut may be of an earlier time; else null",
+    )
     lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
     delay: Delay | None = Field(None, description="null unless it is delayed, and DUPLEX")
     path: str = Field("", description="of the image")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
-from duplexd.engine.opening import places
+from duplexd.engine.opening import may_have, places
 from duplexd.engine.recovery import left_behind
 
 if TYPE_CHECKING:
@@ -126,16 +126,16 @@ def _of_its_size(
     looked: tuple[Found | None, Found | None],
 ) -> tuple[tuple[Found | None, Found | None], list[str]]:
     """Those that a start opens, and what to say of others: an image may be as long as its volume
-    is, or as it is to become; a device that the journal knows may have been enlarged. Of
-    a file that is longer than that, the look at the images says it.
+    is, as it is to become, or was to; a device that the journal knows may have been enlarged.
     """
+    most = may_have(volume, record)
     least = volume.size if record is None else record.size
     kept: list[Found | None] = []
     faults: list[str] = []
     of_primary = record is not None
     of_secondary = record is not None and record.state != pair_states.SIMPLEX
     for place, found, known in zip(at, looked, (of_primary, of_secondary), strict=True):
-        longer = found is not None and found.size > volume.size
+        longer = found is not None and found.size > most
         enlarged = longer and found is not None and found.is_device
         fits = found is not None and least <= found.size and (not longer or (enlarged and known))
         kept.append(found if fits else None)
@@ -144,8 +144,9 @@ def _of_its_size(
         why = f"{found.path}: the image has {found.size} bytes, and the volume {least}"
         if found.size < least:
             faults.append(f"volumes.{name}.{place.key}: {why}; {_ADOPT}")
-        elif enlarged and not known:
-            faults.append(f"volumes.{name}.{place.key}: {why}; give the size of the device")
+        elif not fits:
+            kind = "device" if found.is_device else "image"
+            faults.append(f"volumes.{name}.{place.key}: {why}; give the size of the {kind}")
     return (kept[0], kept[1]), faults
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +234,64 @@ async def test_connections_are_opened_beforehand(member: FakeMember, link: Http)
     await link.warm(2)
     await asyncio.gather(link.call("GET", "/healthz"), link.call("GET", "/healthz"))
     assert member.connections == 2
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+_LINE = b'12\r\n{"event": "other"}\r\n'
+_ENDS = {
+    "before the head": b"",
+    "within the head": _HEAD[:20],
+    "after the head": _HEAD,
+    "within a line": _HEAD + _LINE[:9],
+    "after a line": _HEAD + _LINE,
+    "rubbish for a head": b"\x00\xff\x00\xff\r\n\r\n",
+    "rubbish for a part": _HEAD + b"zz\r\n",
+}
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+@pytest.mark.parametrize("sent", _ENDS.values(), ids=_ENDS)
+async def test_wherever_a_connection_ends_it_is_said_plainly_and_nothing_else_is(
+    tmp_path: Path, sent: bytes, reset: bool
+) -> None:
+    """As when the daemon is killed. What was not read of the request makes it a reset."""
+    path, complaints = tmp_path / "ends.sock", list[object]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, about: complaints.append(about))
+
+    async def end_each(listening: socket.socket) -> None:
+        while True:
+            client, _ = await loop.sock_accept(listening)
+            with client:
+                await loop.sock_recv(client, 1 if reset else 1 << 16)
+                await loop.sock_sendall(client, sent)
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        listening.setblocking(False)
+        serving = asyncio.ensure_future(end_each(listening))
+        link = Http("alpha", ControllerEntry(socket=path))
+
+        async def lines() -> None:
+            async with aclosing(link.lines_patiently("GET", "/v1/events", {})) as found:
+                async for _line in found:
+                    pass
+
+        for asked in (
+            lambda: link.call("GET", "/v1/status", {}),
+            lambda: link.call_patiently("GET", "/v1/status", {}),
+            lines,
+        ):
+            with pytest.raises(UnreachableError, match=r"^alpha: ") as raised:
+                await asked()
+            assert raised.value.exit_code == 7
+            if reset and b"zz" not in sent and not sent.startswith(b"\x00"):
+                assert "reset by peer" in str(raised.value)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    gc.collect()
+    assert not complaints
 
 
 async def test_no_daemon_listens(tmp_path: Path) -> None:

@@ -55,6 +55,24 @@ def test_a_write_marks_every_grain_it_touches() -> None:
     assert changed.next_run(6 * GRAIN, GIB) is None
 
 
+@pytest.mark.parametrize("size", [GRAIN, 9 * GRAIN - 1, CHUNK_BITS * GRAIN, 3 * CHUNK_BITS * GRAIN])
+def test_a_map_of_the_beginning_of_a_volume_says_the_same_of_it(size: int) -> None:
+    changed, expected = empty(3 * CHUNK_BITS * GRAIN), empty(size)
+    for grain in (0, 8, 9, CHUNK_BITS - 1, 2 * CHUNK_BITS):
+        changed.set(grain * GRAIN, GRAIN)
+        if grain * GRAIN < size:
+            expected.set(grain * GRAIN, 1)
+    changed.set(CHUNK_BITS * GRAIN, CHUNK_BITS * GRAIN)
+    if size > CHUNK_BITS * GRAIN:
+        expected.set(CHUNK_BITS * GRAIN, CHUNK_BITS * GRAIN)
+    before = changed.copy()
+    cut = changed.cut_to(size)
+    assert (cut, cut.count, cut.changed_bytes) == (
+        expected, expected.count, expected.changed_bytes,
+    )  # fmt: skip
+    assert changed == before
+
+
 def test_a_range_clears_only_the_grains_it_covers() -> None:
     changed = empty(1 * GIB)
     changed.set(0, 5 * GRAIN)

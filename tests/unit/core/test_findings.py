@@ -67,7 +67,7 @@ def kinds(status: Json, around: Around = AROUND, expected: Expected = EXPECTED) 
 
 def suspended(status: Json, age_s: float) -> None:
     data(status)["state"] = "SUSPENDED"
-    data(status)["secondary"]["cut"] = {"id": "c7", "time": NOW - age_s}
+    data(status)["secondary"]["suspended_time"] = NOW - age_s
 
 
 def copying(status: Json, usable: bool) -> None:

@@ -122,6 +122,19 @@ def test_a_checkpoint_remembers_when_a_volume_grew() -> None:
     assert since_cut(again.pairs[1]) == 1
 
 
+def test_images_may_be_longer_until_the_volume_has_grown_or_they_are_cut_off() -> None:
+    story = Story()
+    story.mark(Grow({1: 3 * MIB}, done=False))
+    story.mark(Grow({1: 2 * MIB}, done=False))
+    saved = Ledger.pack_snapshot(story.ledger.snapshot(story.number, {}))
+    again = Ledger(LIMITS)
+    again.restore({**saved, "sequence": story.number})
+    assert again.pairs[1].growing == story.pair.growing == 3 * MIB
+    again.images_fit(again.pairs[1])
+    story.mark(Grow({1: 2 * MIB}, done=True))
+    assert again.pairs[1].growing == story.pair.growing == 0
+
+
 def test_what_is_remembered_is_bounded() -> None:
     story = Story()
     for times in range(GROWN_MAX + 3):

@@ -25,6 +25,7 @@ from duplexd.core.markers import (
     Commit,
     Copied,
     Copy,
+    CutAt,
     Detach,
     Equal,
     Fail,
@@ -33,6 +34,7 @@ from duplexd.core.markers import (
     MakeCut,
     Missed,
     NewVolume,
+    Onward,
     Open,
     Ready,
     Regions,
@@ -57,6 +59,8 @@ from tests.unit.core.ledgers import (
     everything,
     grains,
     packed,
+    packed_snapshot,
+    restored,
     served,
     through_a_checkpoint,
 )
@@ -436,6 +440,38 @@ def test_a_resync_that_fails_at_once_makes_no_old_cut_a_new_one() -> None:
     story.mark(Resync("job", JOURNAL, [1]))
     failed(story, at=old.sequence)
     assert story.ledger.cuts["f1"].time_us == old.time_us < story.pair().failed_us
+
+
+def test_a_pair_is_suspended_since_it_became_so_wherever_its_cut_is() -> None:
+    story = duplex()
+    story.mark(Horizon([1], 2, 2000))
+    since = 1000 * story.mark(CutAt("c1", "", [1], 2, 2000, {}))
+    story.mark(Onward("c2", "", [1], 3, 3000))
+    assert story.pair().suspended_us == since > 3000
+    story.mark(Resync("job", JOURNAL, [1]))
+    failed(story, at=4)
+    again = through_a_checkpoint(story.ledger, story.sequence)
+    assert again.pairs[1].suspended_us == story.pair().suspended_us == since
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [(Resync("job", JOURNAL, [1]), Equal([1])), (Copy({1: changed(1)}, ""), Equal([1]))],
+    ids=["resync", "copy"],
+)
+def test_the_next_suspend_counts_anew(ends: Iterable[Marker]) -> None:
+    story = suspended()
+    for marker in ends:
+        story.mark(marker)
+    assert story.pair().suspended_us == 0
+    assert story.mark(MakeCut("c2", "", [1])) * 1000 == story.pair().suspended_us
+
+
+def test_of_a_checkpoint_of_an_older_version_the_time_of_the_cut_is_known() -> None:
+    story = suspended()
+    saved = packed_snapshot(story.ledger, story.sequence)
+    del saved["pairs"][0]["suspended"]
+    assert restored(saved).pairs[1].suspended_us == story.ledger.cuts["c1"].time_us
 
 
 def test_a_cut_that_a_failure_made_has_no_verdict_until_it_is_durable() -> None:

@@ -168,6 +168,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "differs",
         "scrub",
         "good_cut_us",
+        "growing",
         "grown",
         "last_cut",
         "regions",
@@ -178,6 +179,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "readers",
         "rollback",
         "secondary_image",
+        "suspended_us",
         "unrecorded",
     }  # saved, and compared by tests of their own
     of_this_run = {"copies", "limits", "secondary_at", "swaps"}

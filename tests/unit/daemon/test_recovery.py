@@ -54,13 +54,13 @@ class FullDisk(RealDisk):
         self._reserve = reserve
         self._behind = behind
 
-    def replace_file(self, path: str, data: bytes, shared: bool = False) -> None:
+    def replace_file(self, path: str, data: bytes) -> None:
         if self._reserve.size:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
             if self._behind:
                 raise OSError(errno.EIO, "cannot be taken back", path) from full
             raise full
-        super().replace_file(path, data, shared)
+        super().replace_file(path, data)
 
 
 class Attempt:

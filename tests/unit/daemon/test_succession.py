@@ -56,7 +56,7 @@ def test_everything_arrives_as_it_was(tmp_path: Path) -> None:
     passed.ours = False
     given = Estate(
         [(UnixAddress("as configured"), nbd)], Passed([passed]), control,
-        [handed for _theirs, handed in clients], 12, 3, "1.2.3", "id", 45,
+        [handed for _theirs, handed in clients], 12, 3, "1.2.3", "id", 45, settings="[nbd] # ü",
     )  # fmt: skip
     gives, takes = both()
     found: list[Estate | None] = []
@@ -168,4 +168,4 @@ def test_a_format_that_is_not_known_is_refused(tmp_path: Path, what: str) -> Non
     newer = {**WRITES, what: 99}
     formats = [f"{each}={number}" for each, number in newer.items()]
     with pytest.raises(WrongStateError, match=f"writes {what}=99"):
-        succeed(str(config(tmp_path).source), formats)
+        succeed(str(config(tmp_path).source), "", formats)

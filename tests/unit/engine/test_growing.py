@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.core.growth import Grow
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.errors import ConfigurationError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
@@ -15,7 +16,9 @@ from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from duplexd.backend import Extent
     from duplexd.config.daemon_file import Config
+    from tests.sim.disk import SimDisk
 
 DATA = b"\x77" * 8192
 LARGE = 2 * SIZE + 4096
@@ -62,6 +65,38 @@ async def test_a_pair_at_a_cut_grows_and_its_cut_keeps_its_size() -> None:
         await core.controller.resync(["data"])
         await core.controller.resync_wait(["data"])
         assert core.equal()
+
+
+@pytest.mark.parametrize("known", ["all of it", "a file is damaged"])
+async def test_what_changed_until_a_cut_is_of_the_size_that_the_volume_had_there(
+    known: str,
+) -> None:
+    async with running() as core:
+        controller = core.controller
+        first = (await controller.suspend(["data"]))["cut"]
+        await core.write("data", SIZE - 4096, DATA[:4096])
+        await controller.resync(["data"])
+        await controller.resync_wait(["data"])
+        second = (await controller.suspend(["data"]))["cut"]
+        await controller.reload(larger())
+        await write_at_end(core)
+        if known != "all of it":
+            await controller.checkpointer.checkpoint()
+            for name in core.disk.list("/state/changes"):
+                core.disk.remove(f"/state/changes/{name}")
+        (row,) = (await controller.changes.show(["data"], first, second, 0, 100))["volumes"]
+        (extent,) = row["extents"]
+        assert row["size"] == SIZE == extent["offset"] + extent["length"]
+        assert row["changed_bytes"] == extent["length"]
+        assert row["exact"] == (known == "all of it")
+        point = controller.volume(f"data@{second}")
+        assert point is not None
+        answers: list[list[Extent]] = []
+        controller.changed(point, 0, point.size, first, 9, answers.append)
+        await core.until(lambda: bool(answers))
+        assert answers[0][-1] == (extent["offset"], extent["length"], True)
+        (row,) = (await controller.changes.show(["data"], first, None, 0, 100))["volumes"]
+        assert row["size"] == LARGE
 
 
 def test_a_start_makes_a_volume_larger_whose_size_was_changed_meanwhile() -> None:
@@ -231,6 +266,82 @@ def test_a_secondary_that_became_longer_and_was_away_then_comes_back() -> None:
             assert core.equal()
 
     run(killed())
+    run(later())
+
+
+async def killed_while_it_grew(disk: SimDisk) -> None:
+    """Between the images and the marker."""
+    core = await Core.begin(disk, settings())
+    await core.write("data", SIZE - len(DATA), DATA)
+    marker = Grow({core.pair().id: LARGE}, done=False)
+    await core.controller.timeline.at_rest(lambda: core.controller.timeline.append(marker))
+    await core.controller.timeline.durable()
+    for leg in (core.pair().primary, core.pair().copy_of):
+        leg.resize(LARGE)
+    await core.crash(power=False)
+
+
+@pytest.mark.parametrize("again", ["at once", "killed in the next start", "one image was away"])
+def test_a_grow_that_was_killed_is_undone_once_the_smaller_size_is_back(again: str) -> None:
+    disk = new_disk()
+
+    async def longer_at_first() -> None:
+        """What the next start does is the same after it was killed at its end."""
+        core = await Core.begin(disk, settings())
+        await core.crash(power=True)
+
+    async def away() -> None:
+        kept = disk.take("/b/data.img")
+        async with running(disk=disk) as core:
+            assert (core.pair().failed, core.states()) == ("", {"data": SUSPENDED})
+        disk.give("/b/data.img", kept)
+
+    async def later() -> None:
+        async with running(disk=disk) as core:
+            if again == "one image was away":
+                await core.controller.resync(["data"])
+                await core.controller.resync_wait(["data"])
+            await core.until(lambda: core.states() == {"data": DUPLEX})
+            assert core.pair().failed == ""
+            assert core.pair().record.growing == 0
+            assert [len(core.image("data", side)) for side in "ab"] == [SIZE, SIZE]
+            undone = [event["path"] for event in core.named("grow-undone")]
+            assert (
+                undone
+                == {
+                    "at once": ["/a/data.img", "/b/data.img"],
+                    "killed in the next start": [],
+                    "one image was away": ["/b/data.img"],
+                }[again]
+            )
+            assert await core.read("data", SIZE - len(DATA), len(DATA)) == (0, DATA)
+            assert core.equal()
+            await core.controller.reload(larger())
+            await write_at_end(core)
+            assert core.equal()
+
+    run(killed_while_it_grew(disk))
+    if again == "killed in the next start":
+        run(longer_at_first())
+    if again == "one image was away":
+        run(away())
+    run(later())
+
+
+def test_an_image_that_is_longer_for_no_grow_is_not_cut_off() -> None:
+    disk = new_disk()
+
+    async def lengthened() -> None:
+        core = await Core.begin(disk, settings())
+        core.pair().copy_of.resize(LARGE)
+        await core.crash(power=False)
+
+    async def later() -> None:
+        async with running(disk=disk) as core:
+            assert core.states() == {"data": SUSPENDED}
+            assert len(core.image("data", "b")) == LARGE
+
+    run(lengthened())
     run(later())
 
 
