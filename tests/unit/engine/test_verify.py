@@ -492,8 +492,9 @@ def at_piece(core: Core, offset: int, meanwhile: Callable[[], Awaitable[object]]
 
         return looking
 
-    verification._large_piece = with_it(verification._large_piece)  # type: ignore[method-assign]
-    verification.piece = with_it(verification.piece)  # type: ignore[method-assign]
+    large, small = with_it(verification._large_piece), with_it(verification.piece)
+    verification._large_piece = large  # type: ignore[assignment,method-assign]
+    verification.piece = small  # type: ignore[assignment,method-assign]
 
 
 async def test_what_another_finds_behind_a_verify_stays_recorded() -> None:
