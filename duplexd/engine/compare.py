@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     Run = tuple[int, int]  # offset, length
 
 PIECE_BYTES = 1 << 20
+LARGE_PIECE_BYTES = 4 << 20  # a disk that is asked for more at once answers sooner
 _BLOCKS = PIECE_BYTES // BLOCK_BYTES
-_kept: deque[Aligned] = deque(maxlen=8)  # to be used again: new pages would take as long as a read
+_kept: deque[Aligned] = deque(maxlen=2)  # to be used again: new pages would take as long as a read
 
 
 class Compared(NamedTuple):
@@ -90,12 +91,14 @@ def elsewhere(legs: Legs) -> str:
     return misplaced(legs.primary) or misplaced(legs.secondary)
 
 
-def compare(pair: Pair, offset: int, end: int, legs: Legs) -> Compared:
+def compare(
+    pair: Pair, offset: int, end: int, legs: Legs, piece_bytes: int = PIECE_BYTES
+) -> Compared:
     """The next piece before `end`, or a longer range that is a hole on both."""
     hole = _hole(legs, offset, end)
     if hole:
         return Compared(hole, None, hole)
-    length = min(PIECE_BYTES, end - offset)
+    length = min(piece_bytes, end - offset)
     one, other = _buffer(), _buffer()
     for leg, buffer in zip(legs, (one, other), strict=True):
         read_medium(leg, offset, buffer.view[:length])
@@ -114,7 +117,7 @@ def _buffer() -> Aligned:
     try:
         return _kept.pop()
     except IndexError:
-        return Aligned(PIECE_BYTES)
+        return Aligned(LARGE_PIECE_BYTES)
 
 
 def _contents(length: int, *buffers: Aligned) -> Iterator[bytes]:
@@ -122,9 +125,11 @@ def _contents(length: int, *buffers: Aligned) -> Iterator[bytes]:
 
 
 def _differing(offset: int, ours: bytes, theirs: bytes) -> Compared:
-    first, length = offset + _first_difference(ours, theirs), len(ours)
-    runs = joined(_blocks(offset, ours, theirs), _BLOCKS)
-    return Compared(length, first, length, runs, length)
+    blocks, length = _blocks(offset, ours, theirs), len(ours)
+    at = blocks[0][0] - offset  # what is before it is equal
+    block = slice(at, at + BLOCK_BYTES)
+    first = offset + at + _first_difference(ours[block], theirs[block])
+    return Compared(length, first, length, joined(blocks, _BLOCKS), length)
 
 
 def _hole(legs: Legs, offset: int, end: int) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.leg_differences import joined
-from duplexd.engine.compare import Compared, Legs, compare, elsewhere
+from duplexd.engine.compare import LARGE_PIECE_BYTES, Compared, Legs, compare, elsewhere
 from duplexd.engine.difference_record import Comparison
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.images.unreadable import UnreadableError
@@ -112,11 +112,12 @@ class Verification:
         legs = Legs(pair.primary, pair.copy_of)
         comparison = Comparison(pair, legs)
         total, shown, unreadable = _Sum(), 0, ""
+        look = self._large_piece
         size = pair.size  # it may grow meanwhile
         end = 0 if _unusable(pair) else size
         while total.offset < end:
             try:
-                found = await self.piece(pair, legs, total.offset, end)
+                found = await look(pair, legs, total.offset, end)
             except UnreadableError as error:
                 if lost_leg(legs, error) is None:
                     legs.check(pair)  # it may only have been closed
@@ -124,6 +125,7 @@ class Verification:
                 break
             if found.runs:
                 await self._record.differ(comparison, found.runs)
+            look = self.piece if found.runs else self._large_piece
             total = total.plus(found, self._runs_max)
             if progress is not None and total.offset - shown >= _PROGRESS_BYTES:
                 progress(pair.name, total.offset, size)
@@ -151,6 +153,22 @@ class Verification:
             "why": why or None,
             "differences": [list(run) for run in runs],
         }
+
+    async def _large_piece(self, pair: Pair, legs: Legs, offset: int, end: int) -> Compared:
+        """As `piece`, but a large one where all is equal. Else it is a small one: the hold is as
+        short, and what differs before a block that cannot be read is found.
+        """
+        large = partial(compare, pair, offset, end, piece_bytes=LARGE_PIECE_BYTES)
+        try:
+            found = await self._in_worker(pair, legs, large)
+        except UnreadableError as error:
+            if lost_leg(legs, error) is not None:
+                raise
+        else:
+            legs.check(pair)
+            if found.first_difference is None:
+                return found
+        return await self.piece(pair, legs, offset, end)
 
     async def piece(self, pair: Pair, legs: Legs, offset: int, end: int) -> Compared:
         """Compare the next piece before `end`. Raises UnreadableError, and as `verify` does."""

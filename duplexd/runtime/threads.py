@@ -94,8 +94,8 @@ class ThreadWorkers(Workers):
     """
 
     __slots__ = (
-        "_begun", "_close_seconds_max", "_closed", "_completions", "_count", "_ended", "_idle",
-        "_lanes", "_lock", "_loop", "_name", "_own", "_running", "_shared", "_started", "_threads",
+        "_close_seconds_max", "_closed", "_completions", "_count", "_ended", "_idle", "_lanes",
+        "_lock", "_loop", "_name", "_own", "_running", "_shared", "_started", "_threads",
         "_waiting", "_woken",
     )  # fmt: skip
 
@@ -112,7 +112,6 @@ class ThreadWorkers(Workers):
         self._name = name
         self._count = count
         self._shared = max(shared, count)
-        self._begun: SimpleQueue[_Job | None] = SimpleQueue()  # one thread waits for each
         self._completions: deque[
             tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]
         ] = deque()
@@ -124,7 +123,9 @@ class ThreadWorkers(Workers):
         self._lock = Lock()
         self._waiting: deque[_Lane] = deque()  # that could begin a call if fewer ran in all
         self._running = 0
-        self._idle = 0  # threads that wait, and for which nothing is in `_begun`
+        # Where threads wait, each in a queue of its own: in one for all, a call that begins would
+        # wake the next one, too, for nothing. The last to have come begins first.
+        self._idle: list[SimpleQueue[_Job | None]] = []
         self._threads = 0  # those that were given up not counted
         self._started = 0
         self._ended: SimpleQueue[None] = SimpleQueue()  # one for each thread, in `close`
@@ -165,9 +166,9 @@ class ThreadWorkers(Workers):
         with self._lock:
             self._closed = True
             threads = self._threads
-            for _ in range(self._idle):
-                self._begun.put(None)
-            self._idle = 0
+            for begun in self._idle:
+                begun.put(None)
+            self._idle.clear()
         until = monotonic() + self._close_seconds_max
         with contextlib.suppress(Empty):
             for _ in range(threads):
@@ -211,20 +212,19 @@ class ThreadWorkers(Workers):
         if job is None:
             return
         if self._idle:
-            self._idle -= 1
-        else:
-            try:
-                self._start_thread()
-            except RuntimeError:  # the process may not have more: the call waits for one it has
-                if not self._threads:
-                    raise
-                self._put_back(job)
-                return
-        self._begun.put(job)
+            self._idle.pop().put(job)
+            return
+        try:
+            self._start_thread(job)
+        except RuntimeError:  # the process may not have more: the call waits for one it has
+            if not self._threads:
+                raise
+            self._put_back(job)
 
-    def _start_thread(self) -> None:
-        name = f"{self._name}-{self._started}"
-        Thread(target=self._work, name=name, daemon=True).start()
+    def _start_thread(self, job: _Job) -> None:
+        name, begun = f"{self._name}-{self._started}", SimpleQueue[_Job | None]()
+        begun.put(job)
+        Thread(target=self._work, args=(begun,), name=name, daemon=True).start()
         self._started += 1
         self._threads += 1
 
@@ -239,9 +239,9 @@ class ThreadWorkers(Workers):
 
     # ------------------------------------------------------------------------------- in a thread
 
-    def _work(self) -> None:
+    def _work(self, begun: SimpleQueue[_Job | None]) -> None:
         finished = self._completions.append
-        job = self._begun.get()
+        job = begun.get()
         while job is not None:
             lane, call, done = job
             try:
@@ -251,21 +251,24 @@ class ThreadWorkers(Workers):
             except BaseException as error:  # noqa: BLE001  it is passed to the caller
                 finished((done, None, error))
             del job, call, done  # nothing of it is kept while this thread waits for the next
+            # It is idle before the loop hears that the call is over, and so gets the next one.
+            with self._lock:
+                job, closed = self._over(lane), self._closed
+                waits = job is None and not closed
+                surplus = waits and len(self._idle) >= self._shared
+                if surplus:
+                    self._threads -= 1
+                elif waits:
+                    self._idle.append(begun)
+            del lane
             if not self._woken:
                 self._woken = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed: close() delivers
                     self._loop.call_soon_threadsafe(self._deliver)
-            with self._lock:
-                job = self._over(lane)
-                closed = self._closed
-                if job is None and not closed:
-                    if self._idle >= self._shared:
-                        self._threads -= 1
-                        return
-                    self._idle += 1
-            del lane
-            if job is None and not closed:
-                job = self._begun.get()
+            if surplus:
+                return
+            if waits:
+                job = begun.get()
         self._ended.put(None)
 
     def _deliver(self) -> None:

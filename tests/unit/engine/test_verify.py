@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
-from duplexd.engine.compare import PIECE_BYTES, Compared, Legs
+from duplexd.engine.compare import LARGE_PIECE_BYTES, PIECE_BYTES, Compared, Legs
 from duplexd.engine.difference_record import Comparison
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.limits import EngineLimits
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
+
+    Look = Callable[[Pair, Legs, int, int], Awaitable[Compared]]
 
 GRAIN = 64 << 10
 
@@ -300,6 +302,47 @@ async def test_holes_of_both_legs_are_not_read() -> None:
         assert primary.calls["read_into"] == secondary.calls["read_into"] == 1
 
 
+async def test_what_is_equal_is_read_in_large_pieces() -> None:
+    async with running(size=2 * LARGE_PIECE_BYTES) as core:
+        for offset in range(0, 2 * LARGE_PIECE_BYTES, PIECE_BYTES):
+            await core.write("data", offset, b"x" * 4096)
+        primary, secondary = core.faulty()
+        assert (await core.controller.verify(["data"]))["equal"]
+        assert secondary is not None
+        assert primary.calls["read_into"] == secondary.calls["read_into"] == 2
+
+
+async def test_of_a_large_piece_that_differs_only_a_small_one_is_held() -> None:
+    class Noting(BadSectors):
+        def read_medium(self, offset: int, buffer: memoryview) -> None:
+            if core.controller.leases.held:
+                held.append((offset, len(buffer)))
+            super().read_medium(offset, buffer)
+
+    held: list[tuple[int, int]] = []
+    async with running() as core:
+        pair = core.pair()
+        await core.write("data", 0, b"x" * 4096)
+        await core.write("data", 2 * PIECE_BYTES, b"x" * 4096)
+        plant(core, 2 * PIECE_BYTES)
+        pair.set_legs(Noting(pair.primary), pair.copy_of, pair.mode)
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert volume["first_difference"] == 2 * PIECE_BYTES
+        assert held == [(2 * PIECE_BYTES, PIECE_BYTES)]
+
+
+async def test_what_differs_before_a_block_that_cannot_be_read_is_found() -> None:
+    async with running() as core:
+        pair, bad = core.pair(), 2 * PIECE_BYTES
+        await core.write("data", bad, b"x" * 4096)
+        plant(core, 0)
+        pair.set_legs(pair.primary, BadSectors(pair.copy_of, bad), pair.mode)
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert volume["first_difference"] == 0
+        assert f"cannot be read at offset {bad}" in volume["why"]
+        assert recorded(core) == [(0, 4096)]
+
+
 async def test_progress_ends_at_the_size() -> None:
     async with running() as core:
         seen: list[tuple[str, int, int]] = []
@@ -437,17 +480,21 @@ async def test_an_image_that_a_failure_froze_is_said_to_be_frozen_and_how_to_go_
 
 
 def at_piece(core: Core, offset: int, meanwhile: Callable[[], Awaitable[object]]) -> None:
-    """Do this when a verify comes to this place."""
+    """Do this when a verify comes to this place, once."""
     verification = core.controller.comparisons.verification
-    piece = verification.piece
+    to_do = [meanwhile]
 
-    async def with_it(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
-        if at == offset:
-            verification.piece = piece  # type: ignore[method-assign]
-            await meanwhile()
-        return await piece(pair, legs, at, end)
+    def with_it(look: Look) -> Look:
+        async def looking(pair: Pair, legs: Legs, at: int, end: int) -> Compared:
+            if at == offset and to_do:
+                await to_do.pop()()
+            return await look(pair, legs, at, end)
 
-    verification.piece = with_it  # type: ignore[assignment,method-assign]
+        return looking
+
+    large, small = with_it(verification._large_piece), with_it(verification.piece)
+    verification._large_piece = large  # type: ignore[assignment,method-assign]
+    verification.piece = small  # type: ignore[assignment,method-assign]
 
 
 async def test_what_another_finds_behind_a_verify_stays_recorded() -> None:

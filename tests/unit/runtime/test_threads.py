@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,6 +192,40 @@ def test_a_cancelled_waiter_does_not_disturb(run: Run) -> None:
             gate.set()
             assert await workers.run(lambda: 5) == 5
             assert waiting.cancelled()
+
+    run(scenario())
+
+
+def waits_of(thread: int) -> int:
+    """How often a thread has begun to wait for something."""
+    status = Path(f"/proc/self/task/{thread}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+async def both_idle(workers: ThreadWorkers) -> None:
+    """Wait for it: the loop may hear of one call before the thread of the other waits."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(workers._idle) < 2:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+
+
+def test_a_call_wakes_one_thread_and_no_other(run: Run) -> None:
+    async def scenario() -> None:
+        async with workers_of(2) as workers:
+            together = threading.Barrier(2)
+
+            def met() -> int:
+                together.wait()
+                return threading.get_native_id()
+
+            threads = await asyncio.gather(workers.run(met), workers.run(met))
+            await both_idle(workers)
+            before = {thread: waits_of(thread) for thread in threads}
+            used = {await workers.run(threading.get_native_id) for _ in range(100)}
+            (other,) = set(threads) - used
+            # each call would wake it; what is left is the end of its first call
+            assert waits_of(other) - before[other] < 50
 
     run(scenario())
 
