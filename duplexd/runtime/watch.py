@@ -162,7 +162,9 @@ async def patiently(
     """The result of `call` in a worker, which enters and leaves `watch`.
 
     Raises what `call` raises; HungError, with the thread given up, when one system call on
-    something takes longer than `seconds_for` it. If the waiter is cancelled, the call goes on.
+    something takes longer than `seconds_for` it. If the waiter is cancelled, the call goes on; if
+    it hangs, its thread is given up as well, or a disk that hangs would take one thread after the
+    other from all disks.
 
     A watch is of one worker: after a HungError, another call needs another watch.
     """
@@ -179,14 +181,29 @@ async def patiently(
         else:
             future.set_exception(error)
 
-    workers.submit(call, done)
-    while not future.done():
-        await asyncio.wait((future,), timeout=look_s)
+    def hangs() -> HungError | None:
         what = watch.waits_for()
         if future.done() or what is None:
-            continue
+            return None
         seconds = seconds_for(what)
         if watch.waits_longer(seconds, loop.time()) and watch.give_up(what):
             workers.replace()
-            raise HungError(what, seconds)
+            return HungError(what, seconds)
+        return None
+
+    def look_on() -> None:
+        if future.done():
+            future.exception()  # nobody waits for it: it is no error that nobody has heard of
+        elif hangs() is None:
+            loop.call_later(look_s, look_on)
+
+    workers.submit(call, done)
+    try:
+        while not future.done():
+            await asyncio.wait((future,), timeout=look_s)
+            if (hung := hangs()) is not None:
+                raise hung
+    except asyncio.CancelledError:
+        look_on()
+        raise
     return future.result()

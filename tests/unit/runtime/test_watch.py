@@ -112,6 +112,21 @@ async def test_other_calls_of_the_pool_go_on(disk: Disk) -> None:
     workers.close()
 
 
+async def test_a_call_that_nobody_waits_for_any_more_is_given_up_as_well(disk: Disk) -> None:
+    """Its thread would be missing for as long as the disk hangs."""
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[Disk] = Watch()
+
+    def call() -> None:
+        with watch.at(disk):
+            disk.write()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(patiently(workers, watch, call, lambda _what: 0.05, 0.01), 0.02)
+    assert await asyncio.wait_for(workers.run(lambda: 3), 60.0) == 3
+    workers.close()
+
+
 async def test_calls_that_follow_each_other_are_not_one_long_call() -> None:
     workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
     watch: Watch[str] = Watch()
