@@ -144,6 +144,10 @@ class FairQueue:
         """Take all that does not wait at a gate."""
         return [parcel for line in self.round for parcel in self._drained(line)]
 
+    def drain_all(self) -> list[Parcel]:
+        """Take all that there is, also what waits at gates."""
+        return [parcel for line in self._lines.values() for parcel in self._drained(line)]
+
     def _drained(self, line: Line) -> list[Parcel]:
         parcels, line.parcels = line.parcels, deque()
         line.emptied = 0

@@ -303,7 +303,7 @@ class Controller:
         timeline.on_no_room = self.space.no_space
         timeline.on_failed += [
             lambda why: self.events.emit("controller-failed", error=why),
-            lambda _why: admission.refuse(errno.EIO),
+            lambda _why: self.write_path.fail(errno.EIO),
             lambda _why: self.checkpointer.distrust_journal(),
             lambda _why: followers.moved(),
         ]

@@ -83,6 +83,7 @@ class WritePath:
         self._gates: dict[int, Gate] = {}  # that are closed, by volume number
         self._flushes: list[Change] = []  # that wait for the same record
         self._flushed = 0  # its number
+        self._failed = 0  # what every change gets, once the controller has failed
         self.batches = 0
 
     # ------------------------------------------------------------------ what the server calls
@@ -146,10 +147,18 @@ class WritePath:
         gate = self._gates.get(changes[0].volume.id)
         if gate is None:
             self._queue.add(changes, None)
-        elif gate.error:
-            self._refuse(changes, gate.error)
+        elif error := gate.error or self._failed:
+            self._refuse(changes, error)
         else:
             self._queue.add(changes, self._clock.monotonic())
+
+    def fail(self, error: int) -> None:
+        """From now on every change gets `error`, an errno; those that wait, too, also at gates: who
+        has closed one may wait for the journal, and never open it.
+        """
+        self._failed = error
+        self._admission.refuse(error)
+        self._refuse_parcels(self._queue.drain_all(), error)
 
     def refuse_volume(self, pair: Pair, error: int) -> None:
         """From now on every change of this volume gets `error`, an errno; those that wait, too."""

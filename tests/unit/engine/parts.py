@@ -87,7 +87,7 @@ class Parts:
         self.leases = Leases(timeline, self.write_path, self.clock, self.events, limits)
         timeline.consequences = self.failures.after
         timeline.on_rest = self.write_path.kick
-        timeline.on_failed.append(lambda _why: admission.refuse(errno.EIO))
+        timeline.on_failed.append(lambda _why: self.write_path.fail(errno.EIO))
         admission.on_open = self.write_path.kick_soon
         self.peer = Peer()
         self.images: dict[str, tuple[MemoryLeg, MemoryLeg]] = {}

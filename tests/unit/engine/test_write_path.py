@@ -383,15 +383,19 @@ async def test_changes_queued_behind_the_one_that_the_controller_fails_at_are_re
     assert parts.timeline.written == before
 
 
-async def test_changes_at_a_gate_are_refused_when_it_opens() -> None:
+async def test_a_failed_controller_lets_nothing_wait_at_a_gate() -> None:
+    """Who has closed it may be a follower, which gets nothing more from the journal."""
     parts = Parts()
     data = parts.pair("data")
     parts.write_path.close_gates([data])
-    change = parts.send("data", 0, b"x")
+    before = parts.send("data", 0, b"x")
     parts.timeline.fail("the disk is gone")
+    later = parts.send("data", 0, b"y")
+    assert parts.peer.answers == [before, later]
+    assert (before.error, later.error) == (errno.EIO, errno.EIO)
     parts.write_path.open_gates([data])
     await turns()
-    assert change.error == errno.EIO
+    assert parts.peer.answers == [before, later]
 
 
 # -------------------------------------------------------------------------- FLUSH, FUA, TRIM
