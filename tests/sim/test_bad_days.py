@@ -4,9 +4,14 @@ acknowledged is read, what was flushed survives, and no image is called what it 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.sim.bad_day import run, run_hanging, run_unmarked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHUNK, LONG_CHUNK = 10, 100
 LONG = (pytest.mark.long, pytest.mark.timeout(1800))
@@ -43,3 +48,12 @@ def test_what_hangs_hangs_alone(seeds: range) -> None:
 def test_without_marks_no_image_is_called_what_it_is_not(seeds: range) -> None:
     for seed in seeds:
         run_unmarked(seed)
+
+
+@pytest.mark.parametrize(
+    ("day", "seed"),
+    [(run, 4605), (run_hanging, 2029), (run_unmarked, 332), (run_unmarked, 1268)],
+    ids=["a change only in memory", "a thread left behind", "no answer", "another disk"],
+)
+def test_a_seed_that_found_a_fault(day: Callable[[int], None], seed: int) -> None:
+    day(seed)

@@ -234,10 +234,11 @@ def _leave_differences(timeline: Timeline, pair: Pair, changed: ChangeMap, runs_
 
 def _is_unknown(pair: Pair) -> bool:
     """Whether no checkpoint has recorded its images since they became a pair: whether those found
-    are the same, nobody knows.
+    are the same, nobody knows. Of one at a cut that is decided without a map.
     """
     images = pair.record.primary_image, pair.record.secondary_image
-    return pair.state in {pair_states.DUPLEX, pair_states.PENDING} and None in images
+    at_cut = pair.state == pair_states.SUSPENDED and pair.usable
+    return pair.state != pair_states.SIMPLEX and not at_cut and None in images
 
 
 def _is_copied(pair: Pair) -> bool:

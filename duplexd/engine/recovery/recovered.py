@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
-from duplexd.core.pair_states import DUPLEX
+from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.patience import JournalRead, OfState, Patience
 from duplexd.core.rollback import closed
 from duplexd.engine.checkpoint import forget_mount
@@ -188,7 +188,8 @@ class _Work:
             self.faults.add(Side(pair, SECONDARY), Fault(changed(judged.secondary)))
         elif record.secondary_image is None:
             self._compare_place(pair)
-        elif judged.unproven and record.state == DUPLEX:  # as if no checkpoint had recorded it
+        elif judged.unproven and not (record.state == SUSPENDED and record.usable):
+            # As if no checkpoint had recorded it: another disk may lie there since one failed.
             ledger.use_images(record, record.primary_image, None)
             self.unproven.add(pair)
 
