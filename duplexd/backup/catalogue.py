@@ -50,6 +50,11 @@ class Listed:
         """What it lies on."""
         return self.manifest.base if self.manifest is not None else None
 
+    def images(self) -> list[Path]:
+        """The files of its volumes."""
+        rows = self.manifest.volumes if self.manifest is not None else ()
+        return [self.path / volume.file for volume in rows]
+
     def json(self) -> Json:
         """Without the certificate, which is in its file."""
         found = self.manifest.json() if self.manifest is not None else {"id": self.id}

@@ -75,6 +75,15 @@ def sum_of(path: Path) -> Sum:
         return Sum(file.tell(), digest, look, now_ns)
 
 
+def _look_at(path: Path) -> Look:
+    """Of an open file: NFS asks its server then, and does not rely on what it has in memory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _look(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
 def _look(found: os.stat_result) -> Look:
     return Look(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -90,15 +99,26 @@ class Proofs:
         self._above = above
         self._before = _read(above)
         self._noted: dict[str, tuple[str, Look]] = {}
+        self._relied: dict[str, Look] = {}
 
     def holds(self, file: Path, sha256: str) -> bool:
         """Whether it was read with this check-sum, and nobody has written to it since."""
         with suppress(OSError):
-            return self._before.get(self._name(file)) == (sha256, _look(file.stat()))
+            look = _look_at(file)
+            if self._before.get(self._name(file)) == (sha256, look):
+                self._relied[self._name(file)] = look
+                return True
+        return False
+
+    def stays(self, file: Path) -> bool:
+        """Whether it still looks as when this run asked, or read it."""
+        with suppress(OSError):
+            return self._relied.get(self._name(file)) == _look_at(file)
         return False
 
     def note(self, file: Path, found: Sum) -> None:
         """It was read, and is what it has to be."""
+        self._relied[self._name(file)] = found.look
         if _is_settled(found.look, found.read_ns):
             self._noted[self._name(file)] = (found.sha256, found.look)
 
