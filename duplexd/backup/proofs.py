@@ -139,10 +139,19 @@ class Proofs:
         return str(file.relative_to(self._above))
 
 
-def forget(above: Path) -> None:
-    """An image was found damaged: what the record says of files is not to be relied on."""
-    with suppress(OSError):  # where nothing can be removed, nothing is backed up either
-        (above / RECORD).unlink(missing_ok=True)
+def forget(above: Path) -> str:
+    """An image was found damaged: what the record says of files is not to be relied on. Returns
+    what is to be done by hand where it cannot be removed, as in a DEST that is read-only here.
+    """
+    try:
+        if (above / RECORD).exists():  # a file system that is read-only says so first
+            (above / RECORD).unlink(missing_ok=True)
+    except OSError as error:
+        return (
+            f"{above / RECORD} cannot be removed ({error.strerror}): remove it, or the next"
+            " incremental backup may be built on what is damaged"
+        )
+    return ""
 
 
 def _read(above: Path) -> dict[str, tuple[str, Look]]:
