@@ -50,6 +50,11 @@ class Listed:
         """What it lies on."""
         return self.manifest.base if self.manifest is not None else None
 
+    def images(self) -> list[Path]:
+        """The files of its volumes."""
+        rows = self.manifest.volumes if self.manifest is not None else ()
+        return [self.path / volume.file for volume in rows]
+
     def json(self) -> Json:
         """Without the certificate, which is in its file."""
         found = self.manifest.json() if self.manifest is not None else {"id": self.id}
@@ -146,9 +151,17 @@ def _below(listed: Listed, by_id: Mapping[str, Listed]) -> Iterator[str]:
 async def check(found: Iterable[Listed]) -> list[Listed]:
     """With what reading all of them shows."""
     checked = [await _check(each, _whole) for each in found]
-    for above in {each.path.parent for each in checked if each.wrong}:
-        proofs.forget(above)
-    return _linked(checked)
+    kept = {
+        above: proofs.forget(above) for above in {one.path.parent for one in checked if one.wrong}
+    }
+    return _linked(
+        [
+            replace(each, wrong=(*each.wrong, why))
+            if each.wrong and (why := kept[each.path.parent])
+            else each
+            for each in checked
+        ]
+    )
 
 
 async def check_sums(found: Iterable[Listed], proved: Proofs, whole: bool) -> list[Listed]:

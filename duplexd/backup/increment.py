@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from duplexd.backup import catalogue
 from duplexd.backup.overlays import Overlay
 from duplexd.backup.saved import FULL
+from duplexd.backup.side_by_side import DiffersError
 from duplexd.errors import NotFoundError, UsageError, WrongStateError
 from duplexd.known import known
 from duplexd.printable import printable
@@ -60,6 +61,7 @@ class Increment:
         self._proved = proved
         self._watch = watch
         self.base: Listed | None = None
+        self._below: list[Path] = []
         self.unsound: dict[str, Listed] = {}
 
     @property
@@ -86,6 +88,7 @@ class Increment:
             checked = await catalogue.check_sums(chain, self._proved, self._verify == FULL)
             if not checked[0].wrong:
                 self.base = each
+                self._below = [image for one in chain for image in one.images()]
                 break
             self.unsound |= {one.id: one for one in checked if one.wrong}
             unsound += [f"{one.id}: {one.wrong[0]}" for one in checked if one.wrong]
@@ -149,6 +152,15 @@ class Increment:
             return {}
         self.base = base
         return found
+
+    def look_again(self) -> None:
+        """Raises DiffersError if somebody wrote to an image below since it was looked at: what is
+        copied is compared with the cut, and they are not.
+        """
+        if self.base is not None:
+            for image in self._below:
+                if not self._proved.stays(image):
+                    raise DiffersError(f"{image}: somebody wrote to it while the backup was made")
 
     def give_up(self, why: str) -> None:
         """What was copied on the base is not the cut: it is to be a full backup."""

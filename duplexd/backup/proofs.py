@@ -75,6 +75,15 @@ def sum_of(path: Path) -> Sum:
         return Sum(file.tell(), digest, look, now_ns)
 
 
+def _look_at(path: Path) -> Look:
+    """Of an open file: NFS asks its server then, and does not rely on what it has in memory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _look(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
 def _look(found: os.stat_result) -> Look:
     return Look(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -90,15 +99,26 @@ class Proofs:
         self._above = above
         self._before = _read(above)
         self._noted: dict[str, tuple[str, Look]] = {}
+        self._relied: dict[str, Look] = {}
 
     def holds(self, file: Path, sha256: str) -> bool:
         """Whether it was read with this check-sum, and nobody has written to it since."""
         with suppress(OSError):
-            return self._before.get(self._name(file)) == (sha256, _look(file.stat()))
+            look = _look_at(file)
+            if self._before.get(self._name(file)) == (sha256, look):
+                self._relied[self._name(file)] = look
+                return True
+        return False
+
+    def stays(self, file: Path) -> bool:
+        """Whether it still looks as when this run asked, or read it."""
+        with suppress(OSError):
+            return self._relied.get(self._name(file)) == _look_at(file)
         return False
 
     def note(self, file: Path, found: Sum) -> None:
         """It was read, and is what it has to be."""
+        self._relied[self._name(file)] = found.look
         if _is_settled(found.look, found.read_ns):
             self._noted[self._name(file)] = (found.sha256, found.look)
 
@@ -119,10 +139,19 @@ class Proofs:
         return str(file.relative_to(self._above))
 
 
-def forget(above: Path) -> None:
-    """An image was found damaged: what the record says of files is not to be relied on."""
-    with suppress(OSError):  # where nothing can be removed, nothing is backed up either
-        (above / RECORD).unlink(missing_ok=True)
+def forget(above: Path) -> str:
+    """An image was found damaged: what the record says of files is not to be relied on. Returns
+    what is to be done by hand where it cannot be removed, as in a DEST that is read-only here.
+    """
+    try:
+        if (above / RECORD).exists():  # a file system that is read-only says so first
+            (above / RECORD).unlink(missing_ok=True)
+    except OSError as error:
+        return (
+            f"{above / RECORD} cannot be removed ({error.strerror}): remove it, or the next"
+            " incremental backup may be built on what is damaged"
+        )
+    return ""
 
 
 def _read(above: Path) -> dict[str, tuple[str, Look]]:

@@ -173,6 +173,7 @@ class _Run:
         proved = await self._cut.while_it_lasts(self._prove(directory / CERTIFICATE))
         self._watch.step(Step.CONFIRM)
         await self._cut.points()
+        self._increment.look_again()
         made = self._manifest(name, cut, certificate, proved, each.saved())
         self._watch.step(Step.PUBLISH)
         with in_words(directory):
@@ -204,6 +205,7 @@ class _Run:
         await self._cut.while_it_lasts(self._copy(found, each, directory))
         self._watch.step(Step.COMPARE)
         await self._cut.while_it_lasts(each.compare())
+        self._increment.look_again()
         return each
 
     async def _copy(

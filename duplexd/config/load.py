@@ -20,6 +20,9 @@ from duplexd.config.explain import explain
 from duplexd.config.text import decode
 from duplexd.config.together import check_together
 from duplexd.errors import ConfigurationError
+from duplexd.units import MIB, format_size
+
+FILE_BYTES_MAX = 16 * MIB  # of a few hundred bytes for each volume
 
 
 def load(path: str | Path) -> Config:
@@ -30,7 +33,8 @@ def load(path: str | Path) -> Config:
 def read(path: str | Path) -> str:
     """The text of a configuration file. Raises ConfigurationError."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigurationError(
             f"{path}: cannot be read: {error.strerror}; give the configuration with --config FILE"
@@ -39,6 +43,11 @@ def read(path: str | Path) -> str:
         raise ConfigurationError(
             f"{str(path)!r}: not a file name; give the configuration with --config FILE"
         ) from None
+    if len(data) > FILE_BYTES_MAX:  # such as /dev/zero, which has no end
+        raise ConfigurationError(
+            f"{path}: longer than {format_size(FILE_BYTES_MAX)}; give the configuration with"
+            " --config FILE"
+        )
     return decode(data, path)
 
 

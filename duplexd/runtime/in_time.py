@@ -5,7 +5,8 @@ to look leaves it to a thread, and goes on without an answer. The thread is left
 nothing, and ends with its call or with the process.
 
 Only sleep counts. A machine that has too much to do may take seconds for what usually takes a
-tenth of one, and that is no fault of a disk: the thread runs then, or waits for a processor.
+tenth of one, and that is no fault of a disk: the thread runs then, or waits for a processor. But
+what runs far longer than that may have no end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PIECE_SECONDS = 0.1  # of sleep that is looked at
+AWAKE_SECONDS_MAX = 60.0  # without enough sleep; what only wakes up for a moment counts, too
 
 
 class Patience:
@@ -34,11 +36,13 @@ class Patience:
         self.seconds = seconds
         self._left_seconds = seconds
 
-    def call(self, call: Callable[[], T]) -> T:
-        """The result of `call`. Raises what it raises; OSError ETIMEDOUT if it hangs."""
+    def call(self, call: Callable[[], T], awake_seconds: float = AWAKE_SECONDS_MAX) -> T:
+        """The result of `call`. Raises what it raises; OSError ETIMEDOUT if it hangs, or has not
+        ended when it was awake for so long.
+        """
         running = _Running(call)
         wait_s = max(self._left_seconds, self.LAST_SECONDS)
-        if running.sleeps(wait_s):
+        if running.outlasts(wait_s, awake_seconds):
             self._left_seconds -= wait_s
             raise OSError(errno.ETIMEDOUT, f"does not answer for {self.seconds:g} s")
         return running.result()
@@ -65,16 +69,20 @@ class _Running(Thread, Generic[T]):
         except BaseException as error:  # noqa: BLE001  it is passed to the caller
             self._error = error
 
-    def sleeps(self, seconds: float) -> bool:
-        """Whether the call has slept for that long, and has not returned. Returns with the call."""
+    def outlasts(self, seconds: float, awake_seconds: float) -> bool:
+        """Whether the call has slept for `seconds`, or not slept for the others, and has not
+        returned. Returns with the call.
+        """
         piece, now = min(seconds, _PIECE_SECONDS), self._asleep()
-        while seconds > 0:
+        while seconds > 0 and awake_seconds > 0:
             self.join(piece)
             if not self.is_alive():
                 return False
             before, now = now, self._asleep()
             if now is not None and now == before:
                 seconds -= piece  # not what the clock says: the whole process may have been stopped
+            else:
+                awake_seconds -= piece
         return True
 
     def _asleep(self) -> str | None:

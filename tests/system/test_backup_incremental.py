@@ -17,6 +17,7 @@ import pytest
 from duplexd.backup.proofs import RECORD
 from duplexd.backup.run import Plan, run
 from duplexd.backup.saved import CHANGED, FULL
+from duplexd.backup.side_by_side import DiffersError
 from duplexd.backup.steps import Step
 from duplexd.client import Client
 from duplexd.limits import BackupLimits
@@ -322,6 +323,38 @@ async def test_a_new_image_that_its_disk_damages_is_not_kept(
     assert f"this is a full backup: what changed, on {base['id']}, is not the cut" in warned
     assert base_of(answer) is None
     assert restored(answer, tmp_path) == secondaries(daemon)
+
+
+@pytest.mark.parametrize("verify", [CHANGED, FULL])
+async def test_an_image_below_that_is_written_to_while_a_backup_is_made_is_not_built_on(
+    daemon: Daemon, destination: Path, tmp_path: Path, verify: str
+) -> None:
+    base = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    below = destination / base["id"] / "wal.qcow2"
+
+    def damage() -> None:
+        if not base.get("damaged"):
+            base["damaged"] = True
+            flip(below, b"\x22" * 4096)
+
+    answer, (warned,) = await _run(daemon, destination, verify, at={Step.COPY: damage})
+    assert f"this is a full backup: what changed, on {base['id']}, is not the cut" in warned
+    assert base_of(answer) is None
+    assert restored(answer, tmp_path) == secondaries(daemon)
+
+
+async def test_an_image_below_that_is_written_to_at_the_end_is_no_backup(
+    daemon: Daemon, destination: Path
+) -> None:
+    base = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    below = destination / base["id"] / "wal.qcow2"
+    damage = {Step.CONFIRM: lambda: flip(below, b"\x22" * 4096)}
+    with pytest.raises(DiffersError, match="somebody wrote to it while the backup was made"):
+        await _run(daemon, destination, CHANGED, at=damage)
+    assert names(destination) == [base["id"]]
+    assert is_duplex_again(daemon)
 
 
 def flip(image: Path, content: bytes) -> None:

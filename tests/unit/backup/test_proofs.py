@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -118,6 +119,18 @@ def test_what_others_noted_stays_until_its_image_is_removed(tmp_path: Path, imag
     image.unlink()
     note(tmp_path, other)
     assert "data.qcow2" not in (tmp_path / RECORD).read_text()
+
+
+def test_a_record_that_cannot_be_removed_is_named(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(tmp_path, image)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("pathlib.Path.unlink", unlink)
+    assert forget(tmp_path).startswith(f"{tmp_path / RECORD} cannot be removed (Read-only")
 
 
 def test_what_is_forgotten_while_a_run_works_does_not_come_back(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config.load import load, parse
+from duplexd.config.load import load, parse, read
 from duplexd.errors import ConfigurationError
 from duplexd.net.address import TcpAddress, UnixAddress
 from tests.unit.config.files import GOOD, changed, check_mistake
@@ -119,3 +119,8 @@ def test_a_file_that_cannot_be_read_is_named(make: object, expected: str, tmp_pa
 def test_a_file_name_with_nul_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="not a file name"):
         load("a\0b")
+
+
+def test_a_file_that_has_no_end_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="longer than 16"):
+        read("/dev/zero")

@@ -52,6 +52,21 @@ def test_a_call_that_computes_does_not_hang_however_long_it_takes() -> None:
     assert Patience(0.02).call(compute) == 7
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.001])
+def test_a_call_that_works_without_an_end_is_left_behind(
+    hanging: threading.Event, pause_s: float
+) -> None:
+    """It reads a device that never ends, or looks again and again."""
+
+    def work() -> None:
+        until = time.monotonic() + 10.0
+        while not hanging.is_set() and time.monotonic() < until:
+            hanging.wait(pause_s)
+
+    with pytest.raises(OSError, match="does not answer"):
+        Patience(0.05).call(work, awake_seconds=0.2)
+
+
 def test_sleep_between_work_counts(hanging: threading.Event) -> None:
     def work_and_wait() -> None:
         sum(range(100_000))
