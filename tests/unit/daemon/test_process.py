@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from duplexd.daemon import process
+from duplexd.daemon.loading import parse_in_time
 from duplexd.daemon.succession import NOTHING_LEFT
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def test_clients_wait_for_a_configuration_only_if_its_file_was_edited(
     if edited != "gone":
         now = {"": checked, "other": checked.replace("alpha", "beta")}.get(edited, edited)
         file.write_text(now)
-    parse = process.parse_in_time
+    parse = parse_in_time
 
     def parsed(text: str, path: str | Path) -> Config:
         steps.append("parse")
