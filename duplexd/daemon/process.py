@@ -13,13 +13,14 @@ import socket
 from typing import TYPE_CHECKING
 
 from duplexd.daemon.assembly import Given
-from duplexd.daemon.loading import load_in_time, parse_in_time
+from duplexd.daemon.loading import load_in_time, parse_in_time, read_in_time
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.pools import calm_collector
 from duplexd.daemon.replacing import inherited, replaced
 from duplexd.daemon.service import Service
 from duplexd.daemon.startup import in_file
 from duplexd.daemon.succession import Estate, hold_signals, send_again, take_signals
+from duplexd.errors import DuplexdError
 from duplexd.limits import Limits
 from duplexd.net.activation import passed_sockets
 from duplexd.runtime.allocator import keep_little
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.daemon.link import Link
+    from duplexd.daemon.replacing import Inherited
 
 UMASK = 0o027
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -48,8 +50,7 @@ def run(config_path: str, adopt: bool = False) -> None:
     came = set[int]()
     before = inherited()  # what serves meanwhile stands in for this one
     link = before and before.link
-    left_to_us = before and before.take()
-    config = _configured(config_path, left_to_us)
+    config, left_to_us = _configured(config_path, before)
     limits = _settled(config)
     with in_file(config):
         estate = left_to_us or Estate(passed=passed_sockets())
@@ -68,11 +69,21 @@ def run(config_path: str, adopt: bool = False) -> None:
         send_again(came)
 
 
-def _configured(path: str, left_to_us: Estate | None) -> Config:
-    """What the stand-in has checked and serves by, whatever the file says by now; else the file."""
-    if left_to_us is not None and left_to_us.settings:
-        return parse_in_time(left_to_us.settings, path)
-    return load_in_time(path)
+def _configured(path: str, before: Inherited | None) -> tuple[Config, Estate | None]:
+    """The configuration, and what was left to us. It is what the stand-in has checked and serves
+    by, whatever the file says by now. The file, most often the same, is parsed while the stand-in
+    serves: with many volumes that takes a second or more, and clients would wait for it.
+    """
+    if before is None:
+        return load_in_time(path), None
+    text, config = "", None
+    with contextlib.suppress(DuplexdError):  # it is being edited
+        text = read_in_time(path)
+        config = parse_in_time(text, path)
+    left_to_us = before.take()
+    if left_to_us is not None and left_to_us.settings not in {"", text}:
+        config = parse_in_time(left_to_us.settings, path)
+    return config or load_in_time(path), left_to_us
 
 
 def stand_in(config: Config, text: str, adopt: bool, link: Link) -> None:

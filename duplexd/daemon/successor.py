@@ -16,10 +16,10 @@ So the process stays for what watches it: a service manager, a container, a shel
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -184,7 +184,8 @@ def begin_successor(command: Sequence[str], settings: str) -> Successor:
     """
     formats = [f"{what}={number}" for what, number in WRITES.items()]
     link, theirs = linked()
-    with theirs, tempfile.TemporaryFile() as file:
+    # In memory: a program is to be replaced on a machine with a full disk, too
+    with theirs, os.fdopen(os.memfd_create("duplexd-settings", os.MFD_CLOEXEC), "r+b") as file:
         file.write(settings.encode())
         file.seek(0)
         try:

@@ -79,9 +79,14 @@ def places(volume: VolumeConfig, swapped: bool) -> tuple[Place, Place | None]:
     return (second, first) if swapped and second is not None else (first, second)
 
 
-def may_have(volume: VolumeConfig, known: PairRecord | None) -> int:
-    """The most bytes that an image of a volume may have, see `core/growth.py`."""
-    return volume.size if known is None else max(volume.size, known.size, known.growing)
+def may_have(volume: VolumeConfig, known: PairRecord | None, role: str) -> int:
+    """The most bytes that the image of a role may have, see `core/growth.py`. One that nothing is
+    recorded of has not begun to grow: it is longer because it is another one.
+    """
+    if known is None:
+        return volume.size
+    recorded = known.primary_image if role == PRIMARY else known.secondary_image
+    return max(volume.size, known.size, known.growing if recorded is not None else 0)
 
 
 def why_absent(leg: Leg | None) -> str:
@@ -167,13 +172,14 @@ class Opener:
             return _nothing(volume, at, other, would_overwrite(name, at, other))
         # One that is to grow, or was to, may have begun to: images are as long as it, or longer.
         size = volume.size if known is None else known.size
-        create, longest = known is None, may_have(volume, known)
+        create, longest = known is None, may_have(volume, known, PRIMARY)
         primary, primary_new = await self.leg(at.path, size, PRIMARY, create, longest)
         if other is None:
             return Images(primary, None, primary_new)
         if known is None and (why := why_absent(primary)):  # nothing is made for it then
             return Images(primary, absent(other.path, size, why))
         fresh = known is None or known.state == pair_states.SIMPLEX
+        longest = may_have(volume, known, SECONDARY)
         secondary, new = await self.leg(other.path, size, SECONDARY, fresh, longest)
         overwrites = fresh and not new and await self.holds_data(secondary)
         images = Images(primary, secondary, primary_new, new, overwrites=overwrites)

@@ -298,7 +298,7 @@ class Reopening:
         recorded = record.primary_image if role == PRIMARY else record.secondary_image
         before = pair.primary if role == PRIMARY else pair.copy_of
         # As a start does: it may have become longer for a volume that did not grow after all.
-        longest = may_have(volume, record)
+        longest = may_have(volume, record, role)
         leg, _ = await self._opener.leg(place.path, pair.size, role, False, longest)
         if isinstance(leg, AbsentLeg):
             if isinstance(before, AbsentLeg):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Side, doubted, judge, judge_pair
-from duplexd.engine.opening import may_have, places
+from duplexd.engine.opening import PRIMARY, SECONDARY, may_have, places
 from duplexd.engine.recovery import left_behind
 
 if TYPE_CHECKING:
@@ -128,14 +128,14 @@ def _of_its_size(
     """Those that a start opens, and what to say of others: an image may be as long as its volume
     is, as it is to become, or was to; a device that the journal knows may have been enlarged.
     """
-    most = may_have(volume, record)
     least = volume.size if record is None else record.size
     kept: list[Found | None] = []
     faults: list[str] = []
     of_primary = record is not None
     of_secondary = record is not None and record.state != pair_states.SIMPLEX
-    for place, found, known in zip(at, looked, (of_primary, of_secondary), strict=True):
-        longer = found is not None and found.size > most
+    roles = (PRIMARY, of_primary), (SECONDARY, of_secondary)
+    for place, found, (role, known) in zip(at, looked, roles, strict=True):
+        longer = found is not None and found.size > may_have(volume, record, role)
         enlarged = longer and found is not None and found.is_device
         fits = found is not None and least <= found.size and (not longer or (enlarged and known))
         kept.append(found if fits else None)

@@ -10,7 +10,7 @@ import pytest
 
 from duplexd.core.growth import Grow
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
-from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
@@ -343,6 +343,37 @@ def test_an_image_that_is_longer_for_no_grow_is_not_cut_off() -> None:
 
     run(lengthened())
     run(later())
+
+
+def test_a_new_secondary_that_is_longer_is_not_cut_off_for_a_grow_that_was_killed() -> None:
+    """It is another file, and what it holds is not ours."""
+    disk, foreign = new_disk(), b"f" * 4096
+
+    async def without_secondary() -> None:
+        core = await Core.begin(disk, settings({"data": ""}))
+        marker = Grow({core.pair().id: LARGE}, done=False)
+        await core.controller.timeline.at_rest(lambda: core.controller.timeline.append(marker))
+        await core.controller.timeline.durable()
+        core.pair().primary.resize(LARGE)
+        await core.crash(power=False)
+
+    async def later() -> None:
+        async with running(disk=disk) as core:
+            assert (core.states(), core.pair().failed) == ({"data": SUSPENDED}, "")
+            with pytest.raises(DuplexdError, match=f"has {LARGE} bytes"):
+                await core.controller.resync(["data"])
+            assert len(core.image("data", "a")) == SIZE
+
+    run(without_secondary())
+    file = disk.create("/b/data.img", LARGE)
+    file.write(SIZE, foreign)
+    file.sync()
+    file.close()
+    run(later())
+    found = disk.open("/b/data.img")
+    kept = bytearray(len(foreign))
+    found.read_into(SIZE, memoryview(kept))
+    assert (found.size, bytes(kept)) == (LARGE, foreign)
 
 
 async def test_no_checkpoint_is_taken_while_images_become_longer() -> None:
