@@ -152,6 +152,7 @@ async def test_one_call_of_each_kind_fails_or_is_the_last(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)  # a step has up to a hundred calls, and a start for each
 @pytest.mark.parametrize("step", DAY)
 async def test_each_call_of_a_step_fails_or_is_the_last(
     launcher: Launcher, table: list[Place], step: str
