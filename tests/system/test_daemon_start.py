@@ -196,8 +196,14 @@ def test_a_start_needs_no_room_on_a_disk_that_others_have_filled(
         wait(lambda: reserve.exists() and reserve.stat().st_size >= 4 * MIB)
         fill(full_disk.path / "foreign")
         daemon.kill()
-        daemon.start()
+        daemon.start()  # with the reserve of checkpoints
         assert daemon.request("POST", "/v1/suspend", {"targets": ["data"]})[0] == 200
+        daemon.wait_log("no room; the reserve is used")
+        daemon.kill()
+        (daemon.files.state_dir / "reserve.checkpoint").unlink(missing_ok=True)
+        fill(full_disk.path / "foreign-too")
+        daemon.start()
+        assert daemon.request("POST", "/v1/resync", {"targets": ["data"]})[0] == 200
         daemon.wait_log("the reserve is given back")
         wait(reserve.exists)
         assert daemon.stop() == 0
