@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.drill_record import PASSED
 from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
-from duplexd.units import format_duration, format_size
+from duplexd.units import KIB, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -58,6 +58,7 @@ KINDS = {
 }
 NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
 MARKS_MISSED_MAX, MARK_LATE_SECONDS = 3, 10.0  # of a group with `mark_every`
+STATE_FREE_BYTES_MIN = 256 * KIB
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that
 _ROLES = ("primary", "secondary")
 _NAMES_MAX = 6
@@ -293,6 +294,10 @@ def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
             yield Finding("not-compared", volume["name"], why)
     if around.state_silent:
         yield Finding("disk-silent", "", f"state_dir cannot be looked at: {around.state_silent}")
+    free = around.state_free_bytes
+    if free is not None and free < STATE_FREE_BYTES_MIN:
+        text = f"the file system of state_dir has {format_size(free)} free: make room there"
+        yield Finding("no-room", "", f"{text}; checkpoints use what is kept for them")
     yield from _short_of_room(around.images)
 
 

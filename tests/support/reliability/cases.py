@@ -64,6 +64,13 @@ def full(room_bytes: int) -> Callable[[FaultyDisk, str], None]:
     return lambda disk, _: disk.fill(room_bytes)
 
 
+def full_without_reserve(disk: FaultyDisk, _: str) -> None:
+    """Nor has a checkpoint the room that is kept for it."""
+    for reserve in disk.path.rglob("reserve.checkpoint"):
+        reserve.unlink()
+    disk.fill(0)
+
+
 PRIMARY, SECONDARY, JOURNAL = "primary", "secondary", "journal"
 _MIDST = 50  # of the load: so many operations pass
 
@@ -102,7 +109,11 @@ CASES = (
     Case(JOURNAL, "sync error", fails("sync"), REFUSED, DUPLEX),
     Case(JOURNAL, "hang", hangs, "then: write waits, flush waits", DUPLEX, waits=True),
     Case(
-        JOURNAL, "disk full", full(0), "during the load: write ENOSPC; then: write ENOSPC", DUPLEX
+        JOURNAL,
+        "disk full",
+        full_without_reserve,
+        "during the load: write ENOSPC; then: write ENOSPC",
+        DUPLEX,
     ),
     Case(JOURNAL, "hang at a start", hangs_at_once, NO_CONNECTION, NO_DAEMON, FAILING_START),
     Case(

@@ -132,6 +132,7 @@ def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
             Around(dict.fromkeys(ROOMY, ImageRoom(1, 0, GIB))),
         ),
         ("no-room", Around({**ROOMY, "/b/data.img": ImageRoom(2, 2 * GIB + 1, 2 * GIB)})),
+        ("no-room", Around(ROOMY, state_free_bytes=4096)),
         ("disk-silent", Around(ROOMY, {"/b/data.img": "no answer"})),
         ("disk-silent", Around(ROOMY, state_silent="no answer")),
         ("not-compared", Around(ROOMY, differing={"data": "/b/data.img cannot be read"})),
