@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -181,29 +182,47 @@ async def patiently(
         else:
             future.set_exception(error)
 
-    def hangs() -> HungError | None:
-        what = watch.waits_for()
-        if future.done() or what is None:
-            return None
-        seconds = seconds_for(what)
-        if watch.waits_longer(seconds, loop.time()) and watch.give_up(what):
-            workers.replace()
-            return HungError(what, seconds)
-        return None
-
-    def look_on() -> None:
-        if future.done():
-            future.exception()  # nobody waits for it: it is no error that nobody has heard of
-        elif hangs() is None:
-            loop.call_later(look_s, look_on)
-
     workers.submit(call, done)
     try:
         while not future.done():
             await asyncio.wait((future,), timeout=look_s)
-            if (hung := hangs()) is not None:
-                raise hung
+            if not future.done():
+                _give_up_what_hangs(workers, watch, seconds_for)
     except asyncio.CancelledError:
-        look_on()
+        _look_on(workers, watch, future, seconds_for, look_s)
         raise
     return future.result()
+
+
+# No closures, and no error in a variable: either would be a cycle, and what the call is on, as an
+# image that is locked, would stay open until the next collection.
+
+
+def _give_up_what_hangs(
+    workers: Replaceable, watch: Watch[T], seconds_for: Callable[[T], float]
+) -> None:
+    """Raises HungError if it has."""
+    what = watch.waits_for()
+    if what is None:
+        return
+    seconds = seconds_for(what)
+    if watch.waits_longer(seconds, asyncio.get_running_loop().time()) and watch.give_up(what):
+        workers.replace()
+        raise HungError(what, seconds)
+
+
+def _look_on(
+    workers: Replaceable,
+    watch: Watch[T],
+    future: asyncio.Future[R],
+    seconds_for: Callable[[T], float],
+    look_s: float,
+) -> None:
+    """Nobody waits for the call any more."""
+    if future.done():
+        future.exception()  # it is no error that nobody has heard of
+        return
+    with suppress(HungError):
+        _give_up_what_hangs(workers, watch, seconds_for)
+        loop = asyncio.get_running_loop()
+        loop.call_later(look_s, _look_on, workers, watch, future, seconds_for, look_s)
