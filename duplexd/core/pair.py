@@ -205,8 +205,8 @@ class Pair:
         "clients", "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing",
         "groups", "halfway", "has_lost_writes", "id", "lacks", "mirrors", "mode", "name",
         "not_grown", "primary", "primary_dirty", "read_cached", "record", "regions",
-        "repaired_bytes", "resync_error", "secondary", "secondary_dirty", "size", "tracks",
-        "uncompared",
+        "repaired_bytes", "resync_error", "returning", "secondary", "secondary_dirty", "size",
+        "tracks", "uncompared",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -225,6 +225,7 @@ class Pair:
         self.failed = ""  # why it is not served: neither of its images is good and current
         self.halfway: Halfway | None = None  # its secondary, while it is not served
         self.lacks: Lacks | None = None  # its primary, while it is not served; None: not known
+        self.returning = False  # a command is about to serve it again: no swap now
         self.not_grown = ""  # why it has fewer bytes than the configuration says
         self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync

@@ -85,10 +85,11 @@ class Adoptions:
         }
 
     async def _adopt(self, pair: Pair) -> Json:
-        secondary = await self._adopted_secondary(pair)
-        if not pair.failed:
-            return await self._with_secondary(pair, secondary)
-        return await self._adopt_whole(pair, secondary)
+        async with self._images.alone(pair):
+            secondary = await self._adopted_secondary(pair)
+            if not pair.failed:
+                return await self._with_secondary(pair, secondary)
+            return await self._adopt_whole(pair, secondary)
 
     async def _with_secondary(self, pair: Pair, secondary: Leg | None) -> Json:
         """A volume that is served gets a secondary, at most. The checkpoint forgets the former

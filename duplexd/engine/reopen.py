@@ -9,12 +9,16 @@
     a volume that is not served        its primary is opened, and gets from the journal what it
                                        lacks
 
+One command at a time does that with a volume (`alone`): a replay of a long journal takes a while,
+and another command would exchange the image under it.
+
 Nothing is created here. A path without an image may be a mount point without its disk, and the new
 image would fill another one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -79,27 +83,44 @@ class Reopening:
         self._config = config
         self._emit = emit
         self._chunk_bytes = limits.follower_chunk_bytes
+        self._turns: dict[str, asyncio.Lock] = {}  # by volume
 
     # ---------------------------------------------------------------------------------- commands
+
+    @asynccontextmanager
+    async def alone(self, pair: Pair) -> AsyncIterator[None]:
+        """Around what opens its images again: the next command for it begins when this one has
+        ended, and finds what it has done. No swap exchanges the images of one that is not served.
+        """
+        async with self._turns.setdefault(pair.name, asyncio.Lock()):
+            pair.returning = bool(pair.failed)
+            try:
+                yield
+            finally:
+                pair.returning = False
 
     async def before_resync(self, pairs: Sequence[Pair], known_only: bool = False) -> None:
         """Open what is absent of these pairs. Raises WrongStateError for what cannot be used; with
         `known_only` also for a secondary that is another image than before.
         """
         for pair in pairs:
-            if pair.failed and pair.id < 0:  # in no journal, so it has nothing to get from there
-                raise WrongStateError(
-                    f"{pair.name} is not served: {pair.failed}; `duplexctl adopt {pair.name}` "
-                    "takes its images as they are"
-                )
-            if why_absent(pair.secondary) or await self._is_replaced(pair):
-                try:
-                    await to_its_end(self._take_secondary(pair, known_only))
-                except WrongStateError:
-                    if not pair.failed:  # else the primary alone is enough
-                        raise
-            if pair.failed:
-                await to_its_end(self._serve(pair))
+            async with self.alone(pair):
+                await to_its_end(self._before_resync(pair, known_only))
+
+    async def _before_resync(self, pair: Pair, known_only: bool) -> None:
+        if pair.failed and pair.id < 0:  # in no journal, so it has nothing to get from there
+            raise WrongStateError(
+                f"{pair.name} is not served: {pair.failed}; `duplexctl adopt {pair.name}` "
+                "takes its images as they are"
+            )
+        if why_absent(pair.secondary) or await self._is_replaced(pair):
+            try:
+                await self._take_secondary(pair, known_only)
+            except WrongStateError:
+                if not pair.failed:  # else the primary alone is enough
+                    raise
+        if pair.failed:
+            await self._serve(pair)
 
     # -------------------------------------------------------------------------------- secondaries
 

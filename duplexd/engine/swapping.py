@@ -138,6 +138,7 @@ class Swaps:
     # ---------------------------------------------------------------------- what is possible
 
     def _check(self, pair: Pair, roll_forward: bool, lose_changes: bool) -> None:
+        _refuse_returning(pair)
         if pair.state == SIMPLEX:
             raise WrongStateError(f"{pair.name} is SIMPLEX: there is no secondary to swap with")
         if pair.state == PENDING:
@@ -253,6 +254,7 @@ class Swaps:
 
     def _exchange(self, pair: Pair, check: Callable[[Pair], None]) -> None:
         check(pair)
+        _refuse_returning(pair)
         if pair.state != DUPLEX:
             raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         timeline = self._timeline
@@ -322,6 +324,7 @@ class Swaps:
     def _give_up_now(self, pair: Pair, cut: Cut | None, check: Callable[[Pair], None]) -> Json:
         """`cut`: the one that the secondary is known to be at."""
         check(pair)
+        _refuse_returning(pair)
         lost, primary, timeline = self._lost(pair), pair.primary, self._timeline
         failed = pair.failed
         if pair.state != SUSPENDED or not pair.usable or pair.cut is not cut:
@@ -345,6 +348,15 @@ def _refuse_differing(pair: Pair) -> None:
             f"{pair.name}: {differs.text}, so its secondary may be wrong; find out which image is "
             f"right, then `duplexctl repair {pair.name} --from primary|secondary`; "
             "--accept-differences swaps them as they are"
+        )
+
+
+def _refuse_returning(pair: Pair) -> None:
+    """The replay of its primary would go on in the other image."""
+    if pair.returning:
+        raise WrongStateError(
+            f"{pair.name}: another command brings its primary to the last change just now, and "
+            "serves it then; try again when that has ended"
         )
 
 

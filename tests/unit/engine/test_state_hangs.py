@@ -6,6 +6,8 @@ these can hang.
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,7 @@ from tests.unit.engine.cores import SIZE, Core, new_disk, run, settings
 from tests.unit.engine.test_recovery_hangs import Hanging, started
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from duplexd.engine.controller import Controller
     from tests.sim.disk import SimDisk
@@ -29,13 +31,17 @@ CHECKPOINT_SECONDS = 0.2  # until one is given up
 AFTER_CUT = b"\x77" * SIZE
 
 
-def suspended(times: int) -> SimDisk:
-    """What a daemon left that was killed after the pair was suspended, and then changed."""
+def suspended(times: int, before: bytes = b"") -> SimDisk:
+    """What a daemon left that was killed after the pair was suspended, and then changed; `before`:
+    by this, first.
+    """
     disk = new_disk()
 
     async def life() -> None:
         core = await Core.begin(disk, settings(ONE))
         await core.controller.suspend(["data"])
+        if before:
+            assert await core.write("data", 0, before) == 0
         for _ in range(times):
             assert await core.write("data", 0, AFTER_CUT) == 0
         await core.crash(power=False)
@@ -186,3 +192,74 @@ def test_a_checkpoint_that_ends_late_does_not_say_that_a_failed_journal_is_whole
                     await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
+
+
+class HangsOnce:
+    """One read of the journal hangs, after the first write to the primary."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self._answers = threading.Event()
+        self._written = False
+        self.hung = threading.Event()
+        disk.met = self._look
+
+    def _look(self, operation: str, path: str) -> None:
+        if path == "/a/data.img":
+            self._written |= operation == "write"
+            return
+        reads = operation == "read" and path.startswith(JOURNAL)
+        if reads and self._written and not self.hung.is_set():
+            self.hung.set()
+            assert self._answers.wait(60)
+
+    def release(self) -> None:
+        self._answers.set()
+
+
+@asynccontextmanager
+async def in_a_replay(disk: SimDisk) -> AsyncIterator[tuple[Controller, HangsOnce]]:
+    """A resync has begun to apply the journal to a primary that is back, and waits for a read."""
+    primary = disk.take("/a/data.img")
+    async with started(disk, ONE, primary_s=60) as controller:
+        primary.opened = False
+        disk.give("/a/data.img", primary)
+        hanging = HangsOnce(disk)
+        resync = asyncio.create_task(controller.resync(["data"]))
+        try:
+            assert await asyncio.to_thread(hanging.hung.wait, 60)
+            yield controller, hanging
+        finally:
+            hanging.release()
+            await resync
+
+
+@pytest.mark.parametrize("command", [serve_again, adopt])
+def test_another_command_leaves_the_image_to_the_replay_that_writes_to_it(
+    command: Callable[[Controller], Awaitable[object]],
+) -> None:
+    disk = suspended(1, before=b"\x11" * SIZE)
+
+    async def scenario() -> None:
+        async with in_a_replay(disk) as (controller, hanging):
+            other = asyncio.ensure_future(command(controller))
+            await asyncio.sleep(0.3)
+            assert not other.done()
+            hanging.release()
+            await other
+            pair = controller.volumes.by_name["data"]
+            assert not pair.failed
+            assert disk.content("/a/data.img") == AFTER_CUT, "nothing between two numbers"
+
+    asyncio.run(scenario())
+
+
+def test_a_volume_whose_primary_is_replayed_is_not_swapped() -> None:
+    disk = suspended(1, before=b"\x11" * SIZE)
+
+    async def scenario() -> None:
+        async with in_a_replay(disk) as (controller, _):
+            with pytest.raises(WrongStateError, match="brings its primary to the last change"):
+                await controller.swap(["data"], False, None, True)
+
+    asyncio.run(scenario())
+    assert disk.content("/a/data.img") == AFTER_CUT
