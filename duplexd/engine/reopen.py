@@ -240,6 +240,9 @@ class Reopening:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""
         if pair.lacks is not None and not pair.lacks.records:
             return
+        # What it has applied by then may be older than what the image held. The next checkpoint,
+        # which waits for the end of this (`copying`), lets the journal drop these records again.
+        self._checkpointer.keep_from(pair.record.primary_at)
         # A start that finds what this writes has no other record of it.
         await self._timeline.at_rest(lambda: self._timeline.append(Regions({}, late=(pair.id,))))
         await self._timeline.durable()

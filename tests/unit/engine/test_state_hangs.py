@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.backend import WRITE, Change
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.replication.leg_calls import JournalHungError
-from tests.unit.engine.cores import SIZE, Core, new_disk, run, settings
+from tests.unit.engine.cores import SIZE, Core, Peer, new_disk, run, settings
 from tests.unit.engine.test_recovery_hangs import Hanging, started
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from duplexd.engine.controller import Controller
     from tests.sim.disk import SimDisk
@@ -31,14 +32,14 @@ CHECKPOINT_SECONDS = 0.2  # until one is given up
 AFTER_CUT = b"\x77" * SIZE
 
 
-def suspended(times: int, before: bytes = b"") -> SimDisk:
+def suspended(times: int, before: bytes = b"", volumes: Mapping[str, str] | None = None) -> SimDisk:
     """What a daemon left that was killed after the pair was suspended, and then changed; `before`:
     by this, first.
     """
     disk = new_disk()
 
     async def life() -> None:
-        core = await Core.begin(disk, settings(ONE))
+        core = await Core.begin(disk, settings(volumes or ONE))
         await core.controller.suspend(["data"])
         if before:
             assert await core.write("data", 0, before) == 0
@@ -217,10 +218,12 @@ class HangsOnce:
 
 
 @asynccontextmanager
-async def in_a_replay(disk: SimDisk) -> AsyncIterator[tuple[Controller, HangsOnce]]:
+async def in_a_replay(
+    disk: SimDisk, volumes: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Controller, HangsOnce]]:
     """A resync has begun to apply the journal to a primary that is back, and waits for a read."""
     primary = disk.take("/a/data.img")
-    async with started(disk, ONE, primary_s=60) as controller:
+    async with started(disk, volumes or ONE, primary_s=60) as controller:
         primary.opened = False
         disk.give("/a/data.img", primary)
         hanging = HangsOnce(disk)
@@ -263,3 +266,28 @@ def test_a_volume_whose_primary_is_replayed_is_not_swapped() -> None:
 
     asyncio.run(scenario())
     assert disk.content("/a/data.img") == AFTER_CUT
+
+
+def test_the_journal_keeps_what_a_replay_still_needs_although_other_volumes_fill_it() -> None:
+    """Else the primary would be left with the first of them, older than what it held before."""
+    volumes = {**ONE, "apart": ""}
+    disk = suspended(1, b"\x11" * SIZE, volumes)
+
+    async def scenario() -> None:
+        async with in_a_replay(disk, volumes) as (controller, hanging):
+            ring, peer = controller.timeline.writer.ring, Peer()
+            oldest, apart = ring.oldest, controller.volumes.by_name["apart"]
+            for _ in range(3 * ring.size_bytes // SIZE):
+                controller.submit([Change(peer, 0, apart, WRITE, 0, SIZE, bytes(SIZE))])
+            for _ in range(1000):
+                if not ring.can_grow():
+                    break
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
+            assert ring.oldest == oldest
+            hanging.release()
+        pair = controller.volumes.by_name["data"]
+        assert not pair.failed
+        assert disk.content("/a/data.img") == AFTER_CUT
+
+    asyncio.run(scenario())
