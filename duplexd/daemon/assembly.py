@@ -135,8 +135,8 @@ class Assembly:
             controller, self._workers.disk.of("restart"), self._restart, given.estate, refused
         )
         around = Surroundings(
-            str(config.controller.state_dir), controller.status, self._workers.disk,
-            self._limits.daemon,
+            str(config.controller.state_dir), controller.volumes.image_paths,
+            self._workers.disk, self._limits.daemon,
         )  # fmt: skip
         control.serve(
             controller,

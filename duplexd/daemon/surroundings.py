@@ -1,8 +1,8 @@
 """A look, every half minute, at the room that images and journal have: what health says of disks.
 
-It is a look from outside, by paths, which the engine does without. A path may hang, so each look is
-a call in a worker of its own with a time-out. A path that hung is not looked at again until that
-call has returned: a look each half minute would be a thread each half minute.
+It is a look from outside, by paths, which the engine does without. A path may hang, so the look is
+made in workers, with a time-out. A path that hung is not looked at again until that call has
+returned: a look each half minute would be a thread each half minute.
 """
 
 from __future__ import annotations
@@ -17,34 +17,37 @@ from duplexd.core.findings import Around, Expected, ImageRoom
 from duplexd.daemon.complaints import Complaints
 from duplexd.runtime.free_space import room_of
 from duplexd.runtime.machine import is_memory
+from duplexd.runtime.one_by_one import in_groups, one_by_one
+from duplexd.runtime.tasks import several_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from duplexd.core.findings import Finding
     from duplexd.engine.controller import Controller
-    from duplexd.json_object import Json
     from duplexd.limits import DaemonLimits
     from duplexd.runtime.threads import Workers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
-# There may be thousands of images, and all at once would keep the loop for 50 ms and more
-LOOKS_AT_ONCE = 32
-PAUSE_SECONDS = 0.002
+_AT_ONCE = 32  # workers, each with many paths
 
 
 class Surroundings:
-    """`around` is what the last look found. `status` names the images."""
+    """`around` is what the last look found. `paths`: of the images."""
 
     def __init__(
-        self, state_dir: str, status: Callable[[], Json], workers: Workers, limits: DaemonLimits
+        self,
+        state_dir: str,
+        paths: Callable[[], Iterable[str]],
+        workers: Workers,
+        limits: DaemonLimits,
     ) -> None:
         self._state_dir = state_dir
-        self._status = status
+        self._paths = paths
         self._workers = workers
         self._limits = limits
-        self._looking: dict[str, asyncio.Task[ImageRoom]] = {}
+        self._inside: set[str] = set()  # that a worker looks at now, given up or not
         self._warned: set[str] = set()
         self.around = Around()
 
@@ -61,33 +64,40 @@ class Surroundings:
         """Once, at all of them at the same time. A missing image does not count as a silent disk:
         the engine looks for it more often, and knows when another one has taken its place.
         """
-        looking: dict[str, asyncio.Task[ImageRoom]] = {}
-        for path in (*image_paths(self._status()), self._state_dir):
-            looking[path] = self._look_at(path)
-            if len(looking) % LOOKS_AT_ONCE == 0:
-                await asyncio.sleep(PAUSE_SECONDS)
-        await asyncio.wait(looking.values(), timeout=self._limits.room_answer_seconds_max)
+        seconds = self._limits.room_answer_seconds_max
         images, silent = dict[str, ImageRoom](), dict[str, str]()
-        for path, task in looking.items():
-            if not task.done():
-                seconds = self._limits.room_answer_seconds_max
-                silent[path] = f"the disk has not answered for {seconds:g} s"
-            elif (error := task.exception()) is None:
-                images[path] = task.result()
-            elif path == self._state_dir or not isinstance(error, FileNotFoundError):
-                silent[path] = getattr(error, "strerror", None) or str(error)
+
+        def done(path: str, found: ImageRoom | OSError) -> None:
+            if isinstance(found, ImageRoom):
+                images[path] = found
+            elif path == self._state_dir or not isinstance(found, FileNotFoundError):
+                silent[path] = found.strerror or str(found)
+
+        def hung(path: str) -> None:
+            silent[path] = f"the disk has not answered for {seconds:g} s"
+
+        async def some(paths: Sequence[str]) -> None:
+            await one_by_one(self._workers, paths, self._look_at, seconds, done, hung)
+
+        paths = dict.fromkeys((*self._paths(), self._state_dir))
+        for path in filter(self._inside.__contains__, paths):
+            hung(path)
+        asked = [path for path in paths if path not in silent]
+        await several_at_once(in_groups(asked), some, _AT_ONCE)
         self._warn_of_memory(images)
         state = images.pop(self._state_dir, None)
         state_silent = silent.pop(self._state_dir, "")
         self.around = Around(images, silent, state and state.free_bytes, state_silent=state_silent)
 
-    def _look_at(self, path: str) -> asyncio.Task[ImageRoom]:
-        """A look at it, or the one that has not ended yet."""
-        running = self._looking.get(path)
-        if running is None or running.done():
-            work = self._workers.of(("room", path)).run(lambda: self._room(path))
-            running = self._looking[path] = asyncio.ensure_future(work)
-        return running
+    def _look_at(self, path: str) -> ImageRoom | OSError:
+        """In a worker."""
+        self._inside.add(path)
+        try:
+            return self._room(path)
+        except OSError as error:
+            return error
+        finally:
+            self._inside.discard(path)
 
     def _room(self, path: str) -> ImageRoom:
         return ImageRoom(*room_of(path))
@@ -98,14 +108,6 @@ class Surroundings:
             if room.device and path not in self._warned and is_memory(room.device):
                 self._warned.add(path)
                 log.warning("lies in memory: a restart of the machine loses it", path=path)
-
-
-def image_paths(status: Json) -> Iterator[str]:
-    """Of all images of a status."""
-    for volume in status["volumes"]:
-        for role in ("primary", "secondary"):
-            if path := (volume.get(role) or {}).get("path"):
-                yield path
 
 
 async def watch(

@@ -12,22 +12,21 @@ and checkpoints look there themselves; this is for the hours between, when nothi
 A look may hang, and that says nothing of the image: it may be the path alone. It is given up, the
 image stays in use, and its path is not looked at again.
 
-One worker looks at many images, one after the other: with a call for each, these looks were most of
-what an idle daemon does. Those that wait behind one that hangs get a call each.
+One worker looks at many images (`runtime/one_by_one.py`): with a call for each, these looks were
+most of what an idle daemon does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.pair_states import DUPLEX
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import as_lost, misplaced, shortened
+from duplexd.runtime.one_by_one import in_groups, one_by_one
 from duplexd.runtime.tasks import several_at_once
-from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
 
 _AT_ONCE = 32
-_TOGETHER = 64
 
 
 class _Look(NamedTuple):
@@ -97,9 +95,7 @@ class ImagePlaces:
         self._hung &= legs
         self._found = {leg: why for leg, why in self._found.items() if leg in legs}
         answering = [look for look in looks if look.leg not in self._hung]
-        starts = range(0, len(answering), _TOGETHER)
-        together = [answering[start : start + _TOGETHER] for start in starts]
-        await several_at_once(together, self._look_at, _AT_ONCE)
+        await several_at_once(in_groups(answering), self._look_at, _AT_ONCE)
 
     async def look_again(self) -> None:
         """At what was found wrong, for who asks now: it may be right again. One that does not
@@ -110,7 +106,7 @@ class ImagePlaces:
         if not wrong:
             return
         if self._again is None or self._again.done():
-            looking = self._look_at_each(wrong)
+            looking = several_at_once([[look] for look in wrong], self._look_at, _AT_ONCE)
             self._again = asyncio.get_running_loop().create_task(looking, name="look again")
         await asyncio.wait({self._again}, timeout=self._again_s)
 
@@ -122,32 +118,17 @@ class ImagePlaces:
             if leg is not None and not isinstance(leg, AbsentLeg)
         ]
 
-    async def _look_at_each(self, looks: Sequence[_Look]) -> None:
-        await several_at_once([[look] for look in looks], self._look_at, _AT_ONCE)
-
     async def _look_at(self, looks: Sequence[_Look]) -> None:
-        watch, found = Watch["Leg"](), list[tuple[_Look, str, str]]()
+        await one_by_one(
+            self._legs.workers, looks, _seen, self._legs.patience.secondary_s, self._note,
+            lambda look: self._hung.add(look.leg),
+        )  # fmt: skip
 
-        def call() -> None:
-            for look in looks:
-                # it was closed meanwhile, or its disk fails: its next use finds that out
-                with suppress(OSError), watch.at(look.leg):
-                    found.append((look, misplaced(look.leg), shortened(look.leg)))
-
-        workers, patience = self._legs.workers.of(watch), self._legs.patience
-        rest: Sequence[_Look] = ()
-        try:
-            await patiently(workers, watch, call, lambda _leg: patience.secondary_s)
-        except HungError as error:
-            hung = next(at for at, look in enumerate(looks) if look.leg is error.what)
-            self._hung.add(looks[hung].leg)
-            rest = looks[hung + 1 :]
-        for each in found:
-            self._note(*each)
-        await self._look_at_each(rest)
-
-    def _note(self, look: _Look, why: str, short: str) -> None:
+    def _note(self, look: _Look, seen: tuple[str, str] | None) -> None:
+        if seen is None:
+            return
         pair, leg = look
+        why, short = seen
         if not why:
             self._found.pop(leg, None)
         elif short and leg is pair.primary:
@@ -161,3 +142,13 @@ class ImagePlaces:
                     "image-misplaced", volume=pair.name, role=role, path=leg.path, error=why
                 )
             self._found[leg] = why
+
+
+def _seen(look: _Look) -> tuple[str, str] | None:
+    """In a worker: what `misplaced` and `shortened` say. None of one that was closed meanwhile, or
+    whose disk fails: its next use finds that out.
+    """
+    try:
+        return misplaced(look.leg), shortened(look.leg)
+    except OSError:
+        return None

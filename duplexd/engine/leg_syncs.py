@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.patience import SYNC
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import lost_image
+from duplexd.runtime.one_by_one import in_groups, one_by_one
 from duplexd.runtime.tasks import several_at_once
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -118,13 +120,34 @@ class LegSyncs:
         """
         outcomes: list[Outcome] = []
 
-        async def one(sync: Planned) -> None:
-            outcomes.append(outcome := await self._one(sync))
+        def over(outcome: Outcome) -> None:
+            outcomes.append(outcome)
             if outcome.failed is None and outcome.lost is None:
-                self._end(sync, synced=True)
+                self._end(outcome.planned, synced=True)
 
-        await several_at_once(planned, one, _AT_ONCE)
+        async def some(group: Sequence[Planned]) -> None:
+            if group[0].dirty:
+                over(await self._one(group[0]))
+            else:
+                await self._look_at(group, over)
+
+        dirty = [[sync] for sync in planned if sync.dirty]
+        others = in_groups([sync for sync in planned if not sync.dirty])
+        await several_at_once([*dirty, *others], some, _AT_ONCE)
         return outcomes
+
+    async def _look_at(self, looks: Sequence[Planned], over: Callable[[Outcome], None]) -> None:
+        seconds = self._legs.patience.seconds(SYNC)
+
+        def hung(look: Planned) -> None:
+            error = HungError(look.leg, seconds)
+            error.filename = look.leg.path
+            over(Outcome(look, None, error))
+
+        await one_by_one(
+            self._legs.workers, looks, lambda look: lost_image(look.leg), seconds,
+            lambda look, lost: over(Outcome(look, lost, None)), hung,
+        )  # fmt: skip
 
     async def _one(self, sync: Planned) -> Outcome:
         try:
@@ -140,7 +163,7 @@ class LegSyncs:
         """In a worker."""
         lost = lost_image(sync.leg) if sync.looked_for else None
         try:
-            return lost, None, self._sync(sync.leg) if sync.dirty else _nothing
+            return lost, None, self._sync(sync.leg)
         except OSError as error:
             return lost, error, _nothing
 

@@ -52,6 +52,11 @@ class Volumes:
         del self.by_number[pair.id]
         return pair
 
+    def image_paths(self) -> list[str]:
+        """Of all images, also of those that are not there."""
+        legs = [leg for pair in self.all() for leg in (pair.primary, pair.secondary)]
+        return [leg.path for leg in legs if leg is not None]
+
     def names(self) -> list[str]:
         """See `Backend.volume_names`."""
         return list(self.by_name)

@@ -34,6 +34,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK_SECONDS = 0.25  # between two looks at a call; the most that one is given up too late
+# What counts of the time between two looks. Who could not look for longer did not run, nor did the
+# worker: the process was stopped, the machine was, or had no processor for it.
+COUNTED_SECONDS_MAX = 1.0
 
 
 class HungError(OSError):
@@ -54,14 +57,15 @@ class Watch(Generic[T]):
 
     There is no clock on the worker's side: the loop sees that neither the number of calls nor what
     the present one is on has changed since it looked last. So a call may be given up one look later
-    than its time-out, never earlier.
+    than its time-out, never earlier. Time in which nobody looked counts for COUNTED_SECONDS_MAX: a
+    guest that is paused for a snapshot would lose its pairs otherwise.
 
     A worker on the hot path moves its note from one call to the next, `inside[0] = another`, which
     is one step instead of two, and an IndexError if the loop has gone on (`given_up`). Each must be
     an object of its own, because `calls` does not count them.
     """
 
-    __slots__ = ("_calls_seen", "_seen", "_since", "calls", "given_up", "inside")
+    __slots__ = ("_calls_seen", "_looked", "_seen", "_waited_s", "calls", "given_up", "inside")
 
     def __init__(self) -> None:
         self.inside: list[T] = []  # the note: what the present call is on; at most one
@@ -69,7 +73,8 @@ class Watch(Generic[T]):
         self.given_up = False
         self._calls_seen = -1
         self._seen: T | None = None
-        self._since = 0.0
+        self._looked = 0.0
+        self._waited_s = 0.0
 
     # ------------------------------------------------------------------------- in the worker
 
@@ -101,8 +106,11 @@ class Watch(Generic[T]):
         if what is None:
             return -1.0
         if self.calls != self._calls_seen or what is not self._seen:
-            self._calls_seen, self._seen, self._since = self.calls, what, now
-        return now - self._since
+            self._calls_seen, self._seen, self._waited_s = self.calls, what, 0.0
+        else:
+            self._waited_s += min(now - self._looked, COUNTED_SECONDS_MAX)
+        self._looked = now
+        return self._waited_s
 
     def waits_for(self) -> T | None:
         """What the present call is on."""

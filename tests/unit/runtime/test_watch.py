@@ -59,6 +59,24 @@ async def test_a_call_that_hangs_is_given_up_with_what_it_hangs_in(disk: Disk) -
     workers.close()
 
 
+def test_time_in_which_nobody_looked_is_not_that_of_the_disk() -> None:
+    """A guest was paused for a snapshot, or the process was stopped: the disk is not to blame."""
+    watch: Watch[str] = Watch()
+    watch.enter("a")
+    assert [watch.waited_s(now) for now in (100.0, 100.25, 100.75)] == [0.0, 0.25, 0.75]
+    assert not watch.waits_longer(5.0, now=3600.0)
+    looks = [3600.0 + look / 4 for look in range(1, 15)]
+    assert [watch.waits_longer(5.0, now) for now in looks] == [False] * 12 + [True] * 2
+
+
+def test_the_next_call_is_waited_for_from_its_own_first_look() -> None:
+    watch: Watch[str] = Watch()
+    for now in (0.0, 4.0):
+        with watch.at("a"):
+            assert [watch.waited_s(now), watch.waited_s(now + 0.5)] == [0.0, 0.5]
+    assert watch.waited_s(5.0) == -1.0
+
+
 async def test_a_thread_that_was_given_up_does_nothing_after_its_call(disk: Disk) -> None:
     workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
     watch: Watch[Disk] = Watch()
