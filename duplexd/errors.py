@@ -94,7 +94,7 @@ class LeaseLostError(DuplexdError):
 
 
 class UncheckedError(DuplexdError):
-    """`verify-cut`: the journal has the cut, but too little of the images was checked."""
+    """`verify-cut` found the cut, but too little of the images was checked; `verify`: none was."""
 
     exit_code = 10
     http_status = 409

@@ -35,10 +35,14 @@ def output_option(function: F) -> F:
 
 
 def rows_text(rows: Sequence[Json], columns: str) -> str:
-    """The rows; raises UsageError for a column that none of them has."""
+    """The rows; raises UsageError for a column that none of them has, or could have: what a null
+    may hold another time, as `secondary.cut` of a pair that is at none, is not known.
+    """
     names = columns.split(",")
     known = dict.fromkeys(key for row in rows for key in _keys(row))
-    if unknown := [name for name in names if rows and name not in known]:
+    nulls = {key for key in known if all(_value(row, key) is None for row in rows)}
+    missing = [name for name in names if rows and name not in known]
+    if unknown := [name for name in missing if nulls.isdisjoint(_above(name))]:
         raise UsageError(
             f"--output {unknown[0]}: no such column; expected some of {', '.join(known)}"
         )
@@ -50,6 +54,13 @@ def _keys(row: Json, above: str = "") -> Iterator[str]:
         yield above + key
         if isinstance(value, dict):
             yield from _keys(value, f"{above}{key}.")
+
+
+def _above(name: str) -> Iterator[str]:
+    """The columns that a column is in."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _value(row: Json, name: str) -> object:

@@ -13,7 +13,14 @@ from duplexd.duplexctl.documents import document
 from duplexd.duplexctl.options import Seconds, common, targets
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.settings import Settings, StoppedError
-from duplexd.errors import DuplexdError, NotFoundError, UnreachableError, UsageError, error_of
+from duplexd.errors import (
+    DuplexdError,
+    NotFoundError,
+    UncheckedError,
+    UnreachableError,
+    UsageError,
+    error_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +143,7 @@ def cuts(settings: Settings, targets: tuple[str, ...], columns: str | None) -> N
 @common()
 @click.pass_obj
 def verify(settings: Settings, targets: tuple[str, ...]) -> None:
-    """Compare the legs: exit code 1 if any differ."""
+    """Compare the legs: exit code 1 if any differ, 10 if nothing of a volume was compared."""
     from duplexd.duplexctl.watch import progress_bars
 
     of_groups = settings.of_groups(targets)
@@ -156,4 +163,9 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
         raise DuplexdError(
             "primary and secondary differ; find out which image is right, then `duplexctl repair`:"
             f" see {document('operations.md')}, 'Legs that differ'"
+        )
+    if left := [row["name"] for row in result.volumes if texts.was_not_compared(row)]:
+        raise UncheckedError(
+            f"nothing was compared of {' '.join(left)}: all of it may have changed since the cut;"
+            " `duplexctl verify-cut` may know the cut from the journal; else resync, then verify"
         )

@@ -119,6 +119,7 @@ class Failures:
         timeline.must(lambda: timeline.append(Swap([pair.id])))
         dirty = pair.primary_dirty
         pair.set_legs(pair.copy_of, pair.primary, pair.mode)
+        timeline.ledger.use_secondary(pair.record, pair.copy_of.path)
         pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, dirty
         pair.lacks = None  # it was of the other image
 

@@ -129,6 +129,23 @@ async def test_a_change_of_a_secondary_after_the_cut_is_detected(daemon: Daemon,
     assert verify(files, path)[0] == 0
 
 
+async def test_of_a_swapped_pair_the_image_at_the_cut_is_checked(daemon: Daemon, path: str) -> None:
+    """Not the one that clients write to: its changes contradict nothing, its bytes are no proof."""
+    files = daemon.files
+    assert run_duplexctl(files, "swap", "data").returncode == 0
+    await write(files, range(64), 1)
+    suspend(files, path)
+    await write(files, range(32), 2)
+    code, found = verify(files, path, "--complete")
+    assert (code, found["outcome"]) == (0, "confirmed"), found
+    with files.primary("data").open("r+b") as file:
+        file.seek(40 * BLOCK)
+        file.write(b"\2")
+    code, found = verify(files, path)
+    assert (code, found["outcome"]) == (1, "refuted")
+    assert str(files.primary("data")) in found["controllers"][0]["contradictions"][0]
+
+
 async def test_after_a_resync_only_the_record_is_checked_and_a_backup_can_still_be_checked(
     daemon: Daemon, path: str, tmp_path: Path
 ) -> None:

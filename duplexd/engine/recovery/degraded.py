@@ -112,7 +112,6 @@ class Degraded:
         if pair.state == pair_states.PENDING:
             timeline.append(Equal([pair.id]))
         self._failures.exchange(pair)
-        timeline.ledger.use_secondary(pair.record, failed.path)
         self._failures.said_swapped(pair, f"primary failed: {_why(fault)}", failed)
         self._suspend(pair, fault, alone=True)
         self._failures.leave_failed(pair, fault.error)

@@ -115,6 +115,27 @@ def test_legs_that_differ_are_exit_code_1(ctl: Ctl, plane: ControlPlane) -> None
     assert "differ" in err
 
 
+def test_legs_of_which_nothing_was_compared_are_no_success(
+    ctl: Ctl, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = plane.controller.verify
+
+    async def compare_one(*given: Any, **named: Any) -> Any:
+        found = await compare(*given, **named)
+        for row in found["volumes"]:
+            if row["name"] == "wal":
+                row |= {"compared_bytes": 0, "changed_bytes": 4096}
+        return found
+
+    monkeypatch.setattr(plane.controller, "verify", compare_one)
+    code, out, err = ctl("verify", "db")
+    assert code == 10
+    assert "data: the legs are equal" in out
+    assert "wal: NOTHING COMPARED" in out
+    assert "nothing was compared of wal: " in err
+    assert ctl("verify", "data")[0] == 0
+
+
 def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPlane) -> None:
     plane.controller.broken = {"wal"}
     ctl("suspend", "db")

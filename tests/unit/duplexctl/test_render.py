@@ -168,6 +168,22 @@ def test_of_many_legs_those_that_differ_are_listed_and_the_others_counted() -> N
     assert len(texts.verified_text(rows[: texts.LISTED_MAX]).splitlines()) == texts.LISTED_MAX
 
 
+def test_of_what_was_not_compared_no_leg_is_called_equal() -> None:
+    """All of a suspended volume, or a part of it, has changed since its cut."""
+    rows = [
+        {"name": "all", "equal": True, "compared_bytes": 0, "changed_bytes": 4096},
+        {"name": "part", "equal": True, "compared_bytes": 8192, "changed_bytes": 4096},
+    ]
+    nothing = "all: NOTHING COMPARED: all of it may have changed since its cut"
+    left = "4.0 KiB not, as it may have changed since the cut"
+    part = f"part: the legs are equal (8.0 KiB compared, {left})"
+    assert texts.verified_text(rows).splitlines() == [nothing, part]
+    assert texts.verified_text(rows[:1] + rows[1:] * 30).splitlines() == [
+        nothing,
+        "30 volumes: the legs are equal (240.0 KiB compared)",
+    ]
+
+
 def test_of_many_resyncs_those_that_failed_are_listed_and_the_others_counted() -> None:
     rows = [
         {

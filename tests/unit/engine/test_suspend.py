@@ -106,6 +106,23 @@ async def test_the_certificate_names_the_record_and_the_images() -> None:
         assert "members" not in await core.controller.suspend(BOTH, existing=True)
 
 
+async def test_the_certificate_of_a_swapped_pair_names_the_images_by_their_roles_now() -> None:
+    """Not the image that clients write to as the one that stands at the cut."""
+    async with running(TWO) as core:
+        await core.controller.swap(["data"], roll_forward=False, keep_to=None, lose_changes=False)
+        result = await core.controller.suspend(BOTH, certificate=True)
+        (member,) = result["members"]
+        assert [(image["primary"], image["secondary"]) for image in member["volumes"]] == [
+            ("/b/data.img", "/a/data.img"),
+            ("/a/wal.img", "/b/wal.img"),
+        ]
+    async with running(TWO) as core:
+        primary, _ = core.faulty()
+        primary.fail("write", errno.EIO)
+        assert await core.write("data", 0, b"goes to the secondary") == 0
+        assert core.pair().record.secondary_path == "/a/data.img"
+
+
 async def test_the_event_of_a_suspend() -> None:
     async with running(TWO) as core:
         result = await core.controller.suspend(BOTH, "nightly")
