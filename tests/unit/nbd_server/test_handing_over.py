@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.listeners import Listeners
     from tests.unit.nbd_server.memory_backend import MemoryBackend
 
-KIB = 1 << 10
+KIB, MIB = 1 << 10, 1 << 20
 
 
 def write(index: int) -> bytes:
@@ -72,6 +72,23 @@ async def test_what_came_before_is_done_first_also_after_a_goodbye(
         backend.release()
         await eventually(lambda: not backend.volumes["data"].connections)
     assert done(backend) == list(range(1, 61))
+
+
+@pytest.mark.parametrize("offset", [0, VOLUME_BYTES])
+async def test_a_stop_goes_on_behind_a_client_that_was_cut_off(
+    listeners: Listeners, offset: int
+) -> None:
+    """In the middle of a WRITE in pieces, which may be one that is refused."""
+    header = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 0, offset, 4 * MIB)
+    with adopt(listeners, header + bytes(2 * MIB)), adopt(listeners, b"") as other:
+        await eventually(lambda: listeners.server.waiting.used >= MIB)
+        await asyncio.sleep(0.05)
+        for connection in list(listeners.server.connections):
+            connection.abort()
+            connection.stop()  # before its socket is closed
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            other.setblocking(False)
+            assert not await asyncio.get_running_loop().sock_recv(other, 1)
 
 
 async def test_a_paused_connection_receives_nothing(
