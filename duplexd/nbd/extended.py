@@ -39,6 +39,13 @@ class ExtendedReceiver(Receiver):
 
     header, magic = EXTENDED_REQUEST, c.EXTENDED_REQUEST_MAGIC
 
+    @property
+    def may_be_left(self) -> bool:
+        """Not in the middle of a WRITE that is returned in pieces: its reply repeats its offset,
+        which is not that of the rest.
+        """
+        return self.large in {0, self._header[3]}
+
     def packed(self, request: Request) -> bytes | None:
         """See `Receiver`."""
         return None if request[0] & c.CMD_FLAG_PAYLOAD_LEN else super().packed(request)

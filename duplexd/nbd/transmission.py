@@ -172,6 +172,11 @@ class Receiver:
         """Whether the client has begun a request, and not sent all of it."""
         return self.large > 0 or self._skip > 0 or self._start != self._end
 
+    @property
+    def may_be_left(self) -> bool:
+        """Whether `left` is all that somebody else has to know."""
+        return True
+
     def left(self) -> bytes:
         """What was received and has not been returned, as it came. Of a WRITE that is returned in
         pieces, a WRITE of what is not returned yet. Of a request whose payload is skipped, a WRITE

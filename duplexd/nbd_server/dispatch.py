@@ -97,6 +97,7 @@ class Dispatch(Requests):
         for long in self._longs:
             self._changes.disconnected(long)
         self._longs.clear()
+        self._long = None  # a stop may come before the socket is closed
         self._replies.clear()
         self.payload_bytes = 0
         self._count()

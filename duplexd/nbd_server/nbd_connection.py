@@ -190,7 +190,8 @@ class Connection(Admitted):
             self._server.reads.resume(volume)
         self._adjust()
         waiting = [receiver.packed(request) for request in dispatch.backlog]
-        if receiver.broken or None in waiting or not dispatch.rests:
+        ready = dispatch.rests and receiver.may_be_left and not receiver.broken
+        if not ready or None in waiting:
             return None
         unread = b"".join([*filter(None, waiting), receiver.left(), self._socket.received_before()])
         size, flags, negotiated = self._chosen
@@ -380,7 +381,7 @@ class Connection(Admitted):
                 self._server.hangups.watch(self._fd, self._hung_up)
         elif self._left is not None:
             self._feed(receiver, self._left)
-        elif dispatch.leaving:
+        elif dispatch.leaving and receiver.may_be_left:
             dispatch.stalled = True
             self._wire.pause_reading()
         else:

@@ -235,12 +235,11 @@ class TlsWire:
             count, ended = self._read_into(self._connection.get_buffer(-1))
             if count:
                 self._connection.buffer_updated(count)
-            if ended:
+            elif ended:  # found anew each time: the end comes behind all that was sent before it
                 self._wire.pause_reading()
-                if not self._closing:
-                    self.eof_received()
+                self.eof_received()
                 return
-            if not count:
+            else:
                 self._wire.resume_reading()
                 return
         self._wire.pause_reading()

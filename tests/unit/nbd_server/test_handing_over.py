@@ -12,9 +12,11 @@ import pytest
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
-from duplexd.nbd.messages import REQUEST
+from duplexd.nbd.messages import EXTENDED_REQUEST, REQUEST
 from duplexd.nbd.negotiated import Negotiated
+from duplexd.nbd.replies import EXTENDED
 from duplexd.nbd_server.handed import Handed
+from duplexd.nbd_server.handing_over import leaving
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.net.address import UnixAddress
 from tests.unit.nbd_server.conftest import VOLUME_BYTES
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.listeners import Listeners
     from tests.unit.nbd_server.memory_backend import MemoryBackend
 
-KIB = 1 << 10
+KIB, MIB = 1 << 10, 1 << 20
+NOTHING = Negotiated()
 
 
 def write(index: int) -> bytes:
@@ -36,7 +39,7 @@ def address_of(listeners: Listeners) -> UnixAddress:
     return next(each for each in listeners.addresses if isinstance(each, UnixAddress))
 
 
-def adopt(listeners: Listeners, unread: bytes) -> socket.socket:
+def adopt(listeners: Listeners, unread: bytes, negotiated: Negotiated = NOTHING) -> socket.socket:
     """The client's end of a connection that is adopted."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -44,7 +47,7 @@ def adopt(listeners: Listeners, unread: bytes) -> socket.socket:
     flags |= c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN | c.FLAG_SEND_CACHE
     flags |= c.FLAG_SEND_FAST_ZERO | c.FLAG_SEND_DF
     listener = address_of(listeners)
-    listeners.adopt([Handed(ours, listener, "data", VOLUME_BYTES, flags, Negotiated(), unread)])
+    listeners.adopt([Handed(ours, listener, "data", VOLUME_BYTES, flags, negotiated, unread)])
     return theirs
 
 
@@ -72,6 +75,46 @@ async def test_what_came_before_is_done_first_also_after_a_goodbye(
         backend.release()
         await eventually(lambda: not backend.volumes["data"].connections)
     assert done(backend) == list(range(1, 61))
+
+
+@pytest.mark.parametrize("offset", [0, VOLUME_BYTES])
+async def test_a_stop_goes_on_behind_a_client_that_was_cut_off(
+    listeners: Listeners, offset: int
+) -> None:
+    """In the middle of a WRITE in pieces, which may be one that is refused."""
+    header = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 0, offset, 4 * MIB)
+    with adopt(listeners, header + bytes(2 * MIB)), adopt(listeners, b"") as other:
+        await eventually(lambda: listeners.server.waiting.used >= MIB)
+        await asyncio.sleep(0.05)
+        for connection in list(listeners.server.connections):
+            connection.abort()
+            connection.stop()  # before its socket is closed
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            other.setblocking(False)
+            assert not await asyncio.get_running_loop().sock_recv(other, 1)
+
+
+async def test_a_long_write_is_not_taken_apart_where_its_reply_repeats_its_offset(
+    listeners: Listeners, backend: MemoryBackend
+) -> None:
+    loop, payload = asyncio.get_running_loop(), b"x" * 4 * MIB
+    flags = c.CMD_FLAG_PAYLOAD_LEN
+    header = EXTENDED_REQUEST.pack(
+        c.EXTENDED_REQUEST_MAGIC, flags, c.CMD_WRITE, 7, KIB, len(payload)
+    )
+    with adopt(listeners, b"", Negotiated(structured=True, extended=True)) as theirs:
+        theirs.setblocking(False)
+        await loop.sock_sendall(theirs, header + payload[: 2 * MIB])
+        await eventually(lambda: done(backend))  # a piece of it
+        handing = asyncio.create_task(leaving(listeners.server, PATIENCE_SECONDS))
+        await asyncio.sleep(0.05)
+        assert not handing.done()
+        await loop.sock_sendall(theirs, payload[2 * MIB :])
+        (handed,) = await handing
+        handed.sock.close()
+        assert await loop.sock_recv(theirs, KIB) == EXTENDED.none(7, KIB)
+    assert handed.unread == b""
+    assert backend.volumes["data"].data[KIB : KIB + len(payload)] == payload
 
 
 async def test_a_paused_connection_receives_nothing(

@@ -17,6 +17,7 @@ from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
+from duplexd.nbd.transmission import REQUESTS_MAX
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.reach import Door, Listener, Policy
@@ -396,6 +397,26 @@ async def test_changes_that_were_not_received_are_done_after_a_goodbye_in_tls(
     backend.release()
     await eventually(lambda: backend.volumes["data"].connections == 0)
     assert bytes(backend.volumes["data"].data[: 10 * 4096 : 4096]) == bytes(range(1, 11))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_end_of_tls_comes_behind_all_that_was_received_before_it(
+    serving: Serving, backend: MemoryBackend, version: ssl.TLSVersion
+) -> None:
+    """Requests that are short are received with DISC and close_notify, and taken in several turns:
+    the end may not be heard of before the last of them.
+    """
+    await serving.start()
+    secure = await serving.client(version=version)
+    await secure.go("data")
+    backend.volumes["data"].data[:] = b"x" * len(backend.volumes["data"].data)
+    for index in range(2 * REQUESTS_MAX):
+        secure.nbd.write_zeroes(4 * index, 4)
+    secure.nbd.disconnect()
+    secure.writer.write(secure.nbd.data_to_send())
+    secure.writer.close()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert bytes(backend.volumes["data"].data[: 8 * REQUESTS_MAX]) == bytes(8 * REQUESTS_MAX)
 
 
 GARBAGE = b"\x17\x03\x03\x00\x20" + b"x" * 32  # an encrypted record, but not of this session
