@@ -336,7 +336,7 @@ class Actions(OfProcess):
         """Health shows what could not be compared, until it can be, or another image is there."""
         for row in rows:
             self.differing.pop(row["name"], None)
-            if not row["equal"] and row.get("first_difference") is None and row.get("why"):
+            if row["equal"] is False and row.get("first_difference") is None and row.get("why"):
                 self.differing[row["name"]] = f"the last verify found that {row['why']}"
 
     def _another_image(self, event: Json) -> None:

@@ -241,7 +241,7 @@ VERIFIED = fields(
     {
         "volumes": each(
             fields(
-                {"name": text, "equal": flag},
+                {"name": text, "equal": maybe(flag)},
                 {"compared_bytes": whole, "first_difference": maybe(whole), "why": maybe(text)},
             )
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.client import survey
 from duplexd.client.results import Verified, titled
+from duplexd.core.leg_differences import all_equal
 from duplexd.errors import UnreachableError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ async def verify(group: Group, links: Mapping[str, Http], progress: Progress | N
     )
     survey.raise_all(errors)
     volumes = [row for answer in done.values() for row in answer["volumes"]]
-    return Verified(all(row["equal"] for row in volumes), volumes)
+    return Verified(all_equal([row["equal"] for row in volumes]), volumes)
 
 
 async def _verify(link: Http, group: Group, progress: Progress | None) -> Json:

@@ -295,9 +295,11 @@ class Points(Result):
 
 @dataclass(frozen=True)
 class Verified(Result):
-    """A comparison of the legs."""
+    """A comparison of the legs. `equal` is None if no leg differs, and nothing was compared of one:
+    all of it may have changed since its cut.
+    """
 
-    equal: bool
+    equal: bool | None
     volumes: list[Json]  # {name, equal, compared_bytes, first_difference, why}
 
 

@@ -164,14 +164,21 @@ def _of_volume(volume: Json, now: float, expected: Expected) -> Iterator[Finding
         yield from _of_leg(name, role, volume.get(role) or {}, str(volume.get("error") or ""))
     if volume["state"] == "PENDING" and not (volume.get("secondary") or {}).get("usable"):
         yield Finding("secondary-unusable", name, _copying(volume))
-    if differs := volume.get("differs"):
-        text = f"{differs['text']}; run `duplexctl repair {name}` with --from primary or secondary"
-        yield Finding("legs-differ", name, text, differs["time"])
+    yield from _differing(volume)
     yield from _suspended(volume, now, expected.suspended_s_max)
     yield from _shortened(volume)
     yield from _uncut(volume, now, expected.cut_age_s_max)
     yield from _undrilled(volume, now, expected.drill_age_s_max)
     yield from _unscrubbed(volume, now, expected.scrub_every_s)
+
+
+def _differing(volume: Json) -> Iterator[Finding]:
+    """A repair needs a pair that is DUPLEX."""
+    name, differs = volume["name"], volume.get("differs")
+    if differs:
+        first = f"`duplexctl resync --wait {name}`, then " if volume["state"] == "SUSPENDED" else ""
+        repair = f"run {first}`duplexctl repair {name}` with --from primary or secondary"
+        yield Finding("legs-differ", name, f"{differs['text']}; {repair}", differs["time"])
 
 
 def _of_leg(name: str, role: str, leg: Json, said: str) -> Iterator[Finding]:

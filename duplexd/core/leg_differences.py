@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.json_object import Json
@@ -119,3 +119,10 @@ def is_covered(runs: Iterable[Run], changed: ChangeMap) -> bool:
     for offset, length in runs:
         with_runs.set(offset, length)
     return with_runs.count == changed.count
+
+
+def all_equal(verdicts: Collection[bool | None]) -> bool | None:
+    """Of several comparisons; None, of which nothing could be compared, is neither."""
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True

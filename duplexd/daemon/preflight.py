@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 
 _LIMITS = DaemonLimits()
-_NOT_ON_A_DISK = ("/proc", "/sys", "/dev")
+_OF_THE_KERNEL = ("/proc", "/sys")
+_NOT_ON_A_DISK = (*_OF_THE_KERNEL, "/dev")
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - no file is made there
 _DISK = "give the path of a block device, or of a file on a disk"
 
@@ -269,11 +270,18 @@ def _ours(key: str, path: Path) -> Iterator[Problem]:
 
 
 def _sockets(config: Config) -> Iterator[Problem]:
-    """Modes and groups of Unix sockets are set by their paths."""
-    yield from _ours("control.socket", config.control.socket.parent)
+    yield from _socket("control.socket", config.control.socket)
     for place in config.nbd.places:
         if isinstance(place.address, UnixAddress):
-            yield from _ours(place.key, Path(place.address.path).parent)
+            yield from _socket(place.key, Path(place.address.path))
+
+
+def _socket(key: str, path: Path) -> Iterator[Problem]:
+    """Mode and group of a Unix socket are set by its path. Its directory is made if need be."""
+    yield from _ours(key, path.parent)
+    yield from _place_for_directory(key, path.parent)
+    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+        yield Problem(f"{key}: {str(path)!r} is no socket, so it stays; give another path")
 
 
 def _directory(key: str, path: Path) -> Iterator[Problem]:
@@ -281,12 +289,20 @@ def _directory(key: str, path: Path) -> Iterator[Problem]:
     foreign = list(_foreign(key, path, path.stat())) if path.is_dir() else []
     if found := foreign or list(_ours(key, path)):
         yield from found
-        return
+    else:
+        yield from _place_for_directory(key, path)
+
+
+def _place_for_directory(key: str, path: Path) -> Iterator[Problem]:
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
         yield Problem(f"{key}: {str(nearest)!r} is not a directory; correct the path")
+    elif root := next(filter(path.resolve().is_relative_to, _OF_THE_KERNEL), ""):
+        yield Problem(
+            f"{key}: {str(path)!r} is below {root}, where no file is kept; correct the path"
+        )
     elif not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
         yield Problem(
             f"{key}: {str(nearest)!r} cannot be written by user {os.geteuid()};"

@@ -130,7 +130,8 @@ def _of_volume(volume: Json) -> Iterator[str]:
         if (why := leg_error(volume, role)) and why not in (volume.get("error") or ""):
             yield f"{name}: {role} {printable(_with_path(volume[role], why))}"
     if differs := volume.get("differs"):
-        yield f"{name}: {printable(differs['text'])}: run `duplexctl repair`"
+        first = "`duplexctl resync --wait`, then " if volume.get("state") == "SUSPENDED" else ""
+        yield f"{name}: {printable(differs['text'])}: run {first}`duplexctl repair`"
     if volume.get("swapped"):
         path = (volume.get("primary") or {}).get("path") or "the other image"
         yield f"{name}: swapped: clients use {path}"

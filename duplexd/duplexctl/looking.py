@@ -143,7 +143,10 @@ def cuts(settings: Settings, targets: tuple[str, ...], columns: str | None) -> N
 @common()
 @click.pass_obj
 def verify(settings: Settings, targets: tuple[str, ...]) -> None:
-    """Compare the legs: exit code 1 if any differ, 10 if nothing of a volume was compared."""
+    """Compare the legs: exit code 1 if any differ.
+
+    10 if nothing of a volume was compared: all of it may have changed since its cut.
+    """
     from duplexd.duplexctl.watch import progress_bars
 
     of_groups = settings.of_groups(targets)
@@ -159,12 +162,12 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
             "an image cannot be read, or is not the one that the daemon has open; see"
             f" {document('operations.md')}, 'When something fails', for the repair"
         )
-    if not result.equal:
+    if result.equal is False:
         raise DuplexdError(
             "primary and secondary differ; find out which image is right, then `duplexctl repair`:"
             f" see {document('operations.md')}, 'Legs that differ'"
         )
-    if left := [row["name"] for row in result.volumes if texts.was_not_compared(row)]:
+    if left := [row["name"] for row in result.volumes if row["equal"] is None]:
         raise UncheckedError(
             f"nothing was compared of {' '.join(left)}: all of it may have changed since the cut;"
             " `duplexctl verify-cut` may know the cut from the journal; else resync, then verify"

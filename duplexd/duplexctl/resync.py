@@ -126,6 +126,8 @@ def _show_line(settings: Settings, controller: str, line: Json, bars: Show) -> N
     if settings.json:
         put(json.dumps({**line, "controller": controller}))
         settings.wrote = True
+    elif settings.quiet:
+        return
     elif line["event"] == "started":
         put(texts.resync_text(line["volumes"]))
     else:

@@ -263,21 +263,16 @@ def verified_text(rows: Sequence[Json]) -> str:
     """A line for each volume; of many, for those that are not equal, and how many are."""
     if len(rows) <= LISTED_MAX:
         return joined(map(_verified_line, rows))
-    listed = [row for row in rows if not row["equal"] or was_not_compared(row)]
+    listed = [row for row in rows if not row["equal"]]
     compared = sum(row.get("compared_bytes") or 0 for row in rows if row["equal"])
     count = volumes_text(len(rows) - len(listed))
     last = f"{count}: the legs are equal ({format_size(compared)} compared)"
     return joined([*map(_verified_line, listed), last])
 
 
-def was_not_compared(row: Json) -> bool:
-    """Whether a suspended volume has changed everywhere since its cut: nothing speaks for it."""
-    return bool(row["equal"] and not row.get("compared_bytes") and row.get("changed_bytes"))
-
-
 def _verified_line(row: Json) -> str:
     compared = format_size(row.get("compared_bytes") or 0)
-    if was_not_compared(row):
+    if row["equal"] is None:
         return f"{row['name']}: NOTHING COMPARED: all of it may have changed since its cut"
     if row["equal"] and (changed := row.get("changed_bytes")):
         left = f"{format_size(changed)} not, as it may have changed since the cut"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
-from duplexd.core.leg_differences import joined
+from duplexd.core.leg_differences import all_equal, joined
 from duplexd.engine.compare import LARGE_PIECE_BYTES, Compared, Legs, compare, elsewhere
 from duplexd.engine.difference_record import Comparison
 from duplexd.errors import TimedOutError, WrongStateError
@@ -106,7 +106,7 @@ class Verification:
             if not why:
                 _refuse_unusable(pair)
         results = [await self._one(pair, why, progress) for pair, why in moved.items()]
-        return {"volumes": results, "equal": all(result["equal"] for result in results)}
+        return {"volumes": results, "equal": all_equal([result["equal"] for result in results])}
 
     async def _one(self, pair: Pair, why: str, progress: Progress | None) -> Json:
         legs = Legs(pair.primary, pair.copy_of)
@@ -140,15 +140,18 @@ class Verification:
         return self._result(pair, total, why)
 
     def _result(self, pair: Pair, total: _Sum, why: str) -> Json:
-        """What was recorded before, and left out now because it changed since the cut, counts."""
+        """What was recorded before, and left out now because it changed since the cut, counts.
+        `equal` is None where all was left out: nothing speaks for it.
+        """
         first, runs, differs = total.first, total.runs, pair.record.differs
         if first is None and differs is not None:
             first, runs = differs.runs[0][0], differs.runs
+        same, left_out = first is None and not why, total.offset - total.looked
         return {
             "name": pair.name,
-            "equal": first is None and not why,
+            "equal": None if same and left_out and not total.looked else same,
             "compared_bytes": total.looked,
-            "changed_bytes": total.offset - total.looked,
+            "changed_bytes": left_out,
             "first_difference": first,
             "why": why or None,
             "differences": [list(run) for run in runs],

@@ -253,5 +253,5 @@ async def _bind(listener: Listener) -> list[BoundSocket]:
     """`net.listen.bind`; of a name in a thread, because a name server may take its time."""
     address = listener.address
     if isinstance(address, UnixAddress):
-        return bind(address, group=listener.group, mode=listener.mode)
+        return bind(address, group=listener.group, make_parents=True, mode=listener.mode)
     return await asyncio.to_thread(bind, address)

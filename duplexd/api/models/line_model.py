@@ -129,7 +129,9 @@ class VerifyProgress(Answer):
 
 class VerifiedVolume(Answer):
     name: str
-    equal: bool
+    equal: bool | None = Field(
+        description="null: nothing was compared, as all of it may have changed since the cut"
+    )
     compared_bytes: Bytes
     first_difference: int | None = Field(None, description="offset of the first byte that differs")
     why: str | None = Field(
@@ -143,7 +145,7 @@ class VerifiedVolume(Answer):
 class Verified(Answer):
     """POST /v1/verify; with `progress` this is the last line, with `"event": "done"`."""
 
-    equal: bool
+    equal: bool | None = Field(description="null: none differs, and one was not compared")
     volumes: list[VerifiedVolume]
 
 

@@ -20,6 +20,7 @@ from tests.unit.daemon.files import config, config_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from duplexd.config.daemon_file import Config
     from duplexd.daemon.preflight import Problem
 
 
@@ -178,3 +179,36 @@ def test_as_root_state_and_sockets_are_in_places_that_only_root_may_change(
     found = preflight.look(config(tmp_path))
     keys = {problem.line.split(": ")[0] for problem in found if problem.forbidden}
     assert {"controller.state_dir", "control.socket"} <= keys
+
+
+@pytest.mark.parametrize("key", ["control.socket", "nbd.listen[0]"])
+@pytest.mark.parametrize("there", ["file", "directory"])
+def test_what_lies_where_a_socket_is_to_be_is_not_replaced(
+    tmp_path: Path, key: str, there: str
+) -> None:
+    path = tmp_path / "taken"
+    path.mkdir() if there == "directory" else path.touch()
+    (problem,) = preflight.look(with_socket(tmp_path, key, path))
+    assert problem.line == f"{key}: '{path}' is no socket, so it stays; give another path"
+
+
+@pytest.mark.parametrize("key", ["control.socket", "nbd.listen[0]"])
+def test_the_directory_of_a_socket_is_made_if_it_can_be(tmp_path: Path, key: str) -> None:
+    assert preflight.look(with_socket(tmp_path, key, tmp_path / "new" / "sock")) == []
+    (tmp_path / "file").touch()
+    (problem,) = preflight.look(with_socket(tmp_path, key, tmp_path / "file" / "sock"))
+    assert problem.line.startswith(f"{key}: '{tmp_path / 'file'}' is not a directory")
+    (problem,) = preflight.look(with_socket(tmp_path, key, Path("/proc/sock")))
+    assert problem.line.startswith(f"{key}: '/proc' is below /proc")
+
+
+def test_a_state_directory_in_proc_is_a_mistake(tmp_path: Path) -> None:
+    text = config_text().replace('state_dir = "state"', 'state_dir = "/proc/state"')
+    (problem,) = preflight.look(load.parse(text, tmp_path / "f.toml"))
+    assert problem.line.startswith("controller.state_dir: '/proc/state' is below /proc")
+
+
+def with_socket(directory: Path, key: str, path: Path) -> Config:
+    there = {"control.socket": ("c", str(path)), "nbd.listen[0]": ("unix:n", f"unix:{path}")}
+    old, new = there[key]
+    return config(directory, **{old: new})

@@ -124,8 +124,8 @@ def test_legs_of_which_nothing_was_compared_are_no_success(
         found = await compare(*given, **named)
         for row in found["volumes"]:
             if row["name"] == "wal":
-                row |= {"compared_bytes": 0, "changed_bytes": 4096}
-        return found
+                row |= {"equal": None, "compared_bytes": 0, "changed_bytes": 4096}
+        return found | {"equal": None}
 
     monkeypatch.setattr(plane.controller, "verify", compare_one)
     code, out, err = ctl("verify", "db")

@@ -170,8 +170,8 @@ def test_of_many_legs_those_that_differ_are_listed_and_the_others_counted() -> N
 
 def test_of_what_was_not_compared_no_leg_is_called_equal() -> None:
     """All of a suspended volume, or a part of it, has changed since its cut."""
-    rows = [
-        {"name": "all", "equal": True, "compared_bytes": 0, "changed_bytes": 4096},
+    rows: list[dict[str, Any]] = [
+        {"name": "all", "equal": None, "compared_bytes": 0, "changed_bytes": 4096},
         {"name": "part", "equal": True, "compared_bytes": 8192, "changed_bytes": 4096},
     ]
     nothing = "all: NOTHING COMPARED: all of it may have changed since its cut"

@@ -59,6 +59,22 @@ async def test_a_planted_difference_is_found_where_it_is(offset: int) -> None:
         assert not core.controller.leases.held
 
 
+async def test_of_what_has_changed_as_a_whole_since_its_cut_nothing_is_said() -> None:
+    """Not that the legs are equal: another one may have anything there."""
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.controller.suspend(["data", "wal"])
+        for offset in range(0, SIZE, MIB):
+            await core.write("data", offset, bytes([1]) * MIB)
+        plant(core, MIB)
+        result = await core.controller.verify(["data", "wal"])
+        rows = [(row["equal"], row["compared_bytes"]) for row in result["volumes"]]
+        assert (rows, result["equal"]) == ([(None, 0), (True, SIZE)], None)
+        plant(core, 0, "wal")
+        result = await core.controller.verify(["data", "wal"])
+        rows = [(row["equal"], row["first_difference"]) for row in result["volumes"]]
+        assert (rows, result["equal"]) == ([(None, None), (False, 0)], False)
+
+
 class Rotten(BadSectors):
     """A disk whose content has changed below a page cache that still shows zeroes."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., Awaitable[Peer]]
 
-NOWHERE = UnixAddress("/nowhere/at/all/s")
+NOWHERE = UnixAddress("/proc/at/all/s")  # where no directory can be made
 
 
 async def test_stop_removes_the_socket(backend: MemoryBackend, tmp_path: Path) -> None:
