@@ -145,9 +145,8 @@ class LegSyncs:
             over(Outcome(look, None, error))
 
         await one_by_one(
-            self._legs.workers, looks, lambda look: lost_image(look.leg), seconds,
-            lambda look, lost: over(Outcome(look, lost, None)), hung,
-        )  # fmt: skip
+            self._legs.workers, looks, _look, seconds, lambda _look, seen: over(seen), hung
+        )
 
     async def _one(self, sync: Planned) -> Outcome:
         try:
@@ -202,6 +201,14 @@ class LegSyncs:
             while self._under_way:
                 await asyncio.wait(list(self._under_way.values()))
             yield
+
+
+def _look(look: Planned) -> Outcome:
+    """In a worker."""
+    try:
+        return Outcome(look, lost_image(look.leg), None)
+    except OSError as error:
+        return Outcome(look, None, error)
 
 
 def _nothing() -> None:

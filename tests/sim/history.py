@@ -68,7 +68,8 @@ class History:
         self._given = {number for number in self._given if number <= tail} | {
             entry.sequence for entry in self.entries
         }
-        self.refused.clear()
+        # A power cut while the start cuts them off may bring them back, see `begun`
+        self.refused = {number: each for number, each in self.refused.items() if number > tail}
         for entry in self.entries:
             if entry.sequence > tail:
                 if entry.kind == MARKER:
@@ -76,6 +77,10 @@ class History:
                 else:
                     self.lost.setdefault(entry.volume, []).append(entry)
         self.entries = [entry for entry in self.entries if entry.sequence <= tail]
+
+    def begun(self) -> None:
+        """A start has ended: what it has cut off does not come back."""
+        self.refused.clear()
 
     def content(self, volume: int, sequence: float = EVERYTHING) -> bytes:
         """A volume as of a number."""

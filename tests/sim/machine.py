@@ -175,6 +175,7 @@ class Machine:
         events = Events(clock)
         events.listeners.append(self._note_failure)
         self.last = await engine.start(self.config(), machine, events, SMALL)
+        self.history.begun()
 
     def _note_failure(self, event: Json) -> None:
         if event["event"] == "suspended" and event["reason"] != BY_COMMAND:

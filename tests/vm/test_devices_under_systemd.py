@@ -60,7 +60,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
                 services.run(command)
         services.run("mkfs.ext4 -q /dev/nbd0 && mkdir -p /srv/db")
         services.write("/etc/fstab", f"{fstab()}\n")
-        services.run("systemctl daemon-reload")
+        # As Debian has it: what brings devices of a network up at a boot
+        services.run("systemctl enable remote-fs.target; systemctl daemon-reload")
         services.start(MOUNT)
         yield services
 

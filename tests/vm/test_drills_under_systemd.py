@@ -63,18 +63,22 @@ def come(services: Services) -> None:
     # What it remembers of an earlier test it would make up for
     services.run(f"rm -f /var/lib/systemd/timers/stamp-{DRILL}.timer")
     services.run(f"systemctl enable --now {DRILL}.timer")
-    due = services.properties(f"{DRILL}.timer", "NextElapseUSecRealtime")["NextElapseUSecRealtime"]
-    _weekday, day, time, _zone = due.split()
-    # A clock that was set makes systemd choose the random delay anew
-    services.run(f"date -s @$(($(date -d '{day} {time}' +%s) + {DELAY_S}))")
+
+    def has_begun() -> bool:
+        if services.properties(f"{DRILL}.service", "InvocationID") != before:
+            return True
+        # A clock that was set makes systemd choose the random delay anew, and when it is due
+        next_elapse = "NextElapseUSecRealtime"
+        due = services.properties(f"{DRILL}.timer", next_elapse)[next_elapse]
+        _weekday, day, time, _zone = due.split()
+        services.run(f"date -s @$(($(date -d '{day} {time}' +%s) + {DELAY_S}))")
+        return False
 
     def has_ended() -> bool:
-        now = services.properties(f"{DRILL}.service", "InvocationID", "ActiveState")
-        return now["InvocationID"] != before["InvocationID"] and now["ActiveState"] in {
-            "inactive",
-            "failed",
-        }
+        state = services.properties(f"{DRILL}.service", "ActiveState")["ActiveState"]
+        return state in {"inactive", "failed"}
 
+    services.wait(f"a start of {DRILL}", has_begun)
     services.wait(f"the end of {DRILL}", has_ended)
     services.run(f"systemctl disable --now {DRILL}.timer")
 
