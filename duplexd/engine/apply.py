@@ -138,7 +138,7 @@ class Executor:
         self._look_later()
         if batch is None or note is None or isinstance(note, str):  # JOURNAL
             return
-        at, leg = _place(batch, note) if isinstance(note, int) else (batch.at, note)
+        at, leg = batch.place(note)
         use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
         disks, waited_s = self._disks, watch.waited_s(asyncio.get_running_loop().time())
         if disks.silent:
@@ -429,13 +429,6 @@ def _journal_with_regions(batch: Batch, writer: Writer) -> None:
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
     writer.sync_now()
-
-
-def _place(batch: Batch, note: int) -> tuple[int, Leg]:
-    """Of the change and the leg that a note is of."""
-    if note < 0:
-        return ~note, batch.changes[~note].volume.primary
-    return note, batch.changes[note].volume.copy_of
 
 
 def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:

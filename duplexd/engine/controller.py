@@ -161,7 +161,7 @@ class Controller:
         light, heavy, pairs = machine.write_workers, machine.journal_workers, volumes.by_number
         self.legs = LegCalls(machine.workers)
         self.executor = executor = Executor(
-            writer, volumes.group_of, HungDisks(volumes, self.legs), light, heavy,
+            writer, volumes.group_of, HungDisks(pairs, self.legs), light, heavy,
             limits.record_bytes_max,
         )  # fmt: skip
         self.timeline = timeline = Timeline(writer, ledger, pairs, executor, heavy, machine.clock)

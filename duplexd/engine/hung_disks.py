@@ -3,14 +3,14 @@
 Batches run one after the other, so every client would wait for one time-out after the other of the
 images on a disk that hangs. Instead
 
-    - when a call in a batch has not been answered for a second, all others on that disk that
-      batches write to are asked for a few bytes, at once and each in a worker of its own. Who has
-      not answered either when that call is given up, is given up with it: their time-outs pass at
-      the same time;
+    - when a call in a batch has not been answered for a second, or a quarter of its time-out, all
+      others on that disk that batches write to are asked for a few bytes, at once and each in a
+      worker of its own. Who has not answered either when that call is given up, is given up with
+      it: their time-outs pass at the same time;
     - then the disk is *silent*, until a batch has written to one of its images. What it was silent
       for counts for the others: a call on them is given up after what that leaves of their
-      time-out, at least a short wait, which halves with each call that is given up. So it is where
-      a disk returns what is read, and hangs only in writes.
+      time-out, at least a short wait, which halves with each call that is given up. This is for a
+      disk that returns what is read, and hangs in writes only.
 
 No image is given up unasked. A disk is what the kernel calls a device: the images of one file
 system, also of an NFS or FUSE mount, have it in common.
@@ -30,12 +30,11 @@ from duplexd.core.patience import PRIMARY, SECONDARY, Access
 from duplexd.limits import DISK_ASKED_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from duplexd.core.pair import Pair, PairChange
     from duplexd.core.patience import Patience
     from duplexd.engine.batch import Batch
-    from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
     from duplexd.replication.leg_calls import LegCalls
 
@@ -61,8 +60,8 @@ class HungDisks:
     legs that were asked.
     """
 
-    def __init__(self, volumes: Volumes, legs: LegCalls) -> None:
-        self._volumes = volumes
+    def __init__(self, pairs: Mapping[int, Pair], legs: LegCalls) -> None:
+        self._pairs = pairs  # that are served, by number
         self._legs = legs
         self.silent: dict[str, Silence] = {}
         self.unanswered: dict[Leg, Access] = {}
@@ -92,8 +91,8 @@ class HungDisks:
             self._ask_others(leg)
 
     def gave_up(self, leg: Leg, waited_s: float) -> list[Access]:
-        """That call was given up; those on the same disk that are given up with it. None of them
-        has answered for its time-out, but for the time until it was asked.
+        """That call was given up; returns those on the same disk that are given up with it. They
+        have not answered since they were asked, and their time-out is no longer than the silence.
         """
         if not leg.device:
             return []
@@ -101,15 +100,12 @@ class HungDisks:
         before = self.silent.get(leg.device, Silence(0.0, 0, now))
         silence = Silence(before.seconds + waited_s, before.images + 1, now)
         self.silent[leg.device] = silence
-        self.unanswered.pop(leg, None)
         silent = [
             access
             for access in self.unanswered.values()
             if access.leg.device == leg.device
             and self.patience.seconds(access.use) <= silence.seconds
         ]
-        for access in silent:
-            del self.unanswered[access.leg]
         return [access for access in silent if access in _written(access.pair)]
 
     def heard(self, batch: Batch, changes: Sequence[PairChange]) -> None:
@@ -132,7 +128,7 @@ class HungDisks:
         """All that batches write to, on the disk of this leg."""
         others = [
             access
-            for pair in self._volumes.all()
+            for pair in self._pairs.values()
             for access in _written(pair)
             if access.leg is not leg and leg.device and access.leg.device == leg.device
         ]

@@ -75,7 +75,7 @@ class Parts:
         self.executor = Executor(
             writer,
             volumes.group_of,
-            HungDisks(volumes, LegCalls(self.workers)),
+            HungDisks(volumes.by_number, LegCalls(self.workers)),
             PromptWorkers(),
             self.workers,
             limits.record_bytes_max,

@@ -18,6 +18,8 @@ from tests.unit.engine.test_apply import batch_of
 from tests.unit.hanging.worlds import LONG, Hanging, hanging, until
 
 if TYPE_CHECKING:
+    import pytest
+
     from duplexd.engine.batch import Note
 
 DISK = "file 64769"
@@ -31,7 +33,7 @@ def on_one_disk(world: Hanging, patience: Patience = LONG) -> HungDisks:
         for leg in legs:
             leg.device = DISK
     world.calls.patience = patience
-    return HungDisks(world.parts.volumes, world.calls)
+    return HungDisks(world.parts.volumes.by_number, world.calls)
 
 
 # ------------------------------------------------------------------------------- who is asked
@@ -107,6 +109,15 @@ async def test_one_that_was_asked_and_hangs_fails_also_if_the_batch_goes_on() ->
         disks.waits(hangs, SECONDARY, 1.0)
         await until(lambda: world.pair("wal").state == "SUSPENDED")
         assert world.pair().secondary is hangs, "it has answered"
+        await until(lambda: not disks.unanswered)
+
+
+async def test_so_many_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duplexd.engine.hung_disks.DISK_ASKED_MAX", 2)
+    async with hanging() as world:
+        disks = on_one_disk(world)
+        disks.waits(world.legs["data"][1], SECONDARY, 1.0)
+        assert len(disks.unanswered) == 2
         await until(lambda: not disks.unanswered)
 
 
