@@ -25,6 +25,7 @@ SECONDARY_TIMEOUT_SECONDS_DEFAULT = 5.0
 PRIMARY_TIMEOUT_SECONDS_DEFAULT = 30.0
 DISK_TIMEOUT_SECONDS_MIN = 0.5
 DISK_TIMEOUT_SECONDS_MAX = 3600.0
+DISK_ASKED_MAX = 256  # images of a disk that are asked at once when one of them does not answer
 SUSPENDED_SECONDS_DEFAULT = 24 * 3600.0  # longer than a backup takes
 SCRUB_RATE_BYTES_DEFAULT = 32 * MIB  # a second, of each image
 EXPECTED_SECONDS_MIN, EXPECTED_SECONDS_MAX = 1.0, 10 * 366 * 86400.0  # of [health]

@@ -66,7 +66,8 @@ grades it; `points` are cuts as exports that clients read, and `cut_readers` who
 `clone_requests` to an `overlay`; `drills` records what an application found on them.
 `client_reads` and `cut_exports` put together what reads.
 `failures` is what a failing leg does to states; `failed_legs` are those that fail outside of
-batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
+batches, `hung` those that do not answer any more, `hung_disks` those that hang together, and
+`bad_ranges` are written anew.
 `image_places` finds out which of them are not at their paths any more.
 
 `auto_resync` brings pairs back after their secondary failed.

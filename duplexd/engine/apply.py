@@ -31,18 +31,21 @@ from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
 from duplexd.core.markers import Regions, encode
-from duplexd.core.patience import PRIMARY, SECONDARY, Patience
+from duplexd.core.patience import PRIMARY, SECONDARY
 from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
+from duplexd.engine.hung_disks import LOOK_SILENT_SECONDS
 from duplexd.engine.repair import heal, held
 from duplexd.journal.writer import NO_SPACE
 from duplexd.runtime.histogram import Histogram
 from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair, PairChange
+    from duplexd.core.patience import Access
     from duplexd.engine.batch import Batch, Done, Note
+    from duplexd.engine.hung_disks import HungDisks
     from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
@@ -53,30 +56,33 @@ JOURNAL = "journal"  # what a worker waits for when it is at no leg
 class Executor:
     """Executes batches: small ones in `light` workers, large ones in `heavy` ones.
 
-    `group_of` gives the pairs that are suspended with a failing one. A reload replaces `patience`
-    and `swaps` (whether a pair goes on with its secondary when its primary fails).
+    `group_of` gives the pairs that are suspended with a failing one; `disks` says how long a leg
+    may hang, and which others hang with it. A reload replaces `swaps` (whether a pair goes on with
+    its secondary when its primary fails).
     """
 
     def __init__(
         self,
         writer: Writer,
         group_of: Callable[[Pair], set[Pair]],
+        disks: HungDisks,
         light: Workers,
         heavy: Workers,
         record_bytes_max: int,
     ) -> None:
         self._writer = writer
         self._group_of = group_of
+        self._disks = disks
         self._light = light
         self._heavy = heavy
         self._record_bytes_max = record_bytes_max
-        self.patience = Patience()
         self.swaps = True
         self.heavy_changes = 0
         self.appends = Histogram()  # seconds that writing a batch to the journal took
         self._watch: Watch[Note] = Watch()
         self._batch: Batch | None = None  # that runs
         self._done: Done = _nobody
+        self._over: Callable[[None, BaseException | None], None] = self._ended
         self._timer: asyncio.TimerHandle | None = None
 
     def execute(self, batch: Batch, done: Done) -> None:
@@ -92,7 +98,7 @@ class Executor:
         if batch.heavy:
             self.heavy_changes += len(batch.changes)
             workers = self._heavy
-        workers.submit(self._perform, self._ended)
+        workers.submit(self._perform, self._over)
 
     def write_staged(self, done: Callable[[BaseException | None], None]) -> None:
         """Write what is staged in the journal; `done(error)` is called later, in the loop."""
@@ -119,7 +125,8 @@ class Executor:
     # ------------------------------------------------------------------------- legs that hang
 
     def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        seconds = LOOK_SILENT_SECONDS if self._disks.silent else LOOK_SECONDS
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         """Look at the batch that runs, a few times a second while there are any."""
@@ -131,22 +138,35 @@ class Executor:
         self._look_later()
         if batch is None or note is None or isinstance(note, str):  # JOURNAL
             return
-        at, leg = _place(batch, note) if isinstance(note, int) else (batch.at, note)
+        at, leg = batch.place(note)
         use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
-        seconds = self.patience.seconds(use)
-        if watch.waits_longer(seconds, asyncio.get_running_loop().time()) and watch.give_up(note):
+        disks, waited_s = self._disks, watch.waited_s(asyncio.get_running_loop().time())
+        if disks.silent:
+            disks.forget()
+            disks.heard(batch, batch.changes[batch.at : at])
+        disks.waits(leg, use, waited_s)
+        if waited_s >= disks.seconds(leg, use) and watch.give_up(note):
             batch.at = at
-            self._go_on_without(batch, HungError(leg, seconds))
+            error = HungError(leg, disks.patience.seconds(use))
+            self._go_on_without(batch, error, disks.gave_up(leg, waited_s))
 
-    def _go_on_without(self, batch: Batch, error: HungError) -> None:
-        """In another worker: the one that hangs was given up."""
+    def _go_on_without(self, batch: Batch, error: HungError, others: Sequence[Access]) -> None:
+        """In another worker: the one that hangs was given up. `others` hang with its leg."""
         workers = self._heavy if batch.heavy else self._light
         workers.replace()
         fresh = self._watch = Watch()
-        workers.submit(
-            partial(self._go_on, batch, fresh, error),
-            self._ended,
-        )
+        self._over = self._ended_after_silence
+        workers.submit(partial(self._go_on, batch, fresh, error, others), self._over)
+
+    def _ended_after_silence(self, none: None, error: BaseException | None) -> None:
+        """In place of `_ended` while disks are silent: those that have answered no longer are."""
+        batch, disks = self._batch, self._disks
+        if batch is not None and error is None:
+            disks.heard(batch, batch.changes[batch.at :])
+        disks.forget()
+        if not disks.silent:
+            self._over = self._ended
+        self._ended(none, error)
 
     def _ended(self, _none: None, error: BaseException | None) -> None:
         batch, self._batch = self._batch, None
@@ -183,8 +203,12 @@ class Executor:
         appends.total += took
         self._apply(batch, watch, 0, False)
 
-    def _go_on(self, batch: Batch, watch: Watch[Note], error: HungError) -> None:
-        """After the worker before was given up at change `batch.at`."""
+    def _go_on(
+        self, batch: Batch, watch: Watch[Note], error: HungError, others: Sequence[Access] = ()
+    ) -> None:
+        """After the worker before was given up at change `batch.at`. `others` hang as well, and get
+        no later change. While primaries are restored they do: they fail when the batch is over.
+        """
         if batch.restoring != NOT_YET:
             self._leave_unrestored(batch, error)
             self._restore(batch, watch)
@@ -196,9 +220,11 @@ class Executor:
             if failure is not None:
                 self._torn(batch, failure)
             self._primary_failed(batch, watch, change, error, final=True)
+            self._leave(batch, change, others, error)
             self._apply(batch, watch, batch.at + 1, False)
             return
         self._torn(batch, failure or SecondaryFailure(pair, change.sequence, error))
+        self._leave(batch, change, others, error)
         self._apply(batch, watch, batch.at, True)
 
     def _apply(self, batch: Batch, watch: Watch[Note], first: int, half: bool) -> None:
@@ -304,6 +330,27 @@ class Executor:
             if not final:
                 batch.primary_errors.append(failure)
 
+    def _leave(
+        self, batch: Batch, change: PairChange, others: Sequence[Access], error: HungError
+    ) -> None:
+        """Give these legs nothing after `change`, because they hang, too. They have all before it,
+        and a secondary of its own pair, if it is one of these, has it.
+
+        A secondary is not given up here if that would suspend a pair of its group which is about to
+        go on with its own: it fails when the batch is over, and that one has swapped.
+        """
+        batch.dead |= {
+            pair: PrimaryFailure(change, HungError(leg, error.seconds))
+            for pair, leg, use in others
+            if use == PRIMARY and pair not in batch.dead
+        }
+        for pair, leg, use in others:
+            leading = batch.dead.keys() - batch.frozen - {pair}
+            if use == PRIMARY or pair in batch.frozen or self._group_of(pair) & leading:
+                continue
+            hung = HungError(leg, error.seconds)
+            self._freeze(batch, SecondaryFailure(pair, change.sequence + 1, hung))
+
     def _restore(self, batch: Batch, watch: Watch[Note]) -> None:
         """Journal what primaries hold where they refused a change, and give it to secondaries.
 
@@ -382,13 +429,6 @@ def _journal_with_regions(batch: Batch, writer: Writer) -> None:
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
     writer.sync_now()
-
-
-def _place(batch: Batch, note: int) -> tuple[int, Leg]:
-    """Of the change and the leg that a note is of."""
-    if note < 0:
-        return ~note, batch.changes[~note].volume.primary
-    return note, batch.changes[note].volume.copy_of
 
 
 def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:

@@ -95,3 +95,11 @@ class Batch:
         self.healing: SecondaryFailure | None = None
         self.restored: list[PairChange] = []
         self.restoring = NOT_YET
+
+    def place(self, note: int | Leg) -> tuple[int, Leg]:
+        """Of the change that a worker is at, and the leg, by its note."""
+        if not isinstance(note, int):
+            return self.at, note
+        if note < 0:
+            return ~note, self.changes[~note].volume.primary
+        return note, self.changes[note].volume.copy_of

@@ -32,6 +32,7 @@ from duplexd.engine.dirty_bitmaps import DirtyBitmaps
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
+from duplexd.engine.hung_disks import HungDisks
 from duplexd.engine.image_changes import ImageChanges
 from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
@@ -157,21 +158,20 @@ class Controller:
         writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
         self.admission = Admission()
         self.volumes = volumes = Volumes()
-        light, heavy = machine.write_workers, machine.journal_workers
+        light, heavy, pairs = machine.write_workers, machine.journal_workers, volumes.by_number
+        self.legs = LegCalls(machine.workers)
         self.executor = executor = Executor(
-            writer, volumes.group_of, light, heavy, limits.record_bytes_max
-        )
-        self.timeline = timeline = Timeline(
-            writer, ledger, volumes.by_number, executor, heavy, machine.clock
-        )
+            writer, volumes.group_of, HungDisks(pairs, self.legs), light, heavy,
+            limits.record_bytes_max,
+        )  # fmt: skip
+        self.timeline = timeline = Timeline(writer, ledger, pairs, executor, heavy, machine.clock)
         self.archive = CutArchive(self.name, ledger, volumes, self.events, limits)
         self.failures = Failures(timeline, volumes, self.archive, self.events)
 
     def _legs_and_checkpoints(self, last: int) -> None:
         """What uses legs outside of batches. `last`: the number of the checkpoint at the start."""
-        timeline, machine, volumes = self.timeline, self._machine, self.volumes
+        timeline, machine, volumes, legs = self.timeline, self._machine, self.volumes, self.legs
         self.failed_legs = FailedLegs(timeline, volumes, self.failures)
-        self.legs = legs = LegCalls(machine.workers)
         legs.on_hung = self.failed_legs.found
         samples = Samples(timeline, legs, self.name, last)
         self.checkpointer = Checkpointer(
@@ -323,7 +323,7 @@ class Controller:
         self.changes.remember(own.tracked_cuts)
         self.timeline.ledger.book.marks.keep(own.marks_kept)
         seconds = own.secondary_timeout, own.primary_timeout
-        self.legs.patience = self.executor.patience = self.opener.patience = Patience(*seconds)
+        self.legs.patience = self.opener.patience = Patience(*seconds)
         self.executor.swaps = self.failures.swaps = own.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload

@@ -21,7 +21,7 @@ class AbsentLeg:
     ask something of the image find nothing good of it.
     """
 
-    __slots__ = ("busy", "is_block", "path", "settled", "short", "size", "why")
+    __slots__ = ("busy", "device", "is_block", "path", "settled", "short", "size", "why")
 
     can_punch = True  # it does not decide what a trim does to the other leg
 
@@ -29,7 +29,7 @@ class AbsentLeg:
         self.path = path
         self.size = size
         self.why = why
-        self.is_block = False
+        self.is_block, self.device = False, ""
         self.busy = False  # a thread that hangs may still write to the image
         self.settled = False  # what is recorded of the image allows for all that may be on it
         self.short = ""  # which file was found there that is too short: its end was lost

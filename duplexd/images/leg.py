@@ -25,6 +25,7 @@ class Leg(Protocol):
     path: str
     size: int
     is_block: bool
+    device: str  # what its disk is called; "" if that is not known. Does not wait.
 
     @property
     def can_punch(self) -> bool:

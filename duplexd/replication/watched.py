@@ -27,7 +27,7 @@ _BUFFERS_BYTES_MAX = 2 << 20  # a part of a copy, and what it is compared with
 class WatchedLeg:
     """See `Leg`. Raises GivenUp when a call returns after the loop has gone on without it."""
 
-    __slots__ = ("_leg", "_pair", "_use", "_watch", "is_block", "path", "size")
+    __slots__ = ("_leg", "_pair", "_use", "_watch", "device", "is_block", "path", "size")
 
     def __init__(self, pair: Pair, leg: Leg, use: str, watch: Watch[Waited]) -> None:
         self._pair = pair
@@ -36,7 +36,7 @@ class WatchedLeg:
         self._watch = watch
         self.path = leg.path
         self.size = leg.size
-        self.is_block = leg.is_block
+        self.is_block, self.device = leg.is_block, leg.device
 
     @property
     def can_punch(self) -> bool:

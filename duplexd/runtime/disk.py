@@ -35,6 +35,7 @@ class File(Protocol):
     path: str
     size: int
     is_block: bool
+    device: str  # what its disk is called
 
     @property
     def can_punch(self) -> bool:

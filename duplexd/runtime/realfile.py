@@ -51,6 +51,7 @@ class RealFile:
         "_punches",
         "_reserves",
         "_zeroes",
+        "device",
         "is_block",
         "path",
         "size",
@@ -63,7 +64,9 @@ class RealFile:
         self.is_block = is_block
         self._alignment = BLOCK_ALIGNMENT_BYTES if is_block else 1
         self._at_once_max = at_once_bytes_max(fd)
-        self._in_memory = in_memory(fd)  # asked once: any call on the descriptor may hang
+        # Asked once: any call on the descriptor may hang
+        self._in_memory = in_memory(fd)
+        self.device = stamp(fd, is_block).device
         self._nowait = True
         self._direct = True
         self._punches = punches(fd, size, is_block)

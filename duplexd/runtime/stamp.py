@@ -30,6 +30,11 @@ class Stamp(NamedTuple):
     size: int
     mtime_ns: int
 
+    @property
+    def device(self) -> str:
+        """What it lies on: the images of one file system have this in common."""
+        return self.place if self.place.startswith(DEVICE) else self.place.rpartition(":")[0]
+
 
 def stamp(fd: int, is_block: bool) -> Stamp:
     """Of an open image. Raises OSError."""

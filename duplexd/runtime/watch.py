@@ -45,6 +45,7 @@ class HungError(OSError):
     def __init__(self, what: object, seconds: float) -> None:
         super().__init__(errno.ETIMEDOUT, f"the disk has not answered for {seconds:g} s")
         self.what = what
+        self.seconds = seconds
 
 
 class GivenUp(BaseException):

@@ -36,7 +36,7 @@ class SimFile:
     def __init__(self, disk: SimDisk, path: str, image: Image) -> None:
         self.path = path
         self.size = image.size
-        self.is_block = False
+        self.is_block, self.device = False, ""
         self.can_punch = True
         self._disk = disk
         self._image = image

@@ -18,14 +18,14 @@ BLOCK = 4096
 class BadSectors:
     """See `Leg`. `bad` are offsets of blocks."""
 
-    __slots__ = ("_leg", "bad", "is_block", "path", "size")
+    __slots__ = ("_leg", "bad", "device", "is_block", "path", "size")
 
     def __init__(self, leg: Leg, *bad: int) -> None:
         self._leg = leg
         self.bad = set(bad)
         self.path = leg.path
         self.size = leg.size
-        self.is_block = leg.is_block
+        self.is_block, self.device = leg.is_block, leg.device
 
     @property
     def can_punch(self) -> bool:

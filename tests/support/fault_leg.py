@@ -38,14 +38,14 @@ class FaultLeg:
     `delay(operation)` is called before each operation, in the caller's thread: it may sleep.
     """
 
-    __slots__ = ("_faults", "_leg", "calls", "delay", "is_block", "path", "size")
+    __slots__ = ("_faults", "_leg", "calls", "delay", "device", "is_block", "path", "size")
 
     def __init__(self, leg: Leg, delay: Callable[[Operation], None] | None = None) -> None:
         self._leg = leg
         self._faults: dict[Operation, Fault] = {}
         self.path = leg.path
         self.size = leg.size
-        self.is_block = leg.is_block
+        self.is_block, self.device = leg.is_block, leg.device
         self.delay = delay
         self.calls: dict[Operation, int] = dict.fromkeys(OPERATIONS, 0)
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 class MemoryLeg:
     """See `Leg`. `data` is the content; `syncs` counts `sync` calls."""
 
-    __slots__ = ("closed", "data", "is_block", "mark", "path", "size", "syncs")
+    __slots__ = ("closed", "data", "device", "is_block", "mark", "path", "size", "syncs")
 
     can_punch = True
 
     def __init__(self, size: int, path: str = "memory") -> None:
         self.path = path
         self.size = size
-        self.is_block = False
+        self.is_block, self.device = False, ""
         self.data = bytearray(size)
         self.mark = b""
         self.syncs = 0

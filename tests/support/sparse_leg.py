@@ -20,14 +20,14 @@ class SparseLeg:
     was read, holes too.
     """
 
-    __slots__ = ("is_block", "pages", "path", "read_bytes", "size")
+    __slots__ = ("device", "is_block", "pages", "path", "read_bytes", "size")
 
     can_punch = True
 
     def __init__(self, size: int, path: str = "memory") -> None:
         self.path = path
         self.size = size
-        self.is_block = False
+        self.is_block, self.device = False, ""
         self.pages: dict[int, bytes] = {}
         self.read_bytes = 0
 

@@ -21,11 +21,13 @@ from duplexd.engine.apply import Executor
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.events import Events
 from duplexd.engine.failures import Failures
+from duplexd.engine.hung_disks import HungDisks
 from duplexd.engine.leases import Leases
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.volumes import Volumes
 from duplexd.engine.write_path import WritePath
 from duplexd.limits import EngineLimits
+from duplexd.replication.leg_calls import LegCalls
 from duplexd.units import KIB
 from tests.sim.disk import SimDisk
 from tests.support.fault_leg import FaultLeg
@@ -71,7 +73,12 @@ class Parts:
         self.ledger = Ledger(limits)
         self.volumes = volumes = Volumes()
         self.executor = Executor(
-            writer, volumes.group_of, PromptWorkers(), self.workers, limits.record_bytes_max
+            writer,
+            volumes.group_of,
+            HungDisks(volumes.by_number, LegCalls(self.workers)),
+            PromptWorkers(),
+            self.workers,
+            limits.record_bytes_max,
         )
         self.timeline = timeline = Timeline(
             writer, self.ledger, volumes.by_number, self.executor, self.workers, self.clock
