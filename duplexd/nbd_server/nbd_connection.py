@@ -341,7 +341,7 @@ class Connection(Admitted):
         receiver = self._receiver
         if receiver is not None:
             if dispatch.backlog:
-                dispatch.serve(dispatch.backlog)
+                dispatch.go_on()
             if receiver.more and not dispatch.backlog:
                 dispatch.serve(receiver.received(0))
         self._adjust()
