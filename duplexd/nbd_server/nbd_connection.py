@@ -160,8 +160,9 @@ class Connection(Admitted):
 
         What had come before and was not taken gets no answer: a client that connects to the next
         daemon sends it again, and an error would end in its file system. What comes from now on,
-        while something is in flight still, is refused, so that nobody waits for it. After DISC nobody
-        sends it again: all of it is done, and the connection ends by itself.
+        while something is in flight still, is refused, so that nobody waits for it.
+
+        After DISC nobody sends it again: all of it is done, and the connection ends by itself.
         """
         if self.is_ending:
             return
