@@ -175,7 +175,7 @@ class NbdLimits:
     connection_share_bytes: int = 64 * KIB  # what each may have of both, whatever others have
     receive_bytes_min: int = 16 * KIB  # a receive buffer at first, and again when nothing comes
     connection_receive_bytes: int = 256 * KIB  # a receive buffer that was full several times
-    # A long payload is taken in pieces of this size, and a long read made; payloads in those of the
+    # A long payload is taken in pieces of this size, and a long read made; both in those of the
     # other one while there is no room
     piece_bytes_max: int = 1 * MIB
     piece_bytes_min: int = 64 * KIB

@@ -6,7 +6,8 @@ it may, and not while it does not take its replies. A payload is not begun to be
 there is room for it.
 
 A connection that is lost cancels its requests. They were not acknowledged, and the client may send
-them again on another connection, where a late one must not overwrite a newer one.
+them again on another connection, where a late one must not overwrite a newer one. DISC makes no
+difference: a client that wants its requests done waits for the replies.
 """
 
 from __future__ import annotations

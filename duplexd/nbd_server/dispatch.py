@@ -23,7 +23,7 @@ from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import SIMPLE_REPLY
 from duplexd.nbd.transmission import CMD_LONG_WRITE
-from duplexd.nbd_server.cold_path import Requests
+from duplexd.nbd_server.worker_reads import WorkerReads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ _new, _init = object.__new__, Change.__init__
 _READ, _WRITE, _FUA = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA
 
 
-class Dispatch(Requests):
+class Dispatch(WorkerReads):
     """The `Client` of the write path.
 
     This class answers with simple replies; those of `structured.py` are for clients that negotiated
@@ -83,6 +83,11 @@ class Dispatch(Requests):
             self._take_later(later)
         if not 0 <= self.payload_bytes - self._counted <= self._share_bytes:
             self._count()
+
+    def go_on(self) -> None:
+        """Take the backlog, which is not empty, again."""
+        if not self._begin_narrow():
+            self.serve(self.backlog)
 
     def drop(self) -> None:
         """The client has gone: whatever has not started is dropped, no reply will be sent."""
@@ -198,7 +203,7 @@ class Dispatch(Requests):
                 continue
             if command == _READ:
                 if not self._start_read(request):
-                    self._wait(request, requests, self._server.reading)
+                    self._wait_to_read([request, *requests])
                     break
             else:
                 changes.append(self._without_payload(request))

@@ -32,12 +32,15 @@ _ASK_SECONDS = 0.001
 
 
 async def leaving(server: Server, seconds: float) -> list[Handed]:
-    """All clients whose requests are answered within `seconds`; the others stay connected here."""
+    """All clients whose requests are answered within `seconds`; the others stay connected here.
+    What came before a DISC is waited for, too: nobody would send it again.
+    """
     found: list[Handed] = []
     until = server.loop.time() + seconds
     while True:
         found += filter(None, [connection.leave() for connection in list(server.connections)])
-        if server.loop.time() >= until or not any(each.may_leave for each in server.connections):
+        waits = any(each.may_leave or each.is_ending for each in server.connections)
+        if not waits or server.loop.time() >= until:
             return found
         await asyncio.sleep(_ASK_SECONDS)
 

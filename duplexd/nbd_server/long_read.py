@@ -50,7 +50,9 @@ class Owner(Protocol):
     `takes_pipes`: content may come in pipes.
     """
 
-    dropped: bool
+    @property
+    def dropped(self) -> bool: ...
+
     leaving: bool
     since: float
     takes_pipes: bool

@@ -161,14 +161,29 @@ class Connection(Admitted):
         What had come before and was not taken gets no answer: a client that connects to the next
         daemon sends it again, and an error would end in its file system. What comes from now on,
         while something is in flight still, is refused, so that nobody waits for it.
+
+        After DISC nobody sends it again: all of it is done, and the connection ends by itself.
         """
+        if self.is_ending:
+            return
         self._stopping = True
-        self._left = None
         if self._dispatch is None:
             self._close()
         else:
             self._dispatch.stop()
             self._adjust()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its client has said DISC, and what came before that is not done yet, or it is
+        about to be closed.
+        """
+        receiver, dispatch = self._receiver, self._dispatch
+        if receiver is None or dispatch is None or dispatch.dropped:
+            return False
+        if self._left is not None:
+            return True
+        return receiver.ended and (dispatch.is_unfinished or not self._wire.unsent_bytes)
 
     @property
     def may_leave(self) -> bool:
@@ -341,7 +356,7 @@ class Connection(Admitted):
         receiver = self._receiver
         if receiver is not None:
             if dispatch.backlog:
-                dispatch.serve(dispatch.backlog)
+                dispatch.go_on()
             if receiver.more and not dispatch.backlog:
                 dispatch.serve(receiver.received(0))
         self._adjust()

@@ -52,6 +52,12 @@ class Served(Protocol):
         """Whether it has TLS, of which no other program can have the state."""
 
     @property
+    def is_ending(self) -> bool:
+        """Whether its client has said DISC, and what came before that is not done yet, or it is
+        about to be closed.
+        """
+
+    @property
     def may_leave(self) -> bool:
         """Whether `leave` returns its client some time, if the client stays."""
 

@@ -123,7 +123,7 @@ class StructuredDispatch(Dispatch):
                 continue
             if command == _READ:
                 if not self._start_read(request):
-                    self._wait(request, requests, self._server.reading)
+                    self._wait_to_read([request, *requests])
                     break
             else:
                 changes.append(self._without_payload(request))
@@ -143,6 +143,10 @@ class StructuredDispatch(Dispatch):
         return super()._reply(command, cookie, offset, error)
 
     # What waits for a worker
+
+    def _content_head(self, cookie: int, offset: int, length: int) -> bytes:
+        """See `Dispatch`."""
+        return self._chunks.data_head(cookie, offset, offset, length, True)
 
     def _start_read(self, request: Request) -> bool:
         """See `Dispatch`."""
@@ -238,7 +242,8 @@ class StructuredDispatch(Dispatch):
         _flags, command, cookie, offset, length, payload = request
         if command != c.CMD_BLOCK_STATUS:
             return super()._query(request)
-        if not self._begin_reading(self._limits.status_bytes):
+        nbytes = self._at_least(self._limits.status_bytes)
+        if not self._begin_reading(nbytes):
             return False
         self._traffic.requests[command] += 1
         self._traffic.byte_counts[command] += length
@@ -246,12 +251,12 @@ class StructuredDispatch(Dispatch):
         StatusQuery(
             self._server.backend, self._volume, request,
             [(number, self._contexts[number]) for number in chosen],
-            self._limits.bitmap_extents_max, partial(self._found, cookie, offset),
+            self._limits.bitmap_extents_max, partial(self._found, cookie, offset, nbytes),
         ).begin()  # fmt: skip
         return True
 
-    def _found(self, cookie: int, offset: int, query: StatusQuery) -> None:
-        self._end_reading(self._limits.status_bytes)
+    def _found(self, cookie: int, offset: int, nbytes: int, query: StatusQuery) -> None:
+        self._end_reading(nbytes)
         last = query.found[-1]
         self._answer(
             *[self._chunks.status(cookie, offset, *found, found is last) for found in query.found]

@@ -24,10 +24,12 @@ from tests.support.daemon import PATIENCE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from duplexd.nbd.client_replies import Reply
     from tests.support.daemon import Daemon, DaemonFiles
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 LONG = 64 * MIB
+SLOW = 90
 REQUESTS = 16_384  # without payload, of one client
 COPIED = 128 * MIB  # what nbdcopy gives to one of its threads, which has one connection
 
@@ -35,11 +37,11 @@ COPIED = 128 * MIB  # what nbdcopy gives to one of its threads, which has one co
 class Client:
     """A connection to a volume, used by hand."""
 
-    def __init__(self, path: str, volume: str) -> None:
+    def __init__(self, path: str, volume: str, structured: bool = False) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(PATIENCE_SECONDS)
         self.sock.connect(path)
-        self._nbd = NbdClient(volume)
+        self._nbd = NbdClient(volume, structured=structured)
         while not self._nbd.ready:
             data = self.sock.recv(1 << 16)
             if not data:
@@ -50,12 +52,21 @@ class Client:
     def write(self, offset: int, payload: bytes) -> int:
         """Write, and wait for the answer: an NBD error."""
         self._nbd.write(offset, payload)
+        return self._reply().error
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._nbd.read(offset, length)
+        reply = self._reply()
+        assert not reply.error
+        return bytes(reply.data)
+
+    def _reply(self) -> Reply:
         self.sock.sendall(self._nbd.data_to_send())
         while True:
-            data = self.sock.recv(1 << 16)
+            data = self.sock.recv(MIB)
             assert data, "the server closed the connection"
             for reply in self._nbd.receive(data):
-                return reply.error
+                return reply
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -68,8 +79,8 @@ def served(
     """A daemon, and what connects to a volume of it."""
     files, clients = make_files(volumes={"data": "64MiB", "wal": "8MiB"}), list[Client]()
 
-    def connect(volume: str) -> Client:
-        clients.append(Client(str(files.nbd_socket), volume))
+    def connect(volume: str, structured: bool = False) -> Client:
+        clients.append(Client(str(files.nbd_socket), volume, structured))
         return clients[-1]
 
     yield start_daemon(files), connect
@@ -141,11 +152,11 @@ def until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def sends(daemon: Daemon) -> bool:
-    """Whether a WRITE has come, or the beginning of one."""
-    name = 'duplexd_nbd_requests_total{op="write",volume="data"}'
+def requested(daemon: Daemon, operation: str) -> int:
+    """How many requests have been taken, of "data"."""
+    name = f'duplexd_nbd_requests_total{{op="{operation}",volume="data"}}'
     lines = daemon.request("GET", "/metrics")[1].splitlines()
-    return any(float(line.split()[-1]) > 0 for line in lines if line.startswith(name))
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(name))
 
 
 def waits(copy: subprocess.Popen[bytes]) -> bool:
@@ -165,7 +176,7 @@ def test_an_nbdcopy_that_is_stopped_in_the_midst_of_its_payloads(
     with source.open("wb") as file:
         file.truncate(COPIED)
     with copying(source, files.uri("data")) as copy:
-        until(lambda: sends(daemon), "nbdcopy sends its payloads")
+        until(lambda: requested(daemon, "write") > 0, "nbdcopy sends its payloads")
         os.kill(daemon.pid, signal.SIGSTOP)  # none of them ends
         until(lambda: waits(copy), "nbdcopy has filled its sockets")
         copy.send_signal(signal.SIGSTOP)
@@ -190,6 +201,34 @@ def test_replies_that_are_not_taken(served: tuple[Daemon, Callable[[str], Client
         good = connect("wal")
         for number in range(20):
             assert good.write(number * 4096, b"x" * 4096) == 0
+        assert resident(daemon) - before < 400 * MIB
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_long_reads_beside_clients_that_do_not_take_their_replies(
+    served: tuple[Daemon, Callable[..., Client]], structured: bool
+) -> None:
+    """Which have filled the memory for replies of all: each has asked for 16 MiB, in one READ or in
+    many.
+    """
+    daemon, connect = served
+    content = os.urandom(MIB) * 32
+    good = connect("data", structured)
+    assert good.write(0, content) == 0
+    before = resident(daemon)
+    with many(connect, SLOW) as bad:
+        for length in (16 * MIB, MIB, 257 * KIB, 129 * KIB):
+            for client in bad:
+                client.send(m.request(0, c.CMD_READ, 1, LONG - length, length))
+        until(lambda: requested(daemon, "read") >= 16, "the memory for replies is full")
+        assert good.read(0, len(content)) == content
+        for length in (257 * KIB, 129 * KIB, 65 * KIB):
+            assert good.read(1000, length) == content[1000 : 1000 + length]
+        good.send(m.request(0, c.CMD_CACHE, 1, 0, len(content)))
+        assert good.sock.recv(1 << 16)[4:8] == bytes(4)
+        assert connections(daemon, "data") == SLOW + 1, (
+            "they were waited for until they were closed"
+        )
         assert resident(daemon) - before < 400 * MIB
 
 

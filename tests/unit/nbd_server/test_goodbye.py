@@ -14,6 +14,7 @@ from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd_server.goodbye import unread_of
+from duplexd.nbd_server.handing_over import leaving
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -73,13 +74,8 @@ async def test_held_changes_are_done_after_a_goodbye(
     await eventually(lambda: backend.volumes["data"].connections == 1)
 
 
-@NARROW
-@LEAVE
-async def test_changes_that_were_not_received_are_done_after_a_goodbye(
-    connect: Connect, backend: MemoryBackend, leave: Callable[[Peer], None]
-) -> None:
-    """The server reads no further, so DISC is still in the kernel when the client goes."""
-    peer = await connect()
+async def not_read(peer: Peer, backend: MemoryBackend) -> None:
+    """What this client sends from now on is not received while changes are held."""
     backend.holding = True
     peer.nbd.write(63 * KIB, b"\x99" * 2 * KIB)
     await peer.send()
@@ -87,6 +83,16 @@ async def test_changes_that_were_not_received_are_done_after_a_goodbye(
     peer.nbd.write(62 * KIB, b"\x98" * KIB)  # it waits, and the socket is not read
     await peer.send()
     await asyncio.sleep(0.05)
+
+
+@NARROW
+@LEAVE
+async def test_changes_that_were_not_received_are_done_after_a_goodbye(
+    connect: Connect, backend: MemoryBackend, leave: Callable[[Peer], None]
+) -> None:
+    """The server reads no further, so DISC is still in the kernel when the client goes."""
+    peer = await connect()
+    await not_read(peer, backend)
     await say_goodbye(peer, 20, leave)
     await asyncio.sleep(0.05)
     assert len(backend.held) == 1
@@ -169,24 +175,45 @@ async def test_a_stop_waits_for_changes_of_a_client_that_said_goodbye(
 
 @NARROW
 @LEAVE
-async def test_a_stop_gives_up_what_was_not_received(
+async def test_a_stop_waits_also_for_what_was_not_received(
     connect: Connect,
     backend: MemoryBackend,
     listeners: Listeners,
     leave: Callable[[Peer], None],
 ) -> None:
+    """Nobody would send it again."""
     peer = await connect()
     backend.holding = True
     await say_goodbye(peer, 20, leave)
     await eventually(lambda: backend.held)
     await asyncio.sleep(0.05)
-    held = len(backend.held)
     stopping = asyncio.create_task(listeners.stop(PATIENCE_SECONDS))
     await asyncio.sleep(0.02)
     backend.release()
     await stopping
-    assert len(done(backend)) == held
+    assert done(backend) == list(range(1, 21))
     await listeners.start()
+
+
+@NARROW
+@pytest.mark.parametrize("received", [True, False])
+async def test_a_restart_in_place_waits_for_changes_of_a_client_that_said_goodbye(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners, received: bool
+) -> None:
+    """It has gone, so the next program could not go on with it."""
+    peer = await connect()
+    backend.holding = True
+    if not received:
+        await not_read(peer, backend)
+    await say_goodbye(peer, 3, vanish)
+    await eventually(lambda: len(backend.held) == (3 if received else 1))
+    await asyncio.sleep(0.05)
+    handing = asyncio.create_task(leaving(listeners.server, PATIENCE_SECONDS))
+    await asyncio.sleep(0.02)
+    backend.release()
+    assert await handing == []
+    assert done(backend) == [1, 2, 3, *([] if received else [0x98, 0x99])]
+    assert not listeners.server.connections, "it would be counted as lost"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])

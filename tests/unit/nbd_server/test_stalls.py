@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from duplexd.known import known
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd_server.peer_places import Places, Shares, peer_of
 from duplexd.nbd_server.reach import Policy
-from duplexd.nbd_server.stalls import Progress
+from duplexd.nbd_server.stalls import Progress, kept_bytes
 from duplexd.net.allow import Caller
 from tests.unit.nbd_server.peer import eventually
 
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.nbd_server.listeners import Listeners
+    from duplexd.nbd_server.nbd_connection import Connection
     from tests.unit.nbd_server.memory_backend import MemoryBackend
     from tests.unit.nbd_server.peer import Peer
 
     Connect = Callable[..., Awaitable[Peer]]
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 SOON = NbdLimits(stall_seconds_max=0.05, look_seconds=0.01)
 LIMITS = NbdLimits(stall_seconds_max=30.0, stall_bytes_min=1000)
 
@@ -84,6 +87,32 @@ async def test_replies_count_until_the_socket_has_taken_them(
 def test_what_goes_on_is_not_stalled_however_slowly() -> None:
     progress = Progress(LIMITS)
     assert [progress.stalled(now, now * 100, None) for now in range(0, 200, 10)] == [""] * 20
+
+
+async def test_what_a_client_takes_shows_long_before_the_kernel_has_room_for_more(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    """Else a client that takes less than 50 KiB/s of long replies looked like one that stopped."""
+    backend.volumes["data"].cold = True
+    peer = await connect()
+    peer.nbd.read(0, 32 * MIB)
+    await peer.send()
+    (connection,) = cast("set[Connection]", listeners.server.connections)
+    wire = connection._socket
+    await eventually(lambda: wire.unsent_bytes)
+    await asyncio.sleep(0.05)  # until nothing moves any more
+    sent, kept, progress = wire.sent_bytes, kept_bytes(wire.sock), Progress(LIMITS)
+
+    def look(now: float) -> str:
+        receiver = known(connection._receiver, "it has negotiated")
+        return progress.look(now, receiver, connection._wire, wire, reads=True)
+
+    assert not look(0)
+    for _ in range(4):
+        await peer.receive(64 * KIB)
+    await eventually(lambda: kept_bytes(wire.sock) + LIMITS.stall_bytes_min <= kept)
+    assert wire.sent_bytes == sent
+    assert [look(now) for now in (20, 40, 60)] == ["", "", "it does not take its replies"]
 
 
 def test_what_goes_on_by_single_bytes_is_stalled() -> None:
