@@ -45,7 +45,8 @@ were. `rollback` is what is not done while volumes go back to it, `rollback_stat
 recovered from it.
 `image_record` is what is recorded of an image, `since` what the journal says of it since, and
 `identity` judges with both what a start finds. `participant` is a controller's part in a group cut;
-`cuttable` and `freeze` decide what a suspend and a failure do to a group:
+`cuttable` and `freeze` decide what a suspend and a failure do to a group, `rebuilding` says which
+secondaries the journal makes usable again after one:
 
     >>> from duplexd.core.lease import Lease
     >>> from duplexd.core.participant import Participant

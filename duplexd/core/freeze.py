@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core import rebuilding
 from duplexd.core.markers import Fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair, PairRecord
@@ -26,14 +27,16 @@ def plan(
     unusable: Iterable[Pair],
     missed: Mapping[Pair, ChangeMap],
     new_id: Callable[[], str],
+    others: Container[Pair] = (),
 ) -> list[Fail]:
     """The markers that suspend `members`; the one for number `at` comes first. `failed`: None if it
     is no secondary that failed, but what brings them along.
 
     `missed` is what each secondary has not received of the changes after `at`; `unusable` are the
     pairs whose secondaries hold no state that ever existed (a torn write), and so are those that
-    were not compared. A pair that mirrors holds the tail, at or after `at`, but is suspended at
-    `at`: its later changes are in `missed`.
+    were not compared. `others`: those of `unusable` whose secondaries may be other images, or have
+    lost more than records bring back. A pair that mirrors holds the tail, at or after `at`, but is
+    suspended at `at`: its later changes are in `missed`.
     """
     members = list(members)
     torn = {pair.id for pair in (*unusable, *(each for each in members if each.uncompared))}
@@ -51,10 +54,17 @@ def plan(
             sorted(torn) if place == at else [],
             error,
             {pair.id: missed[pair] for pair in pairs if pair in missed and missed[pair].any()},
+            _rebuild(pair for pair in pairs if pair.id in torn and pair not in others),
         )
         for place, pairs in places.items()
         if pairs
     ]
+
+
+def _rebuild(torn: Iterable[Pair]) -> dict[int, int]:
+    """Those that the journal makes usable again, and from which number on."""
+    numbers = {pair.id: rebuilding.number(pair.record) for pair in torn}
+    return {volume: at for volume, at in numbers.items() if at is not None}
 
 
 def time_of(at: int, pairs: Iterable[PairRecord], now_us: int) -> int:

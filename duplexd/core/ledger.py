@@ -24,6 +24,7 @@ from duplexd.core import (
     marker_check,
     markers,
     pair_states,
+    rebuilding,
     rollback,
     snapshot,
 )
@@ -226,7 +227,7 @@ class Ledger(Unmarked):
                 before, after = (image and image.taken_at(number) for image in (before, after))
                 if pair.history is not None:
                     pair.history.went_back(pair.cut, pair.usable)
-                pair.primary_at, pair.usable = place.sequence, False
+                pair.primary_at, pair.usable, pair.rebuildable = place.sequence, False, False
                 pair.cut = Cut("", place.sequence, place.time_us, "", VOID)
                 pair.changed = pair.full_map()
             pair.primary_image, pair.secondary_image = after, before
@@ -310,8 +311,7 @@ class Ledger(Unmarked):
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.failed_us, pair.staging = place.time_us, ""
             pair.readers.clear()
-            pair.secondary_at = min(pair.secondary_at, pair.applied)
-            pair.usable = pair.usable and pair.id not in marker.unusable
+            rebuilding.fold(pair, marker)
             if (missed := marker.missed.get(pair.id)) is not None:
                 pair.tracked_bytes += missed.changed_bytes
                 pair.changed = pair.merged(missed)

@@ -220,7 +220,8 @@ class Fail(NamedTuple):
     there is none, because the journal, or a copy of a part of it, could not be read for them.
 
     The secondaries of the `unusable` ones hold no state that existed. `missed` is what each
-    secondary has not received of the changes after `at`.
+    secondary has not received of the changes after `at`. `rebuild`: the numbers of those that the
+    journal makes usable again, see `rebuilding.py`.
     """
 
     id: str
@@ -230,12 +231,14 @@ class Fail(NamedTuple):
     unusable: Sequence[int]
     error: str
     missed: Mapping[int, ChangeMap]
+    rebuild: Mapping[int, int] = {}
 
     def pack(self) -> Json:
+        rebuild = {str(volume): at for volume, at in self.rebuild.items()}
         return {
             "m": "fail", "id": self.id, "at": self.at, "volumes": list(self.volumes),
             "failed": list(self.failed), "unusable": list(self.unusable), "error": self.error,
-            "missed": pack_maps(self.missed),
+            "missed": pack_maps(self.missed), **({"rebuild": rebuild} if rebuild else {}),
         }  # fmt: skip
 
     @classmethod
@@ -248,6 +251,7 @@ class Fail(NamedTuple):
             numbers(fields["unusable"]),
             str(fields.get("error", "")),
             unpack_maps(fields["missed"]),
+            {int(volume): int(at) for volume, at in fields.get("rebuild", {}).items()},
         )
 
 

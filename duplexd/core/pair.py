@@ -60,9 +60,10 @@ class PairRecord:
     `applied` is the number up to which the secondary holds every change of this volume, and none
     after it; of a pair that mirrors it is the tail, filled in when it stops. `usable`: whether
     recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
-    cut until both are equal, or after a torn write. `changed`: grains changed since the cut
-    (SUSPENDED), or still to copy (PENDING). `primary_at`: the number up to which the primary holds
-    every change durably; that of the checkpoint, unless the primary was not there since.
+    cut until both are equal, or after a torn write. `rebuildable`: see `rebuilding.py`.
+    `changed`: grains changed since the cut (SUSPENDED), or still to copy (PENDING).
+    `primary_at`: the number up to which the primary holds every change durably; that of the
+    checkpoint, unless the primary was not there since.
     `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
     `swapped`: the image that the configuration calls `secondary` is the primary. `adopted`: another
     image has become the primary since the cut, so the journal does not lead from there to now.
@@ -87,9 +88,10 @@ class PairRecord:
         "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "failed_us",
         "good_cut_us", "growing", "grown", "history", "horizon", "id", "last_cut", "limits",
         "lineage", "name",
-        "primary_at", "primary_image", "readers", "reason", "regions", "removed", "rollback",
-        "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged", "staging",
-        "state", "suspended_us", "swapped", "swaps", "tracked_bytes", "unrecorded", "usable",
+        "primary_at", "primary_image", "readers", "reason", "rebuildable", "regions", "removed",
+        "rollback", "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged",
+        "staging", "state", "suspended_us", "swapped", "swaps", "tracked_bytes",
+        "unrecorded", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -103,6 +105,7 @@ class PairRecord:
         self.state = SIMPLEX
         self.reason = ""
         self.usable = False
+        self.rebuildable = False
         self.applied = 0
         self.primary_at = 0
         self.secondary_at = 0
@@ -141,6 +144,7 @@ class PairRecord:
         """What was kept because of its cut is not needed any more."""
         self.cut, self.changed, self.tracked_bytes, self.staging = None, None, 0, ""
         self.adopted, self.unrecorded, self.failed_us, self.suspended_us = False, 0, 0, 0
+        self.rebuildable = False
         self.readers.clear()
 
     def size_at(self, sequence: int) -> int:
@@ -187,7 +191,7 @@ class PairRecord:
     def limit(self, tail: int) -> int:
         """The last number that may reach the secondary."""
         if self.state == SUSPENDED and self.cut is not None:
-            return self.cut.sequence
+            return self.applied if self.rebuildable else self.cut.sequence
         if self.state == DUPLEX and self.horizon is not None:
             return min(tail, self.horizon.number)
         return tail
@@ -324,6 +328,13 @@ class Pair:
         record says so, a start can still bring it to a number from the journal.
         """
         return self.record.usable and self.halfway is None and not self.uncompared
+
+    @property
+    def can_roll_forward(self) -> bool:
+        """Whether the journal, where it reaches back to `applied`, brings the secondary to the last
+        change. While there is a primary, one that failed on that way is copied from it instead.
+        """
+        return self.usable or (self.record.rebuildable and bool(self.failed))
 
     @property
     def applied(self) -> int:

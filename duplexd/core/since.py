@@ -49,6 +49,7 @@ class _Saved(NamedTuple):
     state: str
     settled: bool  # the secondary was where it had to be: at its cut, or at the checkpoint's number
     usable: bool  # it was there, or on its way from a number to one
+    rebuildable: bool  # it failed on that way; nothing is written to it
     delayed: bool  # it was kept behind, and a cut lets it go on
     offsets: list[int]  # sampled, of both images, sorted
 
@@ -172,6 +173,8 @@ class Since:
         anything = common._replace(writing="anything")
         if state == pair_states.SUSPENDED and seen.saved.usable and not seen.moved:
             return (common if settled else anything)._replace(touched=(), uncertain=())
+        if seen.saved.rebuildable and not seen.moved:
+            return common._replace(touched=EVERYTHING, uncertain=())  # its time says the rest
         if state != pair_states.DUPLEX:
             return anything._replace(touched=EVERYTHING)
         stopped = self._closed and not self._written  # and its follower with it
@@ -218,7 +221,9 @@ def _saved(pair: PairRecord, sequence: int) -> _Saved:
     offsets = {offset for image in images if image is not None for offset in image.offsets}
     arrived, usable = pair.applied >= pair.limit(sequence), pair.usable and not pair.staging
     delayed = pair.horizon is not None
-    return _Saved(pair.state, arrived and usable, usable, delayed, sorted(offsets))
+    rebuildable = pair.state == pair_states.SUSPENDED and pair.rebuildable
+    settled = arrived and usable
+    return _Saved(pair.state, settled, usable, rebuildable, delayed, sorted(offsets))
 
 
 def _piece(kind: int, offset: int, length: int, payload: memoryview) -> Piece:

@@ -88,6 +88,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         "images": (pair.primary_image, pair.secondary_image),
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
+        **({"rebuildable": True} if pair.rebuildable else {}),
         **({"adopted": True} if pair.adopted else {}),
         **({"horizon": list(pair.horizon)} if pair.horizon is not None else {}),
         **({"failed": pair.failed_us} if pair.failed_us else {}),
@@ -165,7 +166,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    pair.adopted = saved.get("adopted", False)  # left out where it is not, as the next six
+    pair.rebuildable = saved.get("rebuildable", False)  # left out where it is not, as the next
+    pair.adopted = saved.get("adopted", False)
     # older versions did not write since when: nothing is certain then but where the secondary is
     pair.unrecorded = saved.get("unrecorded", 1 if _lacks_records(pair) else 0)
     pair.horizon = Horizon(*saved["horizon"]) if "horizon" in saved else None

@@ -193,8 +193,10 @@ class Commands:
         accept_differences: bool = False,
         force: bool = False,
     ) -> Json:
-        """See `Swaps.swap`."""
+        """See `Swaps.swap`. To roll them forward, secondaries that are absent are opened before."""
         pairs, accept = self._volumes.named(names), accept_differences
+        if roll_forward:
+            await self._journal.in_time(self._reopening.before_roll_forward(pairs))
         work = self._swaps.swap(pairs, roll_forward, keep_to, lose_changes, accept, force)
         return await self._journal.in_time(work)
 

@@ -13,6 +13,7 @@ Everything here happens at rest: directly after the batch that met the failure, 
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -185,7 +186,8 @@ class Failures:
         hung = failed is not None and (leave_hung(failed, error) or was_left(failed))
         if failed is not None and hung and failed.secondary_dirty:
             unusable, missed = {*unusable, failed}, _with_unsynced(missed, failed)
-        for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
+        others = {failed} if failed is not None and _may_be_another(failed, error) else set()
+        for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id, others):
             self._freeze_at(marker, failed, error)
 
     def _freeze_at(self, marker: Fail, failed: Pair | None, error: OSError) -> None:
@@ -254,6 +256,15 @@ def _with_path(error: OSError, failed: Pair | None) -> str:
     """What failed, with the image's path, which some errors name themselves."""
     why, path = error.strerror or str(error), _path_of(error, failed)
     return why if not path or path in why else f"{path}: {why}"
+
+
+def _may_be_another(failed: Pair, error: OSError) -> bool:
+    """Whether what the journal says of a secondary may not be true of the image at its path: it is
+    another one, was changed by others, or lost its end.
+    """
+    secondary = failed.secondary
+    short = isinstance(secondary, AbsentLeg) and bool(secondary.short)
+    return short or error.errno == errno.ESTALE
 
 
 def _path_of(error: OSError, failed: Pair | None) -> str:

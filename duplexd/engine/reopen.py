@@ -7,7 +7,7 @@
     a pair whose secondary is open,    the same: its disk was replaced while the daemon runs. The
     and another image is at its path   open one is closed once the other is in its place
     a volume that is not served        its primary is opened, and gets from the journal what it
-                                       lacks
+                                       lacks; or, to roll it forward, its secondary
 
 One command at a time does that with a volume (`alone`): a replay of a long journal takes a while,
 and another command would exchange the image under it.
@@ -107,6 +107,16 @@ class Reopening:
             async with self.alone(pair):
                 await to_its_end(self._before_resync(pair, known_only))
 
+    async def before_roll_forward(self, pairs: Sequence[Pair]) -> None:
+        """Open the secondaries that are absent of volumes that are not served: a disk that hung may
+        answer again. Raises WrongStateError for one that cannot be used, or is another image.
+        """
+        for pair in pairs:
+            suspended = pair.failed and pair.state == pair_states.SUSPENDED
+            if suspended and why_absent(pair.secondary):
+                async with self.alone(pair):
+                    await to_its_end(self._take_secondary(pair, known_only=True))
+
     async def _before_resync(self, pair: Pair, known_only: bool) -> None:
         if pair.failed and pair.id < 0:  # in no journal, so it has nothing to get from there
             raise WrongStateError(
@@ -183,7 +193,7 @@ class Reopening:
         timeline, record = self._timeline, pair.record
         timeline.ledger.use_images(record, record.primary_image, None)
         everything = record.full_map()
-        if pair.state == pair_states.SUSPENDED and not record.usable:
+        if pair.state == pair_states.SUSPENDED and not (record.usable or record.rebuildable):
             timeline.append(Missed({pair.id: everything}))
         elif pair.state != pair_states.SIMPLEX:
             at = timeline.written if pair.state == pair_states.DUPLEX else pair.applied

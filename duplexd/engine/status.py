@@ -216,10 +216,10 @@ class Status:
         if pair.state != pair_states.SUSPENDED or secondary is None:
             return None
         first = pair.applied + 1
-        whole = pair.usable and not (_absence(secondary) or self._misplaced(secondary))
+        whole = not (_absence(secondary) or self._misplaced(secondary))
         reaches_back = self._timeline.writer.ring.oldest <= first
         known = not pair.record.adopted and pair.record.differs is None
-        possible = whole and reaches_back and known
+        possible = pair.can_roll_forward and whole and reaches_back and known
         return {"possible": possible, "from_sequence": first}
 
     def _as_of_time(self, pair: Pair) -> float | None:

@@ -99,6 +99,10 @@ class Swaps:
         for pair in pairs:
             check(pair)
             self._check(pair, roll_forward, lose_changes)
+            if keep_to is not None and not pair.usable:
+                raise WrongStateError(
+                    f"{pair.name}: its secondary has left its cut; leave --keep-to out"
+                )
         async with self._readers.leaving(pairs, Leaving(force=force)):
             if roll_forward:
                 await to_its_end(self._roll_forward(pairs, keep_to))
@@ -159,12 +163,12 @@ class Swaps:
             )
         if pair.state == DUPLEX:
             return
-        if not pair.usable:
+        if not pair.can_roll_forward:
             raise WrongStateError(
                 f"{pair.name}: its secondary holds no state that the volume ever had; "
                 "only a resync makes it usable"
             )
-        if not roll_forward and not lose_changes:
+        if not roll_forward and not (lose_changes and pair.usable):
             raise WrongStateError(self._at_stake(pair))
         if roll_forward and not _only_in_primary(pair):
             self._check_reach(pair)
@@ -184,7 +188,7 @@ class Swaps:
 
     def _check_again(self, pair: Pair) -> None:
         """In the step that begins: a copy of the cut, or a sync, may have taken long."""
-        if pair.state != SUSPENDED or not pair.usable or _only_in_primary(pair):
+        if pair.state != SUSPENDED or not pair.can_roll_forward or _only_in_primary(pair):
             raise WrongStateError(f"{pair.name} changed its state meanwhile; try again")
         self._check_reach(pair)
 
@@ -201,6 +205,12 @@ class Swaps:
         forward = (
             " --roll-forward applies them from the journal;" if self._can_go_forward(pair) else ""
         )
+        if not pair.usable:
+            return (
+                f"{pair.name}: its secondary failed on its way along the journal, and holds some "
+                f"of the changes from number {lost['first']} to {lost['last']}, but not all;"
+                f"{forward} nothing else makes it usable"
+            )
         return (
             f"{pair.name} is SUSPENDED: its secondary lacks the changes from number "
             f"{lost['first']} to {lost['last']}, {format_size(lost['bytes'])} of the volume;"

@@ -287,8 +287,9 @@ def _in_doubt(job: Job, why: Exception) -> tuple[int, list[Pair]]:
     pairs: list[Pair] = []
     if job.how == COPY:
         pairs = list(job.pairs)
-    elif isinstance(why, SinkError) and why.torn:
-        pairs = [why.pair]
+    else:
+        failed = why.pair if isinstance(why, SinkError) and why.torn else None
+        pairs = [pair for pair in job.pairs if pair is failed or pair in job.torn]
     return _since(_position(job), pairs), pairs
 
 

@@ -159,6 +159,7 @@ class Resyncs:
                 check(pair)
             for pair in pairs:
                 pair.copied_bytes, pair.resync_error = 0, None
+                self._timeline.ledger.secondary_holds(pair.record, pair.applied)
             self._begin_following(pairs, JOURNAL)
 
         await self._from_cuts(pairs, Refusals(), begin)
@@ -221,6 +222,7 @@ class Resyncs:
         if how == JOURNAL:
             # A restart needs the journal from there, until a checkpoint covers the resync.
             job.floor = min(pair.applied for pair in pairs)
+            job.torn = {pair for pair in pairs if not pair.usable}
             self._checkpointer.keep_from(job.floor)
         self._followers.begin(job)
 

@@ -16,8 +16,10 @@ from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Equal, Missed
 from duplexd.core.pair import Halfway
+from duplexd.engine.opening import why_absent
 from duplexd.engine.recovery.image_faults import Fault
 from duplexd.engine.recovery.replay import waits_for_its_secondary
+from duplexd.images.absent import AbsentLeg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -98,7 +100,8 @@ class Degraded:
         if pair.secondary is None or pair in self._faults.secondaries or self._is_unknown(pair):
             return False
         staging = pair.record.staging == UNCOMMITTED
-        follows = pair.state == pair_states.PENDING and pair.usable and not staging
+        walks = pair.usable or pair.record.rebuildable
+        follows = pair.state == pair_states.PENDING and walks and not staging
         arrived = pair.applied >= self._tail
         return arrived and (pair.state == pair_states.DUPLEX or follows)
 
@@ -139,7 +142,8 @@ class Degraded:
         if copied and self._can_lead(pair):
             self._timeline.append(Equal([pair.id]))
         elif copied or (pair.state == pair_states.DUPLEX and self._is_unknown(pair)):
-            error = OSError(why)
+            fault = self._faults.secondaries.get(pair)
+            error = OSError(why) if fault is None else fault.error
             missed = {pair: pair.record.full_map()}
             self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)
         self.not_served(pair, why)
@@ -148,11 +152,21 @@ class Degraded:
     def not_served(self, pair: Pair, why: str) -> None:
         """A client that asks for this volume is refused with the reason."""
         pair.failed = why
+        self._lost_its_end(pair)
         pair.halfway = self._halfway(pair)
         duplex = pair.state == pair_states.DUPLEX and pair in self._uncompared
         pair.uncompared = duplex and bool(pair.regions.open)
         pair.refresh()
         self._failures.no_more_served(pair)
+
+    def _lost_its_end(self, pair: Pair) -> None:
+        """No journal makes a secondary whole that was truncated; nor one that is extended again."""
+        secondary = pair.secondary
+        short = isinstance(secondary, AbsentLeg) and bool(secondary.short)
+        if short and pair.record.rebuildable and pair.state == pair_states.SUSPENDED:
+            error = OSError(errno.EIO, why_absent(secondary))
+            missed = {pair: pair.record.full_map()}
+            self._failures.freeze({pair}, pair, pair.applied, error, {pair}, missed)
 
     def _halfway(self, pair: Pair) -> Halfway | None:
         """Why the secondary is at no number: it was not brought to the last one that it may get.

@@ -743,7 +743,7 @@ RECORDED = {
 WRITERS = {
     *("core/ledger.py", "core/unmarked.py", "core/change_history.py"),
     *("core/snapshot.py", "core/pair.py", "core/cut.py", "core/delayed.py", "core/rollback.py"),
-    "core/growth.py",
+    *("core/growth.py", "core/rebuilding.py"),
 }
 
 

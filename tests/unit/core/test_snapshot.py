@@ -160,6 +160,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     """A new field of a record must be saved."""
     apart = {
         "adopted",
+        "rebuildable",
         "drill",
         "failed_us",
         "history",
