@@ -30,7 +30,7 @@ UNITS = (DAEMON, ATTACH, MOUNT)  # in the order in which they come up
 SINCE = "ActiveEnterTimestampMonotonic"
 CONTROL = "/run/duplexd/db/control.sock"
 OTHER_VERSION = "9.9.9"
-TIMEOUT_S = 15  # of a request of the device
+TIMEOUT_S = 120  # of a request of the device: guests are slow
 
 
 def fstab() -> str:
