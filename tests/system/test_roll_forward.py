@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -137,14 +138,11 @@ def test_a_disk_that_hangs_in_the_middle(copy: LastCopy) -> None:
 
 def test_a_kill_in_the_middle(copy: LastCopy) -> None:
     fault = copy.disk.hang("write", "data.img", skip=3)
-    with subprocess.Popen(
-        ["duplexctl", "--socket", str(copy.files.control_socket), "swap", "data", "--roll-forward"],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    ) as process:
+    with ThreadPoolExecutor(1) as pool:
+        swapping = pool.submit(run_duplexctl, copy.files, "swap", "data", "--roll-forward")
         fault.wait_met()
         copy.daemon.kill()
-        assert process.wait(PATIENCE_SECONDS)
+        assert swapping.result().returncode
     fault.lift()
     broken = copy.disk.fail("write", "data.img", skip=3)
     copy.daemon.start()
