@@ -76,7 +76,8 @@ Which image has which role is recorded in the journal, and is no state: a pair i
 swapped. A swap of a DUPLEX pair loses nothing. One of a SUSPENDED pair either brings the secondary
 to the last change first (`--roll-forward`), or gives up the changes after its cut
 (`--lose-changes`). A PENDING pair has no complete secondary, and a SIMPLEX one has none, so neither
-can be swapped.
+can be swapped. A secondary that fails while it is brought forward is not usable, but keeps the
+number that it durably held: the journal brings it forward from there when that is asked again.
 
 A volume is served as long as its primary is there and is the image that the journal knows. A DUPLEX
 pair whose primary fails is swapped, and then SUSPENDED by secondary error. Where the secondary is
