@@ -132,7 +132,13 @@ def site(
         yield Site(cluster, above)
 
 
-@pytest.mark.parametrize("volumes", [ONE, TWO], ids=["one daemon", "two daemons"])
+@pytest.mark.parametrize(
+    "volumes",
+    [
+        pytest.param(ONE, id="one daemon", marks=pytest.mark.long),
+        pytest.param(TWO, id="two daemons"),
+    ],
+)
 def test_a_table_that_was_dropped_comes_back_from_delayed_secondaries(
     above: Path, volumes: dict[str, list[str]]
 ) -> None:
