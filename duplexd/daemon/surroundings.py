@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
-_AT_ONCE = 32  # workers, each with many paths
+_AT_ONCE = 2  # workers: more take the interpreter lock from each other at every look
 
 
 class Surroundings:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
 
-_AT_ONCE = 32
+_AT_ONCE = 2  # workers: more take the interpreter lock from each other at every look
 
 
 class _Look(NamedTuple):
