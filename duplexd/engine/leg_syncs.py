@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.patience import SYNC
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import lost_image
-from duplexd.runtime.one_by_one import in_groups, one_by_one
 from duplexd.runtime.tasks import several_at_once
-from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -120,33 +118,13 @@ class LegSyncs:
         """
         outcomes: list[Outcome] = []
 
-        def over(outcome: Outcome) -> None:
-            outcomes.append(outcome)
+        async def one(sync: Planned) -> None:
+            outcomes.append(outcome := await self._one(sync))
             if outcome.failed is None and outcome.lost is None:
-                self._end(outcome.planned, synced=True)
+                self._end(sync, synced=True)
 
-        async def some(group: Sequence[Planned]) -> None:
-            if group[0].dirty:
-                over(await self._one(group[0]))
-            else:
-                await self._look_at(group, over)
-
-        dirty = [[sync] for sync in planned if sync.dirty]
-        others = in_groups([sync for sync in planned if not sync.dirty])
-        await several_at_once([*dirty, *others], some, _AT_ONCE)
+        await several_at_once(planned, one, _AT_ONCE)
         return outcomes
-
-    async def _look_at(self, looks: Sequence[Planned], over: Callable[[Outcome], None]) -> None:
-        seconds = self._legs.patience.seconds(SYNC)
-
-        def hung(look: Planned) -> None:
-            error = HungError(look.leg, seconds)
-            error.filename = look.leg.path
-            over(Outcome(look, None, error))
-
-        await one_by_one(
-            self._legs.workers, looks, _look, seconds, lambda _look, seen: over(seen), hung
-        )
 
     async def _one(self, sync: Planned) -> Outcome:
         try:
@@ -162,7 +140,7 @@ class LegSyncs:
         """In a worker."""
         lost = lost_image(sync.leg) if sync.looked_for else None
         try:
-            return lost, None, self._sync(sync.leg)
+            return lost, None, self._sync(sync.leg) if sync.dirty else _nothing
         except OSError as error:
             return lost, error, _nothing
 
@@ -201,14 +179,6 @@ class LegSyncs:
             while self._under_way:
                 await asyncio.wait(list(self._under_way.values()))
             yield
-
-
-def _look(look: Planned) -> Outcome:
-    """In a worker."""
-    try:
-        return Outcome(look, lost_image(look.leg), None)
-    except OSError as error:
-        return Outcome(look, None, error)
 
 
 def _nothing() -> None:

@@ -29,8 +29,8 @@ LATE = SIZE - PIECE  # written before the cut, and not after it
 
 
 class LastCopy(NamedTuple):
-    """A volume without its primary; its secondary is at a cut, on a disk that fails when it is told
-    to.
+    """A volume without its primary; its secondary is at a cut, on a disk whose
+    faults the test sets.
     """
 
     files: DaemonFiles

@@ -1,4 +1,4 @@
-"""Many small calls in one worker: those behind one that hangs are made all the same."""
+"""Many small calls in one worker: one that hangs keeps none of the others from being made."""
 
 from __future__ import annotations
 
