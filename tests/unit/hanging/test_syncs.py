@@ -12,7 +12,7 @@ from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.watch import HungError
-from tests.support.hanging_leg import HangingLeg
+from tests.support.hanging_leg import PATIENCE_SECONDS, HangingLeg
 from tests.unit.engine.parts import SIZE
 from tests.unit.hanging.worlds import LONG, SHORT, hanging, until
 
@@ -37,6 +37,31 @@ async def test_the_sync_of_one_secondary_does_not_wait_for_another_that_hangs() 
         assert world.parts.images["wal"][1].syncs == 2
         assert not checkpoint.done()
         world.calls.patience = SHORT
+        await checkpoint
+
+
+class StuckPath(HangingLeg):
+    """One that was not written to, and whose path hangs when it is looked at."""
+
+    def in_place(self, path: str = "") -> bool:
+        self._wait("sync")
+        return super().in_place(path)
+
+
+async def test_a_path_that_hangs_keeps_no_suspend_of_another_secondary_waiting() -> None:
+    """A checkpoint looks at both."""
+    async with hanging() as world:
+        stuck, pair = StuckPath(world.legs["data"][1]), world.pair("data")
+        pair.set_legs(pair.primary, stuck, pair.mode)
+        world.calls.patience = LONG
+        stuck.hang("sync")
+        checkpoint = asyncio.ensure_future(world.checkpointer.checkpoint())
+        await stuck.hung()
+        syncing = asyncio.ensure_future(world.checkpointer.sync_secondaries([world.pair("wal")]))
+        await asyncio.wait({syncing}, timeout=PATIENCE_SECONDS)
+        ended = syncing.done(), checkpoint.done()
+        stuck.release()
+        assert ((await syncing), ended) == ({}, (True, False))
         await checkpoint
 
 
