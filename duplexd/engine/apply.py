@@ -298,9 +298,15 @@ class Executor:
         self._freeze(batch, failure)
 
     def _freeze(self, batch: Batch, failure: SecondaryFailure) -> None:
+        """A pair of the group that goes on with its secondary alone is not suspended with it: when
+        the batch is over that is its primary, as if the swap had come before.
+        """
+        pair, dead = failure.pair, batch.dead.keys() - batch.frozen
+        leading = {each for each in dead if each is not pair and self._goes_on(each)}
+        failure.members = self._group_of(pair) - leading
         batch.healing = None
         batch.failures.append(failure)
-        batch.frozen |= self._group_of(failure.pair)
+        batch.frozen |= failure.members
         for pair in batch.frozen & batch.dead.keys():
             self._both_failed(batch, pair)
 
@@ -322,7 +328,7 @@ class Executor:
         """`final`: it takes nothing more, also where no secondary can go on."""
         watch.inside[0] = JOURNAL
         pair, failure = change.volume, PrimaryFailure(change, error)
-        goes_on = self.swaps and pair.can_lead and pair not in batch.frozen
+        goes_on = self._goes_on(pair) and pair not in batch.frozen
         if goes_on or final:
             batch.dead[pair] = failure
         if not goes_on:
@@ -330,14 +336,15 @@ class Executor:
             if not final:
                 batch.primary_errors.append(failure)
 
+    def _goes_on(self, pair: Pair) -> bool:
+        """Whether it does so with its secondary when its primary fails, unless that is frozen."""
+        return self.swaps and pair.can_lead
+
     def _leave(
         self, batch: Batch, change: PairChange, others: Sequence[Access], error: HungError
     ) -> None:
         """Give these legs nothing after `change`, because they hang, too. They have all before it,
         and a secondary of its own pair, if it is one of these, has it.
-
-        A secondary is not given up here if that would suspend a pair of its group which is about to
-        go on with its own: it fails when the batch is over, and that one has swapped.
         """
         batch.dead |= {
             pair: PrimaryFailure(change, HungError(leg, error.seconds))
@@ -345,11 +352,9 @@ class Executor:
             if use == PRIMARY and pair not in batch.dead
         }
         for pair, leg, use in others:
-            leading = batch.dead.keys() - batch.frozen - {pair}
-            if use == PRIMARY or pair in batch.frozen or self._group_of(pair) & leading:
-                continue
-            hung = HungError(leg, error.seconds)
-            self._freeze(batch, SecondaryFailure(pair, change.sequence + 1, hung))
+            if use != PRIMARY and pair not in batch.frozen:
+                hung = HungError(leg, error.seconds)
+                self._freeze(batch, SecondaryFailure(pair, change.sequence + 1, hung))
 
     def _restore(self, batch: Batch, watch: Watch[Note]) -> None:
         """Journal what primaries hold where they refused a change, and give it to secondaries.

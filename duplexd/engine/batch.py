@@ -28,16 +28,18 @@ NOT_YET, READING, GIVING = range(3)  # `Batch.restoring`
 class SecondaryFailure:
     """A secondary that could not take change `sequence`.
 
-    `torn`: part of that change may be on it. `lost`: changes before it may not be.
+    `torn`: part of that change may be on it. `lost`: changes before it may not be. `members`: the
+    pairs that are suspended with it.
     """
 
-    __slots__ = ("error", "lost", "pair", "sequence", "torn")
+    __slots__ = ("error", "lost", "members", "pair", "sequence", "torn")
 
     def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
         self.pair = pair
         self.sequence = sequence
         self.error = error
         self.torn = self.lost = False
+        self.members = {pair}
 
 
 class PrimaryFailure(NamedTuple):

@@ -162,7 +162,7 @@ class Failures:
     def _secondary_failed(self, batch: Batch, failure: SecondaryFailure, at: int) -> None:
         """Suspend the pair and its group at number `at`, the last that its secondary holds."""
         pair = failure.pair
-        members = self._volumes.group_of(pair)
+        members = self._volumes.group_of(pair) & failure.members
         changes = [*batch.changes, *batch.restored]
         missed = {member: _changes_after(member, changes, at) for member in members}
         if failure.lost:

@@ -19,9 +19,10 @@ from duplexd.units import KIB, MIB
 from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 from tests.unit.engine.parts import Parts
+from tests.unit.engine.test_apply import perform
 
 if TYPE_CHECKING:
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairChange
     from tests.support.fault_leg import Operation
 
 GROUP = {"data": "sync", "wal": "sync", "other": "sync"}
@@ -431,6 +432,55 @@ async def test_a_pair_whose_both_images_fail_gives_the_error_for_what_only_one_h
     assert parts.pair().failed
     assert not parts.timeline.failed
     assert parts.send("wal", 0, b"x").error == 0
+
+
+def one_disk_dies(parts: Parts) -> list[PairChange]:
+    """It has the primary of one pair and the secondary of another, of one group. One batch, and
+    what follows from it.
+    """
+    parts.legs["data"][0].fail("write", errno.EIO)
+    parts.legs["wal"][1].fail("write", errno.EIO)
+    changes = [
+        parts.change(name, 4096 * n, b"%d" % n * 4096)
+        for n, name in enumerate(["data", "wal", "data", "data"])
+    ]
+    parts.failures.after(perform(parts, changes))
+    return changes
+
+
+def test_a_pair_that_goes_on_with_its_secondary_is_not_suspended_with_its_group() -> None:
+    parts = Parts()
+    changes = one_disk_dies(parts)
+    data, wal = parts.pair("data"), parts.pair("wal")
+    assert [change.error for change in changes] == [0] * 4
+    assert (data.failed, data.primary) == ("", parts.legs["data"][1])
+    assert (data.state, data.usable) == ("SUSPENDED", False)
+    assert parts.images["data"][1].data[8192:16384] == b"2" * 4096 + b"3" * 4096
+    assert (wal.state, wal.usable, wal.applied) == ("SUSPENDED", True, changes[0].sequence)
+
+
+def test_a_secondary_that_goes_on_alone_and_fails_too_is_in_no_cut() -> None:
+    """It holds more than the number at which its group was suspended."""
+    parts = Parts()
+    parts.legs["data"][1].fail("write", errno.EIO, after=2)
+    changes = one_disk_dies(parts)
+    data, wal = parts.pair("data"), parts.pair("wal")
+    assert [change.error for change in changes] == [errno.EIO, 0, errno.EIO, errno.EIO]
+    assert data.failed
+    assert not data.usable
+    assert (wal.state, wal.usable, wal.applied) == ("SUSPENDED", True, changes[0].sequence)
+    assert wal.cut is not data.cut
+
+
+def test_a_primary_that_may_not_be_swapped_is_suspended_with_its_group() -> None:
+    parts = Parts()
+    parts.refuse_swaps()
+    changes = one_disk_dies(parts)
+    assert {pair.name for pair in parts.volumes.all() if pair.state == "SUSPENDED"} == {
+        "data",
+        "wal",
+    }
+    assert parts.pair("data").applied == changes[0].sequence
 
 
 def test_after_a_swap_a_restart_has_the_same_roles_and_everything_that_was_acknowledged() -> None:
