@@ -142,7 +142,7 @@ class Status:
             "changed_bytes": pair.changed.changed_bytes if pair.changed is not None else 0,
             "copy": self._copy(pair),
             "served": not (pair.failed or pair.closed),
-            "error": pair.failed or pair.closed,
+            "error": _why_not_served(pair),
             "failing": {what: os.strerror(number) for what, number in pair.failing.items()},
             "swapped": pair.record.swapped,
             "primary": self._primary(pair),
@@ -241,6 +241,16 @@ class Status:
 
 def _suspended_time(pair: Pair) -> float | None:
     return pair.record.suspended_us / 1e6 if pair.state == pair_states.SUSPENDED else None
+
+
+def _why_not_served(pair: Pair) -> str:
+    """Empty if it is served. A long journal takes a while, in which nothing is to be typed."""
+    why = pair.failed or pair.closed
+    return (
+        f"a command is bringing it back just now; before that: {why}"
+        if why and pair.returning
+        else why
+    )
 
 
 def _absence(leg: Leg) -> str:

@@ -19,6 +19,7 @@ from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.replication.leg_calls import JournalHungError
 from tests.unit.engine.cores import SIZE, Core, Peer, new_disk, run, settings
 from tests.unit.engine.test_recovery_hangs import Hanging, started
+from tests.unit.hanging.worlds import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -254,6 +255,22 @@ def test_another_command_leaves_the_image_to_the_replay_that_writes_to_it(
             assert disk.content("/a/data.img") == AFTER_CUT, "nothing between two numbers"
 
     asyncio.run(scenario())
+
+
+def test_a_volume_whose_primary_is_replayed_says_that_it_is_on_its_way() -> None:
+    disk = suspended(1, before=b"\x11" * SIZE)
+
+    async def scenario() -> list[str]:
+        async with in_a_replay(disk) as (controller, hanging):
+            (before,) = controller.status()["volumes"]
+            hanging.release()
+            await until(lambda: not controller.volumes.by_name["data"].returning)
+            (after,) = controller.status()["volumes"]
+            return [before["error"], after["error"]]
+
+    before, after = asyncio.run(scenario())
+    assert before.startswith("a command is bringing it back just now; before that: /a/data.img: ")
+    assert after == ""
 
 
 def test_a_volume_whose_primary_is_replayed_is_not_swapped() -> None:
