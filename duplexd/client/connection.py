@@ -8,6 +8,7 @@ writes and parses. httptools is also what the daemon parses requests with.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections import deque
@@ -18,9 +19,13 @@ import httptools
 from duplexd.errors import UsageError
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Awaitable, Callable
 
     from duplexd.json_object import Json
+
+    Connect = Callable[
+        [Callable[[], asyncio.Protocol]], Awaitable[tuple[asyncio.Transport, asyncio.Protocol]]
+    ]
 
 _RECEIVE_BYTES = 1 << 16
 _RETRY_AFTER = b"retry-after"
@@ -29,6 +34,32 @@ _NBD_GREETING = b"NBDMAGIC"  # the first bytes that an NBD server sends
 
 class NbdError(Exception):
     """The other side speaks NBD."""
+
+
+class _Ends(asyncio.StreamReaderProtocol):
+    """An error that ends a connection goes to who reads, and nowhere else: asyncio would also keep
+    it for `wait_closed`, and print it where nobody asks.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
+        self._to = reader
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._to.set_exception(exc)
+        super().connection_lost(None)
+
+
+async def opened(connect: Connect, host: str, head_bytes_max: int) -> Connection:
+    """`connect`: the loop's method that makes the connection, with all it needs but the protocol.
+    `host` is what requests name. Raises OSError.
+    """
+    reader, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+    ends = _Ends(reader)
+    transport, _ = await connect(lambda: ends)
+    writer = asyncio.StreamWriter(transport, ends, reader, loop)
+    return Connection(reader, writer, host, head_bytes_max)
 
 
 class Connection:

@@ -14,12 +14,13 @@ import json
 import socket
 import ssl
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import httptools
 
 from duplexd.client import answers
-from duplexd.client.connection import Connection, NbdError
+from duplexd.client.connection import Connection, NbdError, opened
 from duplexd.client.shapes import ShapeError
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
 from duplexd.known import known
@@ -377,13 +378,13 @@ class Http:
         ) from None
 
     async def _connected(self) -> Connection:
+        loop, limit = asyncio.get_running_loop(), self.limits.header_bytes_max
         if self._entry.socket is not None:
             sock = await _unix_socket(str(self._entry.socket))
-            opened, host = await asyncio.open_unix_connection(sock=sock), "localhost"
-        else:
-            url = known(self._entry.url, "the groups file has a socket or a url")
-            if url.tls and self._tls is None:
-                self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
-            where, host = url.where, url.where.authority
-            opened = await asyncio.open_connection(where.host, where.port, ssl=self._tls)
-        return Connection(*opened, host, self.limits.header_bytes_max)
+            return await opened(partial(loop.create_unix_connection, sock=sock), "localhost", limit)
+        url = known(self._entry.url, "the groups file has a socket or a url")
+        if url.tls and self._tls is None:
+            self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
+        where = url.where
+        connect = partial(loop.create_connection, host=where.host, port=where.port, ssl=self._tls)
+        return await opened(connect, where.authority, limit)

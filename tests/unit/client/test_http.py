@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.client import ControllerEntry
+from duplexd.client.connection import opened
 from duplexd.client.http import Http
 from duplexd.errors import (
     ConfigurationError,
@@ -26,7 +27,7 @@ from tests.support.certificates import Certificates
 from tests.support.fake_member import HANG_UP, SILENT, FakeMember, problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -63,6 +64,28 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used_again(
     member.path.unlink(missing_ok=True)
     await member.start()
     assert (await link.call("GET", "/healthz"))["status"] == "ok"
+
+
+async def test_what_ends_a_connection_goes_to_who_reads_and_nowhere_else() -> None:
+    """Streams of asyncio keep it for `wait_closed`, too, and print it if nobody calls that."""
+    ours, theirs = socket.socketpair()
+    made: list[asyncio.StreamReaderProtocol] = []
+
+    async def connect(
+        protocol: Callable[[], asyncio.Protocol],
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        found = await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours)
+        assert isinstance(found[1], asyncio.StreamReaderProtocol)
+        made.append(found[1])
+        return found
+
+    connection = await opened(connect, "localhost", 1 << 16)
+    sent = asyncio.create_task(connection.send("GET", "/healthz", None))
+    await asyncio.sleep(0.01)
+    theirs.close()  # with bytes that nobody has read: a reset
+    with pytest.raises(ConnectionResetError):
+        await sent
+    assert await made[0]._get_close_waiter(connection._writer) is None  # type: ignore[attr-defined]
 
 
 async def test_a_problem_is_its_error(member: FakeMember, link: Http) -> None:
