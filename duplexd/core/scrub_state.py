@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # While clients use the disks, a scrub leaves them for so many times as long as it took
-_LEFT_TO_CLIENTS = 9
+_LEFT_TO_CLIENTS = 49
 _US = 1_000_000
 
 
