@@ -17,11 +17,10 @@ from duplexd.core.findings import Around, Expected, ImageRoom
 from duplexd.daemon.complaints import Complaints
 from duplexd.runtime.free_space import room_of
 from duplexd.runtime.machine import is_memory
-from duplexd.runtime.one_by_one import in_groups, one_by_one
-from duplexd.runtime.tasks import several_at_once
+from duplexd.runtime.one_by_one import one_by_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from duplexd.core.findings import Finding
     from duplexd.engine.controller import Controller
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
-
-_AT_ONCE = 2  # workers: more take the interpreter lock from each other at every look
 
 
 class Surroundings:
@@ -61,7 +58,7 @@ class Surroundings:
             await asyncio.sleep(self._limits.room_look_seconds)
 
     async def look(self) -> None:
-        """Once, at all of them at the same time. A missing image does not count as a silent disk:
+        """Once, at all of them. A missing image does not count as a silent disk:
         the engine looks for it more often, and knows when another one has taken its place.
         """
         seconds = self._limits.room_answer_seconds_max
@@ -76,14 +73,11 @@ class Surroundings:
         def hung(path: str) -> None:
             silent[path] = f"the disk has not answered for {seconds:g} s"
 
-        async def some(paths: Sequence[str]) -> None:
-            await one_by_one(self._workers, paths, self._look_at, seconds, done, hung)
-
-        paths = dict.fromkeys((*self._paths(), self._state_dir))
+        paths = dict.fromkeys((self._state_dir, *self._paths()))
         for path in filter(self._inside.__contains__, paths):
             hung(path)
         asked = [path for path in paths if path not in silent]
-        await several_at_once(in_groups(asked), some, _AT_ONCE)
+        await one_by_one(self._workers, asked, self._look_at, seconds, done, hung)
         self._warn_of_memory(images)
         state = images.pop(self._state_dir, None)
         state_silent = silent.pop(self._state_dir, "")

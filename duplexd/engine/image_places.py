@@ -12,7 +12,7 @@ and checkpoints look there themselves; this is for the hours between, when nothi
 A look may hang, and that says nothing of the image: it may be the path alone. It is given up, the
 image stays in use, and its path is not looked at again.
 
-One worker looks at many images (`runtime/one_by_one.py`): with a call for each, these looks were
+One worker looks at all images (`runtime/one_by_one.py`): with a call for each, these looks were
 most of what an idle daemon does.
 """
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.pair_states import DUPLEX
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import as_lost, misplaced, shortened
-from duplexd.runtime.one_by_one import in_groups, one_by_one
+from duplexd.runtime.one_by_one import one_by_one
 from duplexd.runtime.tasks import several_at_once
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
     from duplexd.replication.leg_calls import LegCalls
 
-_AT_ONCE = 2  # workers: more take the interpreter lock from each other at every look
+_AT_ONCE = 2  # of those that are looked at again
 
 
 class _Look(NamedTuple):
@@ -95,7 +95,7 @@ class ImagePlaces:
         self._hung &= legs
         self._found = {leg: why for leg, why in self._found.items() if leg in legs}
         answering = [look for look in looks if look.leg not in self._hung]
-        await several_at_once(in_groups(answering), self._look_at, _AT_ONCE)
+        await self._look_at(answering)
 
     async def look_again(self) -> None:
         """At what was found wrong, for who asks now: it may be right again. One that does not
@@ -145,10 +145,11 @@ class ImagePlaces:
 
 
 def _seen(look: _Look) -> tuple[str, str] | None:
-    """In a worker: what `misplaced` and `shortened` say. None of one that was closed meanwhile, or
-    whose disk fails: its next use finds that out.
+    """In a worker: what `misplaced` says, and if that is something, `shortened`. None of one that
+    was closed meanwhile, or whose disk fails: its next use finds that out.
     """
     try:
-        return misplaced(look.leg), shortened(look.leg)
+        why = misplaced(look.leg)
+        return why, shortened(look.leg) if why else ""
     except OSError:
         return None

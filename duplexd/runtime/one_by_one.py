@@ -1,12 +1,14 @@
 """Small calls on many disks, one after the other in one worker.
 
 A call in a worker costs the loop ten times what a look at a path does, and there may be thousands
-of paths. So one worker looks at many. If it hangs, it is given up as in `watch.py`, and those
+of paths. So one worker looks at all of them: two would take the interpreter lock from each other at
+every look, which costs more than it saves. If it hangs, it is given up as in `watch.py`, and those
 behind get a worker each: what they wait for is not their disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,14 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_TOGETHER = 64
+_TOGETHER = 64  # results that are said in one turn of the loop
 _AT_ONCE = 32  # of those behind one that hangs
-
-
-def in_groups(things: Sequence[T]) -> list[Sequence[T]]:
-    """As many as one worker takes, in order."""
-    starts = range(0, len(things), _TOGETHER)
-    return [things[start : start + _TOGETHER] for start in starts]
 
 
 async def one_by_one(
@@ -52,8 +48,10 @@ async def one_by_one(
         at = next(number for number, thing in enumerate(things) if thing is error.what)
         behind = things[at + 1 :]
         hung(things[at])
-    for thing, result in found:
+    for number, (thing, result) in enumerate(found, 1):
         done(thing, result)
+        if number % _TOGETHER == 0:
+            await asyncio.sleep(0)
     if behind:
         again = partial(_alone, workers, call=call, seconds=seconds, done=done, hung=hung)
         await several_at_once(behind, again, _AT_ONCE)

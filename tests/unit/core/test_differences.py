@@ -324,7 +324,12 @@ def test_of_several_the_one_under_way_goes_on_and_then_the_one_that_waits_longes
 
 @pytest.mark.parametrize(
     ("read_bytes", "took_s", "busy", "expected"),
-    [(0, 0.0, False, 0.0), (1000, 0.25, False, 0.75), (1000, 3.0, False, 0.0), (0, 0.5, True, 24.5)],
+    [
+        (0, 0.0, False, 0.0),
+        (1000, 0.25, False, 0.75),
+        (1000, 3.0, False, 0.0),
+        (0, 0.5, True, 24.5),
+    ],
     ids=["holes", "the rate allows it later", "slower than the rate", "clients use the disks"],
 )
 def test_how_long_a_scrub_leaves_the_disks_to_others(

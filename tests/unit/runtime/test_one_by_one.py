@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 
-from duplexd.runtime.one_by_one import in_groups, one_by_one
+from duplexd.runtime.one_by_one import one_by_one
 from duplexd.runtime.threads import ThreadWorkers
 
 PATIENCE_SECONDS = 60
@@ -53,7 +54,21 @@ async def test_what_was_found_before_is_said_while_others_hang_behind() -> None:
     workers.close()
 
 
-def test_groups_are_all_of_them_in_order() -> None:
-    groups = in_groups(range(200))
-    assert [each for group in groups for each in group] == list(range(200))
-    assert max(map(len, groups)) == 64
+async def test_many_results_leave_the_loop_to_others() -> None:
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    found, turns = list[int](), list[int]()
+
+    async def others() -> None:
+        while True:
+            turns.append(len(found))
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    await one_by_one(
+        workers, range(1000), int, PATIENCE_SECONDS, lambda number, _same: found.append(number),
+        lambda _number: None,
+    )  # fmt: skip
+    other.cancel()
+    workers.close()
+    assert found == list(range(1000))
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 64
