@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from duplexd.replication.leg_calls import LegCalls
 
 _AT_ONCE = 2  # of those that are looked at again
+LOOKS_A_SECOND_MAX = 100  # or thousands of images would keep an idle daemon busy
 
 
 class _Look(NamedTuple):
@@ -85,7 +86,7 @@ class ImagePlaces:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(max(self._look_s, len(self._looks()) / LOOKS_A_SECOND_MAX))
             await self.look()
 
     async def look(self) -> None:

@@ -31,6 +31,16 @@ async def test_a_secondary_that_was_moved_is_suspended_though_nothing_is_written
         assert (event["failed"], event["reason"]) == ("data", "by secondary error")
 
 
+async def test_many_images_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duplexd.engine.image_places.LOOKS_A_SECOND_MAX", 0.01)
+    async with running() as core:
+        core.disk.take("/b/data.img")
+        await asyncio.sleep(190)  # of the loop's time, which passes at once
+        assert core.pair().state == DUPLEX
+        await asyncio.sleep(20)
+        assert core.pair().state == SUSPENDED
+
+
 async def test_a_primary_that_was_moved_is_said_once_and_serves_on() -> None:
     async with running() as core:
         image = core.disk.take("/a/data.img")
