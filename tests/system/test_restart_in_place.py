@@ -287,6 +287,19 @@ def test_held_writes_are_done_and_answered(
         assert talk.read(0, 512) == b"h" * 512
 
 
+def test_a_socket_whose_file_was_removed_is_made_again(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        files.nbd_socket.unlink()
+        assert restart(daemon)["clients_kept"] == 1
+        assert talk.read(0, 512) == b"x" * 512
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        assert talk.read(0, 512) == b"x" * 512
+
+
 # ------------------------------------------------------------------------------ who cannot be kept
 
 
