@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -297,6 +298,28 @@ def test_a_socket_whose_file_was_removed_is_made_again(
         assert restart(daemon)["clients_kept"] == 1
         assert talk.read(0, 512) == b"x" * 512
     with closing(Talk(files.nbd_socket, "v0")) as talk:
+        assert talk.read(0, 512) == b"x" * 512
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_it_is_refused_where_the_state_is_not_at_its_path(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], what: str
+) -> None:
+    """No program could go on with it: clients would be without their volumes."""
+    daemon = start_daemon(files)
+    state, away = files.state_dir, files.state_dir.with_name("away")
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        state.rename(away)
+        if what == "replaced":
+            state.mkdir(mode=0o700)
+        refused = run_duplexctl(files, "restart")
+        assert refused.returncode == 5, refused
+        assert "is not the directory that is used" in refused.stderr
+        talk.write(0, b"x" * 512)
+        if state.exists():
+            shutil.rmtree(state)  # also what a checkpoint put there meanwhile
+        away.rename(state)
+        assert restart(daemon)["clients_kept"] == 1
         assert talk.read(0, 512) == b"x" * 512
 
 
