@@ -55,6 +55,7 @@ KINDS = {
     "one-file-system": WARNING,
     "no-room": WARNING,
     "disk-silent": WARNING,
+    "state-misplaced": WARNING,
 }
 NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
 MARKS_MISSED_MAX, MARK_LATE_SECONDS = 3, 10.0  # of a group with `mark_every`
@@ -104,7 +105,8 @@ class ImageRoom(NamedTuple):
 
 class Around(NamedTuple):
     """What is known of the disks: room by path, and why there is none of the others.
-    `state_silent`: the same of state_dir. `differing`: volumes whose legs the last `verify` could
+    `state_silent`: the same of state_dir. `state_misplaced`: whether that is not the directory that
+    the daemon uses any more. `differing`: volumes whose legs the last `verify` could
     not compare, and why.
     """
 
@@ -113,6 +115,7 @@ class Around(NamedTuple):
     state_free_bytes: int | None = None
     differing: Mapping[str, str] = {}
     state_silent: str = ""
+    state_misplaced: bool = False
 
 
 def find(status: Json, around: Around, expected: Expected, now: float) -> list[Finding]:
@@ -301,6 +304,9 @@ def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
             yield Finding("not-compared", volume["name"], why)
     if around.state_silent:
         yield Finding("disk-silent", "", f"state_dir cannot be looked at: {around.state_silent}")
+    if around.state_misplaced:
+        text = "state_dir was deleted, moved or replaced, or something was mounted over it"
+        yield Finding("state-misplaced", "", f"{text}: no start will find what is written now")
     free = around.state_free_bytes
     if free is not None and free < STATE_FREE_BYTES_MIN:
         text = f"the file system of state_dir has {format_size(free)} free: make room there"

@@ -132,11 +132,12 @@ class Assembly:
             self._addresses, self._announcements,
         )  # fmt: skip
         restarts = Restarts(
-            controller, self._workers.disk.of("restart"), self._restart, given.estate, refused
-        )
+            controller, self._workers.disk.of("restart"), self._restart, given.estate,
+            self._lock.is_misplaced, refused,
+        )  # fmt: skip
         around = Surroundings(
             str(config.controller.state_dir), controller.volumes.image_paths,
-            self._workers.disk, self._limits.daemon,
+            self._workers.disk, self._limits.daemon, self._lock.is_misplaced,
         )  # fmt: skip
         control.serve(
             controller,

@@ -35,7 +35,7 @@ def _bind(config: Config, estate: Estate) -> list[BoundSocket]:
         if metrics is not None:
             found += listen.bind(metrics, "metrics.listen")
         left = estate.passed.control or estate.control
-        if left is None or (left.ours and left.address != control):
+        if left is None or (left.ours and (left.address != control or left.is_lost)):
             found += listen.bind(control, "control.socket", make_parents=True)
     except BaseException:
         for each in found:

@@ -173,7 +173,7 @@ class Reloads:
         known = {each.address for each in before.listeners}
         added = [each for each in rules.listeners if each.address not in known]
         with in_file(new, "nbd.listen"):
-            await listeners.update([*before.listeners, *added], policy)
+            again = await listeners.update([*before.listeners, *added], policy)
         with in_file(new):
             try:
                 changes = await self._controller.reload(new)
@@ -184,7 +184,10 @@ class Reloads:
                 raise
             await listeners.update(rules.listeners, rules.policy)
         self._rules = rules
-        return changes
+        return [
+            *changes,
+            *(f"listening on {address} again: its file was gone" for address in again),
+        ]
 
 
 def _read(old: Config, passed: Sequence[Address], given: Config | None) -> _Read:

@@ -203,5 +203,15 @@ class StateLock:
                 error=error.strerror,
             )
 
+    def is_misplaced(self) -> bool:
+        """Whether `state_dir` is another directory than the one that this daemon uses, or is gone.
+        Blocking. Raises OSError if it cannot be looked at.
+        """
+        try:
+            found = os.stat(self._path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return not os.path.samestat(found, os.fstat(self._fd))
+
     def close(self) -> None:
         os.close(self._fd)

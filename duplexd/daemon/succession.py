@@ -79,10 +79,11 @@ class Estate(NamedTuple):
 
     def control_at(self, address: UnixAddress) -> BoundSocket | None:
         """The control socket, if that is where it is to be now; otherwise it is closed."""
-        if self.control is not None and self.control.address != address:
-            self.control.close()
+        control = self.control
+        if control is not None and (control.address != address or control.is_lost):
+            control.close()
             return None
-        return self.control
+        return control
 
 
 NOTHING_LEFT = Estate()

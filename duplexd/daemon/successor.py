@@ -79,8 +79,9 @@ def own_command() -> list[str]:
 
 class Restarts:
     """`begin` has the daemon end, and leave its estate with this id to this successor.
-    `estate`: what the program before this one left; without an id there was none. `refused`: how
-    many of its clients may not go on.
+    `estate`: what the program before this one left; without an id there was none. `misplaced`:
+    whether `state_dir` is not the directory that is used. `refused`: how many clients of the
+    program before may not go on.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class Restarts:
         workers: Workers,
         begin: Callable[[str, Successor], None],
         estate: Estate,
+        misplaced: Callable[[], bool],
         refused: int = 0,
         command: Callable[[], Sequence[str]] = own_command,
     ) -> None:
         self._controller = controller
         self._workers = workers
         self._begin = begin
+        self._misplaced = misplaced
         self._command = command
         self._begun = False
         self._program = secrets.token_hex(8)  # this one, of those that there are in the process
@@ -105,8 +108,8 @@ class Restarts:
         which the last program shows that this restart is done.
 
         Raises WrongStateError, with nothing changed, if it cannot take over, if a restart is under
-        way, for images that hang, for sizes that have to be reloaded first, and for clones, which
-        end with the program, unless `force`.
+        way, for images that hang, for a `state_dir` that is not there, for sizes that have to be
+        reloaded first, and for clones, which end with the program, unless `force`.
         """
         clones = self._controller.clones.show()["clones"]
         if clones and not force:
@@ -118,6 +121,7 @@ class Restarts:
             raise WrongStateError("a restart is under way")
         self._begun = True
         try:
+            await self._workers.run(self._refuse_misplaced)
             with contextlib.suppress(OSError, DuplexdError):  # the stop says so
                 await self._controller.checkpointer.checkpoint()  # what can be synced before it
             refuse_hung(self._controller.volumes.all())
@@ -131,6 +135,22 @@ class Restarts:
         self._begin(number, successor)
         about = {"version": successor.version, "previous_version": __version__}
         return {"id": number, **about, "program": self._program}
+
+    def _refuse_misplaced(self) -> None:
+        """The next program would find another state, or none, and clients would lose their volumes.
+        Blocking.
+        """
+        path = self._controller.config.controller.state_dir
+        try:
+            if not self._misplaced():
+                return
+            why = (
+                "is not the directory that is used: it was deleted, moved or replaced, or something"
+                " was mounted over it"
+            )
+        except OSError as error:
+            why = f"cannot be looked at: {error.strerror or error}"
+        raise _refused(f"{path} {why}")
 
     async def _checked(self) -> str:
         """The text of the file. Whether it is a configuration, the successor says."""

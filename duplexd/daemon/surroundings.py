@@ -1,4 +1,5 @@
-"""A look, every half minute, at the room that images and journal have: what health says of disks.
+"""A look, every half minute, at the room that images and journal have, and whether `state_dir` is
+still the directory that the daemon uses: what health says of disks.
 
 It is a look from outside, by paths, which the engine does without. A path may hang, so the look is
 made in workers, with a time-out. A path that hung is not looked at again until that call has
@@ -31,7 +32,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 
 class Surroundings:
-    """`around` is what the last look found. `paths`: of the images."""
+    """`around` is what the last look found. `paths`: of the images. `misplaced`: whether another
+    directory is at `state_dir` by now, or none.
+    """
 
     def __init__(
         self,
@@ -39,13 +42,16 @@ class Surroundings:
         paths: Callable[[], Iterable[str]],
         workers: Workers,
         limits: DaemonLimits,
+        misplaced: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._misplaced = misplaced
         self._state_dir = state_dir
         self._paths = paths
         self._workers = workers
         self._limits = limits
         self._inside: set[str] = set()  # that a worker looks at now, given up or not
         self._warned: set[str] = set()
+        self._state_misplaced = False
         self.around = Around()
 
     async def look_forever(self) -> None:
@@ -81,12 +87,18 @@ class Surroundings:
         self._warn_of_memory(images)
         state = images.pop(self._state_dir, None)
         state_silent = silent.pop(self._state_dir, "")
-        self.around = Around(images, silent, state and state.free_bytes, state_silent=state_silent)
+        misplaced = self._state_misplaced
+        self.around = Around(
+            images, silent, state and state.free_bytes,
+            state_silent="" if misplaced else state_silent, state_misplaced=misplaced,
+        )  # fmt: skip
 
     def _look_at(self, path: str) -> ImageRoom | OSError:
         """In a worker."""
         self._inside.add(path)
         try:
+            if path == self._state_dir:
+                self._state_misplaced = self._misplaced()
             return self._room(path)
         except OSError as error:
             return error

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from duplexd.duplexctl.settings import DEFAULT_GROUPS, DEFAULT_SOCKET, RUN_DIRECTORY, Settings
 from duplexd.limits import SOCKET_PATH_BYTES_MAX
@@ -116,10 +117,14 @@ def _groups(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def _socket(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        settings = context.ensure_object(Settings)
-        settings.socket = value
-        settings.socket_source = context.get_parameter_source(parameter.name or "")
+    if value is None:
+        return
+    settings = context.ensure_object(Settings)
+    source = context.get_parameter_source(parameter.name or "")
+    if source is ParameterSource.ENVIRONMENT and settings.socket_source is not None:
+        return  # --controller names another one; click comes to the environment last
+    settings.socket = value
+    settings.socket_source = source
 
 
 def _controller(context: click.Context, parameter: click.Parameter, value: str | None) -> None:

@@ -107,9 +107,10 @@ class Listeners:
 
     async def update(
         self, listen: Iterable[Address | Listener], policy: Policy | None = None
-    ) -> None:
+    ) -> list[Address]:
         """Listen on these addresses and no others, by these rules (None: as before). Connections
-        stay, except those that the rules keep out.
+        stay, except those that the rules keep out. A socket whose file somebody removed is made
+        again; returns the addresses of these.
 
         Raises as `start`, and then nothing has changed.
         """
@@ -117,13 +118,14 @@ class Listeners:
         bound: dict[Address, list[BoundSocket]] = {}
         with contextlib.ExitStack() as undo:
             for address, listener in wanted.items():
-                if address in self._endpoints:
+                if (served := self._endpoints.get(address)) and not _is_lost(served):
                     continue
                 if (passed := self._passed.get(address)) is not None:
                     bound[address] = [passed]
                     continue
-                if (inherited := self._inherited.pop(address, None)) is not None:
-                    bound[address] = inherited
+                inherited = self._inherited.get(address)
+                if inherited is not None and not any(each.is_lost for each in inherited):
+                    bound[address] = self._inherited.pop(address)
                     for each in inherited:
                         each.protect(listener.group, listener.mode)
                     continue
@@ -131,6 +133,9 @@ class Listeners:
                 for each in bound[address]:
                     undo.callback(each.close)
             undo.pop_all()
+        again = [address for address in bound if address in self._endpoints]
+        for address in again:
+            self._close(self._endpoints.pop(address))  # the file is that of the new socket by now
         for address, group in bound.items():
             self._endpoints[address] = [self._serve(wanted[address], each) for each in group]
         for address in self._endpoints.keys() - wanted.keys():
@@ -139,6 +144,7 @@ class Listeners:
             for endpoint in endpoints:
                 _change(endpoint, wanted[address])
         self.server.admit(policy or self.server.policy, wanted)
+        return again
 
     async def end_secured(self, seconds: float) -> int:
         """Close the connections that cannot be handed over, once what is in flight is answered, or
@@ -239,6 +245,10 @@ class Listeners:
 
 def _listener(each: Address | Listener) -> Listener:
     return each if isinstance(each, Listener) else Listener(each)
+
+
+def _is_lost(endpoints: Iterable[Endpoint]) -> bool:
+    return any(endpoint.bound.is_lost for endpoint in endpoints)
 
 
 def _change(endpoint: Endpoint, listener: Listener) -> None:

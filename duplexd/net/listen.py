@@ -67,9 +67,16 @@ class BoundSocket:
         if sock.family == socket.AF_UNIX:
             self.address = UnixAddress(name)
             if ours:
-                self._identity = _identity(name)
+                with contextlib.suppress(FileNotFoundError):  # see `is_lost`
+                    self._identity = _identity(name)
         else:
             self.address = TcpAddress(name[0], name[1])  # with the port that 0 became
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody removed the file of a Unix socket, so that no client finds it."""
+        path = self.address.path if isinstance(self.address, UnixAddress) else ""
+        return self.ours and bool(path) and not os.path.lexists(path)
 
     def remove_file(self) -> None:
         """Let no further client find a Unix socket. A file that another process put there stays."""

@@ -98,6 +98,18 @@ def test_listeners_are_added_and_removed(daemon: Daemon) -> None:
         assert old.read(0, 4096) == bytes(4096), "a connection stays"
 
 
+def test_a_socket_whose_file_was_removed_is_made_again(daemon: Daemon) -> None:
+    files = daemon.files
+    with closing(Talk(files.nbd_socket, "data")) as old:
+        files.nbd_socket.unlink()
+        changes = [f"listening on unix:{files.nbd_socket} again: its file was gone"]
+        assert reload(daemon)["changes"] == changes
+        with closing(Talk(files.nbd_socket, "data")) as new:
+            assert new.read(0, 4096) == bytes(4096)
+        assert old.read(0, 4096) == bytes(4096), "a connection stays"
+    assert reload(daemon)["changes"] == []
+
+
 REFUSED: dict[str, tuple[str, str, str]] = {
     "size": ('size = "8MiB"', 'size = "4MiB"', "volumes.data.size"),
     "primary": ("/a/data.img", "/a/other.img", "volumes.data.primary"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -285,6 +286,41 @@ def test_held_writes_are_done_and_answered(
         assert (done["clients_kept"], done["clients_lost"]) == (1, 0)
         assert reply_to(talk) == (c.SIMPLE_REPLY_MAGIC, 0, 3)
         assert talk.read(0, 512) == b"h" * 512
+
+
+def test_a_socket_whose_file_was_removed_is_made_again(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        files.nbd_socket.unlink()
+        assert restart(daemon)["clients_kept"] == 1
+        assert talk.read(0, 512) == b"x" * 512
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        assert talk.read(0, 512) == b"x" * 512
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_it_is_refused_where_the_state_is_not_at_its_path(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], what: str
+) -> None:
+    """No program could go on with it: clients would be without their volumes."""
+    daemon = start_daemon(files)
+    state, away = files.state_dir, files.state_dir.with_name("away")
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        state.rename(away)
+        if what == "replaced":
+            state.mkdir(mode=0o700)
+        refused = run_duplexctl(files, "restart")
+        assert refused.returncode == 5, refused
+        assert "is not the directory that is used" in refused.stderr
+        talk.write(0, b"x" * 512)
+        if state.exists():
+            shutil.rmtree(state)  # also what a checkpoint put there meanwhile
+        away.rename(state)
+        assert restart(daemon)["clients_kept"] == 1
+        assert talk.read(0, 512) == b"x" * 512
 
 
 # ------------------------------------------------------------------------------ who cannot be kept

@@ -135,6 +135,7 @@ def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
         ("no-room", Around(ROOMY, state_free_bytes=4096)),
         ("disk-silent", Around(ROOMY, {"/b/data.img": "no answer"})),
         ("disk-silent", Around(ROOMY, state_silent="no answer")),
+        ("state-misplaced", Around(ROOMY, state_misplaced=True)),
         ("not-compared", Around(ROOMY, differing={"data": "/b/data.img cannot be read"})),
     ],
 )
@@ -143,7 +144,8 @@ def test_each_fault_of_the_disks_is_one_finding(kind: str, around: Around) -> No
 
 
 def test_every_kind_is_tested_here() -> None:
-    assert {*UNWELL, "one-file-system", "no-room", "disk-silent", "not-compared"} == set(KINDS)
+    of_disks = {"one-file-system", "no-room", "disk-silent", "state-misplaced", "not-compared"}
+    assert {*UNWELL, *of_disks} == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,22 @@ def test_the_lock_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
     startup.StateLock(config(tmp_path)).close()
 
 
+def test_the_lock_says_whether_its_directory_is_another_one_by_now(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    lock = startup.StateLock(config(tmp_path))
+    found = [lock.is_misplaced()]
+    state.rename(tmp_path / "away")
+    found.append(lock.is_misplaced())
+    startup.StateLock(config(tmp_path)).close()  # makes another one
+    found.append(lock.is_misplaced())
+    (state / "lock").unlink()
+    state.rmdir()
+    (tmp_path / "away").rename(state)
+    found.append(lock.is_misplaced())
+    lock.close()
+    assert found == [False, True, True, False]
+
+
 def test_the_lock_is_had_once_a_look_at_it_is_over(tmp_path: Path) -> None:
     """`duplexd check` has it for an instant, to see whether somebody else does."""
     startup.StateLock(config(tmp_path)).close()

@@ -88,6 +88,15 @@ def test_everything_arrives_as_it_was(tmp_path: Path) -> None:
     takes.close()
 
 
+def test_a_control_socket_whose_file_was_removed_is_not_gone_on_with(tmp_path: Path) -> None:
+    control = listening(tmp_path / "control")
+    address = UnixAddress(str(tmp_path / "control"))
+    assert Estate(control=control).control_at(address) is control
+    (tmp_path / "control").unlink()
+    assert Estate(control=control).control_at(address) is None
+    assert control.sock.fileno() == -1
+
+
 def test_a_program_that_has_ended_is_heard() -> None:
     gives, takes = both()
     gives.close()

@@ -71,6 +71,17 @@ async def test_a_state_dir_that_does_not_answer_is_said(
     assert looked.around.state_free_bytes is None
 
 
+async def test_a_state_dir_that_is_another_one_by_now_is_said(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    looked = Surroundings(str(tmp_path), list, workers, DaemonLimits(), lambda: True)
+    await looked.look()
+    assert looked.around.state_misplaced
+    gone = Surroundings(str(tmp_path / "gone"), list, workers, DaemonLimits(), lambda: True)
+    await gone.look()
+    assert (gone.around.state_misplaced, gone.around.state_silent) == (True, "")
+
+
 async def test_an_image_in_memory_is_logged_once(tmp_path: Path, workers: ThreadWorkers) -> None:
     with NamedTemporaryFile(dir="/dev/shm") as image, capture_logs() as logged:
         shown = names(Path(image.name))

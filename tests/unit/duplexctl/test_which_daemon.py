@@ -63,6 +63,37 @@ def test_a_controller_is_named_by_its_directory(capfd: pytest.CaptureFixture[str
     assert run(["status", "--controller", "../x"]) == 2
 
 
+@pytest.mark.parametrize("where", ["before the command", "behind it"])
+def test_a_daemon_that_is_named_is_not_the_one_of_the_environment(
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    where: str,
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    assert run(["status"]) == 0
+    named = ["--controller", "no-such-controller"]
+    words = [*named, "status"] if where == "before the command" else ["status", *named]
+    assert run(words) == 7
+    assert "/run/duplexd/no-such-controller/control.sock" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["before the command", "behind it"])
+def test_no_groups_file_is_read_for_a_daemon_that_is_named(
+    plane: ControlPlane,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    where: str,
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    monkeypatch.setenv("DUPLEXD_GROUPS", str(tmp_path / "groups.toml"))  # there is none
+    named = ["--controller", "no-such-controller"]
+    words = [*named, "status"] if where == "before the command" else ["status", *named]
+    assert run(words) == 7
+    assert "groups.toml" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["status"], ["status", "data"], ["events"], ["reload"]])
 def test_a_groups_file_that_was_named_is_never_ignored(
     plane: ControlPlane, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: list[str]

@@ -70,6 +70,28 @@ async def test_update_changes_listeners_and_keeps_connections(
     await listeners.stop()
 
 
+async def test_update_makes_a_socket_again_whose_file_was_removed(
+    backend: MemoryBackend, tmp_path: Path
+) -> None:
+    lost, kept = (UnixAddress(f"{tmp_path}/{name}") for name in ("lost", "kept"))
+    listeners = Listeners(backend, [lost, kept], NbdLimits())
+    await listeners.start()
+    peer = Peer(lost)
+    await peer.open()
+    await peer.go("data")
+    assert await listeners.update([lost, kept]) == []
+    (tmp_path / "lost").unlink()
+    assert await listeners.update([lost, kept]) == [lost]
+    assert set(listeners.addresses) == {lost, kept}
+    assert (await peer.reply(peer.nbd.read(0, 4))).data == bytes(4)  # it stays connected
+    peer.close()
+    another = Peer(lost)
+    await another.open()
+    another.close()
+    await listeners.stop()
+    assert not (tmp_path / "lost").exists()
+
+
 async def test_failed_update_changes_nothing(listeners: Listeners, tmp_path: Path) -> None:
     before = listeners.addresses
     with pytest.raises(ConfigurationError):

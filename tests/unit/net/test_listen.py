@@ -45,6 +45,27 @@ def connect(address: str) -> None:
 # Unix sockets
 
 
+def test_a_socket_whose_file_somebody_removed_is_lost(bound: BoundSocket, path: Path) -> None:
+    before = bound.is_lost
+    path.unlink()
+    assert (before, bound.is_lost) == (False, True)
+    again = BoundSocket(bound.sock.dup())  # as another program takes it over
+    assert again.is_lost
+    again.close()
+
+
+def test_a_socket_that_was_passed_and_one_of_tcp_are_never_lost(
+    bound: BoundSocket, path: Path
+) -> None:
+    path.unlink()
+    passed = BoundSocket(bound.sock.dup(), ours=False)
+    assert not passed.is_lost
+    passed.close()
+    (tcp,) = bind(TcpAddress(HOST, 0))
+    assert not tcp.is_lost
+    tcp.close()
+
+
 def test_a_socket_is_for_owner_and_group_whatever_the_umask(path: Path) -> None:
     umask = os.umask(0o077)
     try:
