@@ -137,7 +137,19 @@ class Reopening:
                 if not pair.failed:  # else the primary alone is enough
                     raise
         if pair.failed:
+            self._refuse_rolled_forward(pair)
+            pair.returning = True  # it may have failed since the command began
             await self._serve(pair)
+
+    def _refuse_rolled_forward(self, pair: Pair) -> None:
+        """After an unclean stop the primary may hold changes whose records were lost, and the
+        journal does not bring those to the secondary. Both would be called equal at the end.
+        """
+        if self._followers.is_rolled_forward(pair):
+            raise WrongStateError(
+                f"{pair.name} is not served: {pair.failed}; its secondary is being rolled forward, "
+                "to be swapped to; try again when that has ended"
+            )
 
     # -------------------------------------------------------------------------------- secondaries
 

@@ -188,6 +188,7 @@ class Swaps:
 
     def _check_again(self, pair: Pair) -> None:
         """In the step that begins: a copy of the cut, or a sync, may have taken long."""
+        _refuse_returning(pair)
         if pair.state != SUSPENDED or not pair.can_roll_forward or _only_in_primary(pair):
             raise WrongStateError(f"{pair.name} changed its state meanwhile; try again")
         self._check_reach(pair)
@@ -362,7 +363,9 @@ def _refuse_differing(pair: Pair) -> None:
 
 
 def _refuse_returning(pair: Pair) -> None:
-    """The replay of its primary would go on in the other image."""
+    """The replay of its primary would go on in the other image; or, rolled forward, both would be
+    called equal though only the primary has what the journal lacks.
+    """
     if pair.returning:
         raise WrongStateError(
             f"{pair.name}: another command brings its primary to the last change just now, and "
