@@ -123,3 +123,14 @@ def check(peer: Peer, role: Role) -> None:
         )
     has = f"the role {peer.role.name.lower()}" if peer.role else "no role here"
     raise ForbiddenError(f"{who} has {has}, this needs the role {wanted}: {remedy}, and reload it")
+
+
+def check_owner(peer: Peer, what: str) -> None:
+    """Raise ForbiddenError unless `peer` has the rights of the daemon anyway: `what` uses them for
+    a place of the caller's choice.
+    """
+    if not peer.owns:
+        raise ForbiddenError(
+            f"{what} makes a file with the rights of the daemon: only root and the daemon's own "
+            "user may ask for it, on the Unix socket"
+        )

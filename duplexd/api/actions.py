@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from duplexd.api.access import check_owner
 from duplexd.api.event_hub import EventHub
 from duplexd.api.hooked import Hooked
 from duplexd.api.of_process import OfProcess
@@ -359,6 +360,8 @@ class Actions(OfProcess):
             raise UsageError(
                 "keep_to is for roll_forward: only that changes the image of the cut; leave it out"
             )
+        if request.keep_to is not None:
+            check_owner(peer, "keep_to")
         self._command(
             peer,
             "swap",

@@ -10,8 +10,9 @@ SIGTERM.
 Holds end first in a stop, so that held writes are answered before the clients' connections close;
 the controller ends last, because until then it may get changes.
 
-A stop during the start abandons it: recovery can be interrupted anywhere and run again. A stop that
-hangs is ended by `ending.Deadline`.
+A stop during the start abandons it: recovery can be interrupted anywhere and run again. That is so
+from the first look at the state directory on, whose disk may hang. A stop that hangs is ended by
+`ending.Deadline`.
 
 **The watchdog** is fed as long as the event loop runs, whatever the disks do. A hung disk is no
 reason to end the daemon: that would take the other volumes' clients away, and the new process would
@@ -84,6 +85,32 @@ class Service:
         the controller had failed when it was stopped.
         """
         self._refuse_exposure()
+        workers = Threads(asyncio.get_running_loop())
+        lock = await self._unless_stopped(self._locked(workers))
+        if lock is None:
+            self._log.warning("stopped during the start", waited_for="the state directory")
+            return
+        if not await self._serve(workers, lock):
+            return  # a thread may hang in what was given up, and nothing waits for it
+        workers.close()
+        lock.close()
+        if self.leaves is None:
+            self.refuse_failed()
+
+    async def _locked(self, workers: Threads) -> StateLock:
+        """The lock on the state directory, in a worker: its disk may hang."""
+        look = asyncio.ensure_future(workers.disk.of("state").run(self._look_and_lock))
+        try:
+            await asyncio.wait((look,), timeout=self.limits.daemon.room_answer_seconds_max)
+            if not look.done():
+                path = self.config.controller.state_dir
+                self._waits(f"{path}: the disk of the state directory does not answer")
+            return await look
+        finally:
+            look.cancel()
+
+    def _look_and_lock(self) -> StateLock:
+        """Blocking."""
         first = not preflight.has_state(self.config)
         # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that
         # hangs, and the control socket is to answer meanwhile.
@@ -92,14 +119,7 @@ class Service:
             refuse_problems(self.config, preflight.look(self.config) + images)
         if first and (missing := preflight.state_missing(self.config)):
             self._log.warning("images without a state", problem=missing)
-        lock = StateLock(self.config)
-        workers = Threads(asyncio.get_running_loop())
-        if not await self._serve(workers, lock):
-            return  # a thread may hang in what was given up, and nothing waits for it
-        workers.close()
-        lock.close()
-        if self.leaves is None:
-            self.refuse_failed()
+        return StateLock(self.config)
 
     @property
     def _controller(self) -> Controller | None:

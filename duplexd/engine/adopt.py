@@ -84,8 +84,8 @@ class Adoptions:
             "secondary_error": why_absent(pair.secondary) or None,
         }
 
-    async def _adopt(self, pair: Pair) -> Json:
-        async with self._images.alone(pair):
+    async def _adopt(self, given: Pair) -> Json:
+        async with self._images.alone(given.name) as pair:
             secondary = await self._adopted_secondary(pair)
             if not pair.failed:
                 return await self._with_secondary(pair, secondary)

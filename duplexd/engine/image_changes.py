@@ -67,8 +67,8 @@ class ImageChanges:
             LeftImages(opener, emit), growing,
         )  # fmt: skip
         self.reopening = Reopening(
-            timeline, checkpointer, write_path, followers, failures, opener, workers, config, emit,
-            limits,
+            timeline, volumes, checkpointer, write_path, followers, failures, opener, workers,
+            config, emit, limits,
         )  # fmt: skip
         self.adoptions = Adoptions(
             timeline, volumes, checkpointer, failures, self.reopening, legs, emit, limits

@@ -10,7 +10,8 @@
                                        lacks; or, to roll it forward, its secondary
 
 One command at a time does that with a volume (`alone`): a replay of a long journal takes a while,
-and another command would exchange the image under it.
+and another command would exchange the image under it. One that had to wait looks the volume up
+again: the one before it may have recorded it, and then clients are served by another `Pair`.
 
 Nothing is created here. A path without an image may be a mount point without its disk, and the new
 image would fill another one.
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from duplexd.engine.failures import Failures
     from duplexd.engine.opening import Opener
     from duplexd.engine.timeline import Timeline
+    from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
@@ -63,6 +65,7 @@ class Reopening:
     def __init__(
         self,
         timeline: Timeline,
+        volumes: Volumes,
         checkpointer: Checkpointer,
         gates: Gates,
         followers: Followers,
@@ -74,6 +77,7 @@ class Reopening:
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
+        self._volumes = volumes
         self._checkpointer = checkpointer
         self._gates = gates
         self._followers = followers
@@ -88,14 +92,18 @@ class Reopening:
     # ---------------------------------------------------------------------------------- commands
 
     @asynccontextmanager
-    async def alone(self, pair: Pair) -> AsyncIterator[None]:
-        """Around what opens its images again: the next command for it begins when this one has
-        ended, and finds what it has done. No swap exchanges the images of one that is not served.
+    async def alone(self, name: str) -> AsyncIterator[Pair]:
+        """Around what opens the images of a volume again: the next command for it begins when this
+        one has ended, and finds what it has done. No swap exchanges the images of one that is not
+        served. Yields the volume as it is by then; raises WrongStateError if a reload removed it.
         """
-        async with self._turns.setdefault(pair.name, asyncio.Lock()):
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            pair = self._volumes.by_name.get(name)
+            if pair is None:
+                raise WrongStateError(f"{name}: a reload removed it")
             pair.returning = bool(pair.failed)
             try:
-                yield
+                yield pair
             finally:
                 pair.returning = False
 
@@ -103,18 +111,17 @@ class Reopening:
         """Open what is absent of these pairs. Raises WrongStateError for what cannot be used; with
         `known_only` also for a secondary that is another image than before.
         """
-        for pair in pairs:
-            async with self.alone(pair):
+        for given in pairs:
+            async with self.alone(given.name) as pair:
                 await to_its_end(self._before_resync(pair, known_only))
 
     async def before_roll_forward(self, pairs: Sequence[Pair]) -> None:
         """Open the secondaries that are absent of volumes that are not served: a disk that hung may
         answer again. Raises WrongStateError for one that cannot be used, or is another image.
         """
-        for pair in pairs:
-            suspended = pair.failed and pair.state == pair_states.SUSPENDED
-            if suspended and why_absent(pair.secondary):
-                async with self.alone(pair):
+        for given in filter(_lacks_secondary, pairs):
+            async with self.alone(given.name) as pair:
+                if _lacks_secondary(pair):
                     await to_its_end(self._take_secondary(pair, known_only=True))
 
     async def _before_resync(self, pair: Pair, known_only: bool) -> None:
@@ -130,7 +137,19 @@ class Reopening:
                 if not pair.failed:  # else the primary alone is enough
                     raise
         if pair.failed:
+            self._refuse_rolled_forward(pair)
+            pair.returning = True  # it may have failed since the command began
             await self._serve(pair)
+
+    def _refuse_rolled_forward(self, pair: Pair) -> None:
+        """After an unclean stop the primary may hold changes whose records were lost, and the
+        journal does not bring those to the secondary. Both would be called equal at the end.
+        """
+        if self._followers.is_rolled_forward(pair):
+            raise WrongStateError(
+                f"{pair.name} is not served: {pair.failed}; its secondary is being rolled forward, "
+                "to be swapped to; try again when that has ended"
+            )
 
     # -------------------------------------------------------------------------------- secondaries
 
@@ -367,6 +386,12 @@ def facts_of(pair: Pair, before: Leg) -> Facts:
         return Facts()
     where = uncertain(pair.record, pair.state)
     return Facts(writing="anything", uncertain=where, complete=False)
+
+
+def _lacks_secondary(pair: Pair) -> bool:
+    """Whether it is not served, and what could be rolled forward is absent."""
+    suspended = bool(pair.failed) and pair.state == pair_states.SUSPENDED
+    return suspended and bool(why_absent(pair.secondary))
 
 
 def _instead(pair: Pair) -> str:

@@ -188,6 +188,7 @@ class Swaps:
 
     def _check_again(self, pair: Pair) -> None:
         """In the step that begins: a copy of the cut, or a sync, may have taken long."""
+        _refuse_returning(pair)
         if pair.state != SUSPENDED or not pair.can_roll_forward or _only_in_primary(pair):
             raise WrongStateError(f"{pair.name} changed its state meanwhile; try again")
         self._check_reach(pair)
@@ -302,6 +303,11 @@ class Swaps:
         await self._resyncs.wait(pairs)
 
     async def _keep(self, pair: Pair, path: str) -> None:
+        """Copy the secondary at its cut, which it may be on its way to, and may leave meanwhile."""
+        await self._resyncs.arrive([pair])
+        cut = pair.cut
+        if pair.state != SUSPENDED or not pair.usable:
+            raise WrongStateError(f"{pair.name} changed its state meanwhile; try again")
         try:
             copy = await self._legs.workers.run(lambda: self._disk.create(path, pair.size))
         except OSError as error:
@@ -318,6 +324,11 @@ class Swaps:
             ) from error
         finally:
             await self._legs.workers.run(copy.close)
+        if pair.state != SUSPENDED or pair.cut is not cut:
+            raise DuplexdError(
+                f"{path}: {pair.name} left its cut while it was copied, so this file is of no "
+                "point in time; remove it; nothing else was changed"
+            )
 
     async def _give_up(self, pair: Pair, check: Callable[[Pair], None]) -> Json:
         """Go on with what the secondary holds at its cut."""
@@ -362,7 +373,9 @@ def _refuse_differing(pair: Pair) -> None:
 
 
 def _refuse_returning(pair: Pair) -> None:
-    """The replay of its primary would go on in the other image."""
+    """The replay of its primary would go on in the other image; or, rolled forward, both would be
+    called equal though only the primary has what the journal lacks.
+    """
     if pair.returning:
         raise WrongStateError(
             f"{pair.name}: another command brings its primary to the last change just now, and "

@@ -89,7 +89,8 @@ class Followers:
         if not self.jobs:
             self._timeline.on_written.append(self._look_at_lag)
         self.jobs[job.id] = job
-        job.spoiled |= {pair for pair in job.pairs if pair.failed}
+        job.without_primary = {pair for pair in job.pairs if pair.failed}
+        job.spoiled |= job.without_primary
         self._throttles[job] = Throttle(
             self._gates, job.cap, lambda: self._legs.patience.secondary_s, job.end, catches_up=True
         )
@@ -142,6 +143,11 @@ class Followers:
         """When the job that works on this pair began (monotonic seconds)."""
         job = self._job_of(pair)
         return None if job is None else job.began
+
+    def is_rolled_forward(self, pair: Pair) -> bool:
+        """Whether a job brings its secondary to the last change because it has no primary."""
+        job = self._job_of(pair)
+        return job is not None and pair in job.without_primary
 
     def _job_of(self, pair: Pair) -> Job | None:
         """The latest: one that is about to end may still name the pair."""

@@ -34,12 +34,13 @@ class Job:
     that they have waited for too long. `step_bytes`: how much of the journal it takes at once while
     there is a cap. `whole`: whether the secondaries hold a state that existed,
     apart from those that are `torn`. `spoiled`: the volumes that were not served at some moment;
-    what was copied from their primaries may lack changes that the journal has.
+    what was copied from their primaries may lack changes that the journal has. `without_primary`:
+    those that were not served when it began.
     """
 
     __slots__ = (
         "began", "begun_at", "cap", "floor", "follower", "how", "id", "late", "pairs", "reasons",
-        "spoiled", "step_bytes", "task", "torn", "whole",
+        "spoiled", "step_bytes", "task", "torn", "whole", "without_primary",
     )  # fmt: skip
 
     def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
@@ -58,6 +59,7 @@ class Job:
         self.whole = True
         self.torn: set[Pair] = set()
         self.spoiled: set[Pair] = set()
+        self.without_primary: set[Pair] = set()
 
     def lag_bytes(self, log_position: int) -> int:
         """How many bytes of journal it trails behind."""

@@ -22,6 +22,7 @@ from tests.support.daemon import (
     run_duplexctl,
     run_duplexd,
 )
+from tests.support.fuse import faulty_disk
 from tests.support.notify import ServiceManager
 from tests.system.test_full_disk import SmallDisk
 
@@ -114,6 +115,21 @@ def test_a_stop_does_not_wait_for_a_recovery_that_hangs(stuck: Daemon) -> None:
     assert stuck.stop() == 0
     assert "stopped during the start" in stuck.log()
     assert not stuck.files.control_socket.exists()
+
+
+def test_a_stop_does_not_wait_for_a_state_directory_that_hangs(
+    tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    """Nothing is locked yet, and the control socket is not there; but the log says why."""
+    with faulty_disk(tmp_path / "state") as disk:
+        (tmp_path / "state").chmod(0o700)
+        daemon = start_daemon(make_files())
+        daemon.kill()
+        disk.hang("open create attribute")
+        daemon.start(ready=False)
+        daemon.wait_log("the disk of the state directory does not answer")
+        assert daemon.stop() == 0
+        assert "stopped during the start" in daemon.log()
 
 
 def test_systemd_shows_what_the_start_is_at(

@@ -150,7 +150,7 @@ class SwapRequest(Request):
         min_length=1,
         max_length=PATH_CHARACTERS_MAX,
         description="with `roll_forward`, of one volume: a new file, to which the secondary is"
-        " copied first, as it is at its cut",
+        " copied first, as it is at its cut; for root and the daemon's own user only",
     )
     lose_changes: bool = Field(
         False,

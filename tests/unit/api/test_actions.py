@@ -8,7 +8,8 @@ import pytest
 
 from duplexd.api.access import Peer, Role
 from duplexd.api.actions import Actions
-from duplexd.errors import UsageError, WrongStateError
+from duplexd.api.models.request_model import SwapRequest
+from duplexd.errors import ForbiddenError, UsageError, WrongStateError
 from duplexd.limits import ApiLimits
 from tests.support.fake_controller import FakeController, FakeLease
 
@@ -55,3 +56,19 @@ async def test_contents_are_those_of_one_volume() -> None:
     actions = Actions(FakeController(), ApiLimits())
     with pytest.raises(UsageError, match="'db' is a group; name a volume"):
         await actions.read_cut("0" * 16, "db", 0, 1)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        Peer(1000, 1000, 1, role=Role.OPERATE),
+        Peer(name="backup.example", role=Role.OPERATE),
+    ],
+)
+async def test_no_file_is_made_for_who_has_not_the_rights_of_the_daemon(peer: Peer) -> None:
+    controller = FakeController()
+    controller.volumes["data"] = "SUSPENDED"
+    request = SwapRequest(targets=["data"], roll_forward=True, keep_to="/etc/kept")
+    with pytest.raises(ForbiddenError, match="only root and the daemon's own user"):
+        await Actions(controller, ApiLimits()).swap(peer, request)
+    assert (controller.kept_to, controller.swapped) == ([], set())

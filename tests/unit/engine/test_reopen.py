@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import TYPE_CHECKING
 
@@ -530,3 +531,21 @@ async def test_images_whose_state_is_not_here_are_not_used_until_they_are_adopte
     async with running(disk=disk) as core:
         assert not core.pair().failed
         await resynced(core)
+
+
+async def test_of_two_adopts_at_once_the_second_finds_the_volume_served() -> None:
+    """What the first records is another pair, with clients by then: its images stay open."""
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        assert await core.write("data", 0, DATA) == 0
+    for name in disk.list("/state/journal"):
+        disk.remove(f"/state/journal/{name}")
+    disk.remove("/state/checkpoint")
+    async with running(disk=disk) as core:
+        both = await asyncio.gather(*(core.controller.adopt(["data"]) for _ in range(2)))
+        first, second = (answer["volumes"][0] for answer in both)
+        assert (first["already"], second["already"]) == (False, True)
+        (record,) = core.controller.timeline.ledger.pairs.values()
+        assert core.pair().record is record
+        assert await core.write("data", 0, LATER) == 0
+        assert await read(core, "data", 0, len(LATER)) == LATER

@@ -4,25 +4,29 @@ so it can be done again, from the number that the secondary durably held.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.core.pair_states import SUSPENDED
+from duplexd.core.pair_states import PENDING, SUSPENDED
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.follower import SinkError
 from duplexd.runtime.watch import HungError
 from tests.sim.faults import Fault
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
+from tests.unit.engine.test_reopen import back
 from tests.unit.engine.test_swap import fail_primary, swap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from duplexd.core.pair import Pair
     from duplexd.json_object import Json
     from tests.sim.disk import SimDisk
+    from tests.sim.image import Image
 
 A, B = "/a/data.img", "/b/data.img"
 ONE, BOTH = {"data": "sync"}, {"data": "sync", "apart": "sync"}
@@ -234,3 +238,65 @@ async def test_after_a_start_that_failed_to_end_it_the_command_does(
         assert status(core)["secondary"]["error"].startswith("/b/data.img: ")
         await swap(core, roll_forward=True)
         await holds_all(core)
+
+
+# ------------------------------------------------------------ a primary that comes back meanwhile
+
+
+async def lost_a_record(disk: SimDisk) -> Image:
+    """The primary, not served, has a change of which the journal lost the record."""
+    core = await Core.begin(disk, settings(ONE))
+    await core.controller.suspend(["data"])
+    assert await core.write("data", 0, b"a record") == 0
+    assert await core.flush() == 0
+    assert await core.write("data", 4096, b"no record") == 0
+    await core.crash(power=False)
+    disk.lose("/state/journal")
+    return disk.take(A)
+
+
+async def reads_what_it_read_before(core: Core) -> None:
+    await core.controller.resync(["data"])
+    await core.controller.resync_wait(["data"])
+    assert (core.states(), core.equal()) == ({"data": "DUPLEX"}, True)
+    assert await core.read("data", 4096, 9) == (0, b"no record")
+
+
+async def test_a_primary_that_is_back_is_not_served_beside_a_roll_forward() -> None:
+    disk = new_disk()
+    image = await lost_a_record(disk)
+    async with running(ONE, disk=disk) as core:
+        async with core.controller.followers.stepping:
+            rolled = asyncio.ensure_future(swap(core, roll_forward=True))
+            await core.until(lambda: core.pair().state == PENDING)
+            back(disk, A, image)
+            with pytest.raises(WrongStateError, match="being rolled forward"):
+                await core.controller.resync(["data"])
+        await rolled
+        assert core.pair().primary.path == B
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert (core.states(), core.equal()) == ({"data": "DUPLEX"}, True)
+
+
+async def test_no_roll_forward_begins_beside_a_primary_that_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even one that was asked for before."""
+    disk = new_disk()
+    image = await lost_a_record(disk)
+    async with running(ONE, disk=disk) as core:
+        checkpointer = core.controller.checkpointer
+        sync = checkpointer.sync_secondaries
+
+        async def sync_meanwhile(pairs: Sequence[Pair]) -> dict[Pair, OSError]:
+            core.pair().returning = True
+            return await sync(pairs)
+
+        monkeypatch.setattr(checkpointer, "sync_secondaries", sync_meanwhile)
+        with pytest.raises(WrongStateError, match="another command"):
+            await swap(core, roll_forward=True)
+        assert core.states() == {"data": SUSPENDED}
+        monkeypatch.undo()
+        back(disk, A, image)
+        await reads_what_it_read_before(core)

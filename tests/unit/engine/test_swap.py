@@ -15,7 +15,7 @@ from duplexd.errors import DuplexdError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
 
@@ -161,6 +161,45 @@ async def test_a_journal_that_is_dropped_while_the_image_is_kept_is_noticed(
         with pytest.raises(WrongStateError, match="no longer reaches back"):
             await swap(core, roll_forward=True, keep_to="/kept/data.img")
         assert core.states() == {"data": "SUSPENDED"}
+        assert core.pair().primary.path == "/a/data.img"
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_image_is_not_kept_of_a_secondary_that_left_its_cut_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Not even if it is at another cut by then."""
+    async with running(ONE) as core:
+        await core.write("data", 0, b"before")
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after!")
+        create = core.disk.create
+
+        async def move() -> None:
+            await core.controller.resync(["data"])
+            await core.controller.resync_wait(["data"])
+            if again:
+                await core.controller.suspend(["data"])
+
+        moving: list[asyncio.Task[None]] = []
+
+        def create_late(path: str, size: int) -> object:
+            moving.append(asyncio.ensure_future(move()))
+            return create(path, size)
+
+        workers = core.controller.legs.workers
+        run_now = workers.run
+
+        async def run_late(call: Callable[[], object]) -> object:
+            result = await run_now(call)
+            while moving:
+                await moving.pop()
+            return result
+
+        monkeypatch.setattr(core.disk, "create", create_late)
+        monkeypatch.setattr(workers, "run", run_late)
+        with pytest.raises(DuplexdError, match="of no point in time"):
+            await swap(core, roll_forward=True, keep_to="/kept/data.img")
         assert core.pair().primary.path == "/a/data.img"
 
 
