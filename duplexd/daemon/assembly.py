@@ -136,7 +136,7 @@ class Assembly:
             self._lock.is_misplaced, refused,
         )  # fmt: skip
         around = Surroundings(
-            str(config.controller.state_dir), controller.volumes.image_paths,
+            str(config.controller.state_dir), controller.volumes.disks,
             self._workers.disk, self._limits.daemon, self._lock.is_misplaced,
         )  # fmt: skip
         control.serve(

@@ -3,7 +3,9 @@ still the directory that the daemon uses: what health says of disks.
 
 It is a look from outside, by paths, which the engine does without. A path may hang, so the look is
 made in workers, with a time-out. A path that hung is not looked at again until that call has
-returned: a look each half minute would be a thread each half minute.
+returned: a look each half minute would be a thread each half minute. Of a disk that hangs, two
+calls stand for the others (`runtime/one_by_one.py`). Where the disk of an image is not known, which
+is so of one that could not be opened, nothing is said of it that others have shown.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from duplexd.core.findings import Around, Expected, ImageRoom
 from duplexd.daemon.complaints import Complaints
 from duplexd.runtime.free_space import room_of
 from duplexd.runtime.machine import is_memory
-from duplexd.runtime.one_by_one import one_by_one
+from duplexd.runtime.one_by_one import OneByOne
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,27 +34,40 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 
 class Surroundings:
-    """`around` is what the last look found. `paths`: of the images. `misplaced`: whether another
-    directory is at `state_dir` by now, or none.
+    """`images`: the paths of the images, and on which disk each lies, "" if that is not known.
+    `misplaced`: whether another directory is at `state_dir` by now, or none.
     """
 
     def __init__(
         self,
         state_dir: str,
-        paths: Callable[[], Iterable[str]],
+        images: Callable[[], Mapping[str, str]],
         workers: Workers,
         limits: DaemonLimits,
         misplaced: Callable[[], bool] = lambda: False,
     ) -> None:
         self._misplaced = misplaced
         self._state_dir = state_dir
-        self._paths = paths
-        self._workers = workers
+        self._images = images
+        self._disks: Mapping[str, str] = {}
         self._limits = limits
-        self._inside: set[str] = set()  # that a worker looks at now, given up or not
+        self._looks = OneByOne(
+            workers, self._look_at, self._disk_of, self._answered, self._hangs, self._left
+        )
+        self._rooms: dict[str, ImageRoom] = {}
+        self._silent: dict[str, str] = {}
         self._warned: set[str] = set()
         self._state_misplaced = False
-        self.around = Around()
+
+    @property
+    def around(self) -> Around:
+        """What is known by now; of what has not been looked at yet, nothing."""
+        images, silent, misplaced = dict(self._rooms), dict(self._silent), self._state_misplaced
+        state, state_silent = images.pop(self._state_dir, None), silent.pop(self._state_dir, "")
+        return Around(
+            images, silent, state and state.free_bytes,
+            state_silent="" if misplaced else state_silent, state_misplaced=misplaced,
+        )  # fmt: skip
 
     async def look_forever(self) -> None:
         """Until it is cancelled."""
@@ -64,53 +79,56 @@ class Surroundings:
             await asyncio.sleep(self._limits.room_look_seconds)
 
     async def look(self) -> None:
-        """Once, at all of them. A missing image does not count as a silent disk:
-        the engine looks for it more often, and knows when another one has taken its place.
+        """Once, at all of them."""
+        self._disks = self._images()
+        paths = dict.fromkeys((self._state_dir, *self._disks))
+        for gone in (self._rooms.keys() | self._silent.keys()) - paths.keys():
+            self._forget(gone)
+        await self._looks.call_all(list(paths), self._limits.room_answer_seconds_max)
+        self._warn_of_memory()
+
+    def _answered(self, path: str, found: ImageRoom | OSError) -> None:
+        """A missing image does not count as a silent disk: the engine looks for it more often, and
+        knows when another one has taken its place.
         """
+        self._forget(path)
+        if isinstance(found, ImageRoom):
+            self._rooms[path] = found
+        elif path == self._state_dir or not isinstance(found, FileNotFoundError):
+            self._silent[path] = found.strerror or str(found)
+
+    def _hangs(self, path: str) -> None:
+        self._forget(path)
         seconds = self._limits.room_answer_seconds_max
-        images, silent = dict[str, ImageRoom](), dict[str, str]()
+        self._silent[path] = f"the disk has not answered for {seconds:g} s"
 
-        def done(path: str, found: ImageRoom | OSError) -> None:
-            if isinstance(found, ImageRoom):
-                images[path] = found
-            elif path == self._state_dir or not isinstance(found, FileNotFoundError):
-                silent[path] = found.strerror or str(found)
+    def _left(self, path: str) -> None:
+        self._forget(path)
+        if self._disk_of(path):
+            self._silent[path] = "other images on its disk have not answered"
 
-        def hung(path: str) -> None:
-            silent[path] = f"the disk has not answered for {seconds:g} s"
+    def _forget(self, path: str) -> None:
+        self._rooms.pop(path, None)
+        self._silent.pop(path, None)
 
-        paths = dict.fromkeys((self._state_dir, *self._paths()))
-        for path in filter(self._inside.__contains__, paths):
-            hung(path)
-        asked = [path for path in paths if path not in silent]
-        await one_by_one(self._workers, asked, self._look_at, seconds, done, hung)
-        self._warn_of_memory(images)
-        state = images.pop(self._state_dir, None)
-        state_silent = silent.pop(self._state_dir, "")
-        misplaced = self._state_misplaced
-        self.around = Around(
-            images, silent, state and state.free_bytes,
-            state_silent="" if misplaced else state_silent, state_misplaced=misplaced,
-        )  # fmt: skip
+    def _disk_of(self, path: str) -> str:
+        return path if path == self._state_dir else self._disks.get(path, "")
 
     def _look_at(self, path: str) -> ImageRoom | OSError:
         """In a worker."""
-        self._inside.add(path)
         try:
             if path == self._state_dir:
                 self._state_misplaced = self._misplaced()
             return self._room(path)
         except OSError as error:
             return error
-        finally:
-            self._inside.discard(path)
 
     def _room(self, path: str) -> ImageRoom:
         return ImageRoom(*room_of(path))
 
-    def _warn_of_memory(self, found: Mapping[str, ImageRoom]) -> None:
+    def _warn_of_memory(self) -> None:
         """Once of each path. Health does not say it: for a test that is what one wants."""
-        for path, room in found.items():
+        for path, room in self._rooms.items():
             if room.device and path not in self._warned and is_memory(room.device):
                 self._warned.add(path)
                 log.warning("lies in memory: a restart of the machine loses it", path=path)

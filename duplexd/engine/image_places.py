@@ -10,7 +10,7 @@ and checkpoints look there themselves; this is for the hours between, when nothi
                                      is open, and a secondary is at its cut wherever it lies
 
 A look may hang, and that says nothing of the image: it may be the path alone. It is given up, the
-image stays in use, and its path is not looked at again.
+image stays in use, and its path is not looked at again before that look has returned.
 
 One worker looks at all images (`runtime/one_by_one.py`): with a call for each, these looks were
 most of what an idle daemon does.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.pair_states import DUPLEX
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import as_lost, misplaced, shortened
-from duplexd.runtime.one_by_one import one_by_one
+from duplexd.runtime.one_by_one import OneByOne
 from duplexd.runtime.tasks import several_at_once
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ImagePlaces:
         self._events = events
         self._look_s, self._again_s = limits.image_look_seconds, limits.look_again_seconds_max
         self._found: dict[Leg, str] = {}
-        self._hung: set[Leg] = set()
+        self._places = OneByOne(legs.workers, _seen, _disk_of, self._note, _says_nothing)
         self._task: asyncio.Task[None] | None = None
         self._again: asyncio.Task[None] | None = None
 
@@ -93,17 +93,15 @@ class ImagePlaces:
         """At all of them, once."""
         looks = self._looks()
         legs = {look.leg for look in looks}
-        self._hung &= legs
         self._found = {leg: why for leg, why in self._found.items() if leg in legs}
-        answering = [look for look in looks if look.leg not in self._hung]
-        await self._look_at(answering)
+        await self._look_at(looks)
 
     async def look_again(self) -> None:
         """At what was found wrong, for who asks now: it may be right again. One that does not
         answer soon keeps nobody waiting; what it says is shown to who asks later.
         """
-        asked = self._found.keys() - self._hung
-        wrong = [look for look in self._looks() if look.leg in asked] if asked else []
+        found = self._found
+        wrong = [look for look in self._looks() if look.leg in found] if found else []
         if not wrong:
             return
         if self._again is None or self._again.done():
@@ -120,10 +118,7 @@ class ImagePlaces:
         ]
 
     async def _look_at(self, looks: Sequence[_Look]) -> None:
-        await one_by_one(
-            self._legs.workers, looks, _seen, self._legs.patience.secondary_s, self._note,
-            lambda look: self._hung.add(look.leg),
-        )  # fmt: skip
+        await self._places.call_all(looks, self._legs.patience.secondary_s)
 
     def _note(self, look: _Look, seen: tuple[str, str] | None) -> None:
         if seen is None:
@@ -154,3 +149,11 @@ def _seen(look: _Look) -> tuple[str, str] | None:
         return why, shortened(look.leg) if why else ""
     except OSError:
         return None
+
+
+def _disk_of(look: _Look) -> str:
+    return look.leg.device
+
+
+def _says_nothing(_look: _Look) -> None:
+    """A path that hangs says nothing of the image."""

@@ -52,10 +52,12 @@ class Volumes:
         del self.by_number[pair.id]
         return pair
 
-    def image_paths(self) -> list[str]:
-        """Of all images, also of those that are not there."""
+    def disks(self) -> dict[str, str]:
+        """The paths of all images, also of those that are not there, and on which disk each is; ""
+        if that is not known.
+        """
         legs = [leg for pair in self.all() for leg in (pair.primary, pair.secondary)]
-        return [leg.path for leg in legs if leg is not None]
+        return {leg.path: leg.device for leg in legs if leg is not None}
 
     def names(self) -> list[str]:
         """See `Backend.volume_names`."""

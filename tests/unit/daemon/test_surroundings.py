@@ -6,7 +6,7 @@ import asyncio
 import threading
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest_asyncio
 from structlog.testing import capture_logs
@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from duplexd.daemon.surroundings import Surroundings
 from duplexd.limits import WORKER_THREADS, DaemonLimits
 from duplexd.runtime.threads import ThreadWorkers, Workers
+from tests.unit.client.members import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -31,8 +32,9 @@ async def workers() -> AsyncIterator[ThreadWorkers]:
     made.close()
 
 
-def names(*paths: Path) -> Callable[[], list[str]]:
-    return lambda: [str(path) for path in paths]
+def names(*paths: Path) -> Callable[[], dict[str, str]]:
+    """On one disk."""
+    return lambda: dict.fromkeys(map(str, paths), "disk")
 
 
 async def test_a_sparse_image_lacks_what_is_a_hole(tmp_path: Path, workers: ThreadWorkers) -> None:
@@ -65,7 +67,7 @@ async def test_a_state_dir_that_does_not_answer_is_said(
     tmp_path: Path, workers: ThreadWorkers
 ) -> None:
     gone = tmp_path / "gone"
-    looked = Surroundings(str(gone), list, workers, DaemonLimits())
+    looked = Surroundings(str(gone), dict, workers, DaemonLimits())
     await looked.look()
     assert looked.around.state_silent == "No such file or directory"
     assert looked.around.state_free_bytes is None
@@ -74,10 +76,10 @@ async def test_a_state_dir_that_does_not_answer_is_said(
 async def test_a_state_dir_that_is_another_one_by_now_is_said(
     tmp_path: Path, workers: ThreadWorkers
 ) -> None:
-    looked = Surroundings(str(tmp_path), list, workers, DaemonLimits(), lambda: True)
+    looked = Surroundings(str(tmp_path), dict, workers, DaemonLimits(), lambda: True)
     await looked.look()
     assert looked.around.state_misplaced
-    gone = Surroundings(str(tmp_path / "gone"), list, workers, DaemonLimits(), lambda: True)
+    gone = Surroundings(str(tmp_path / "gone"), dict, workers, DaemonLimits(), lambda: True)
     await gone.look()
     assert (gone.around.state_misplaced, gone.around.state_silent) == (True, "")
 
@@ -127,6 +129,65 @@ async def test_a_path_that_hangs_is_said_and_takes_one_thread(
     while looked.around.silent:
         await looked.look()
     assert str(good) in looked.around.images
+
+
+class HangingDisk(Surroundings):
+    """No path that begins with `hangs` answers until `release` is set."""
+
+    hangs = ""
+
+    def _room(self, path: str) -> ImageRoom:
+        if path.startswith(self.hangs):
+            self.threads.add(threading.get_ident())
+            self.release.wait(60)
+        return super()._room(path)
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.threads, self.release = set[int](), threading.Event()
+
+
+async def test_five_hundred_images_on_a_disk_that_hangs_cost_two_threads(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    good, unknown = tmp_path / "good.img", tmp_path / "unknown.img"
+    stuck = {str(tmp_path / f"stuck{number}.img"): "stuck" for number in range(500)}
+    for path in (good, unknown):
+        path.write_bytes(b"x")
+    limits = DaemonLimits(room_answer_seconds_max=0.05)
+    disks = {**stuck, str(good): "good", str(unknown): ""}
+    looked = HangingDisk(str(tmp_path), lambda: disks, workers, limits)
+    looked.hangs = str(tmp_path / "stuck")
+    looking = asyncio.create_task(looked.look())
+    try:
+        await until(lambda: looked.around.silent)
+        assert looked.around.state_free_bytes, "known before the first that hangs"
+        assert str(good) not in looked.around.silent
+        await looking
+        around = looked.around
+        assert around.silent.keys() == stuck.keys()
+        assert set(around.silent.values()) == {
+            "the disk has not answered for 0.05 s", "other images on its disk have not answered",
+        }  # fmt: skip
+        assert around.images.keys() == {str(good), str(unknown)}
+        assert len(looked.threads) == 2
+    finally:
+        looked.release.set()
+
+
+async def test_images_whose_disk_is_not_known_are_not_silent_by_what_others_are(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    disks = {str(tmp_path / f"{number}.img"): "" for number in range(9)}
+    looked = HangingDisk(
+        str(tmp_path), lambda: disks, workers, DaemonLimits(room_answer_seconds_max=0.05)
+    )
+    looked.hangs = f"{tmp_path}/"
+    try:
+        await looked.look()
+        assert looked.around.silent.keys() == set(list(disks)[:2])
+    finally:
+        looked.release.set()
 
 
 class Counting(Workers):
