@@ -8,7 +8,8 @@ yet, for some seconds after a start, is none.
 
 `KINDS` is the table of all kinds, with what each costs:
 
-    error      service: clients get errors or wait, or soon will; or an image holds wrong bytes
+    error      service: clients get errors or wait, or soon will; or an image holds wrong bytes;
+               or what clients write now is lost at the next start
     warning    redundancy or a backup: the next fault would be an error, or loses data
 
 A pair that somebody suspended is well until that has lasted longer than `suspended_max`: it is what
@@ -55,9 +56,10 @@ KINDS = {
     "one-file-system": WARNING,
     "no-room": WARNING,
     "disk-silent": WARNING,
-    "state-misplaced": WARNING,
+    "state-misplaced": ERROR,
 }
-NO_SERVICE_LOST = frozenset({"legs-differ"})  # errors that no restart would be a remedy for
+# Errors that no restart is a remedy for; of a misplaced state it would lose what is acknowledged
+NO_SERVICE_LOST = frozenset({"legs-differ", "state-misplaced"})
 MARKS_MISSED_MAX, MARK_LATE_SECONDS = 3, 10.0  # of a group with `mark_every`
 STATE_FREE_BYTES_MIN = 256 * KIB
 IN_DOUBT_SECONDS_MAX = 60.0  # a coordinator decides within seconds; nobody does after that

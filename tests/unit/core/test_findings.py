@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.core.findings import KINDS, Around, Expected, ImageRoom, find
+from duplexd.core.findings import (
+    ERROR,
+    KINDS,
+    NO_SERVICE_LOST,
+    Around,
+    Expected,
+    ImageRoom,
+    find,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +149,12 @@ def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
 )
 def test_each_fault_of_the_disks_is_one_finding(kind: str, around: Around) -> None:
     assert kinds(WELL, around) == [kind]
+
+
+def test_a_misplaced_state_is_an_error_that_no_restart_is_a_remedy_for() -> None:
+    (found,) = find(WELL, Around(ROOMY, state_misplaced=True), Expected(), NOW)
+    assert found.severity == ERROR
+    assert found.kind in NO_SERVICE_LOST
 
 
 def test_every_kind_is_tested_here() -> None:
