@@ -142,24 +142,47 @@ class ControlServer:
         """See `Scrape.prepare`."""
         return known(self._serving, "serve comes first").scrape.prepare()
 
+    @property
+    def sockets(self) -> list[listen.BoundSocket]:
+        """The Unix socket, while there is one."""
+        return [self._listening.bound] if self._listening is not None else []
+
     async def start(self) -> None:
         """Listen on the Unix socket.
 
         Raises ConfigurationError or WrongStateError when the socket cannot be had, ForbiddenError
         for a certificate that cannot be read; it listens nowhere then.
         """
-        settings = self._settings
-        admission = Admission.of(settings)
-        group = group_id("control.group", settings.group) if settings.group else None
-        address = UnixAddress(str(settings.socket))
-        bound = self._passed or listen.bind(address, "control.socket", group, make_parents=True)[0]
+        admission = Admission.of(self._settings)
+        bound = self._passed or self._bind()
         application = self._starting.application(self._lag)
         connections = Connections(application, admission.access, self._limits)
-        access = admission.access
-        local = Local(bound.sock, connections.make, access.owns, self._limits)
-        local.start()
+        local = self._accept(bound, connections)
         self._listening = Listening(connections, bound, local, admission.context)
         self._lag.start()
+
+    async def listen_again(self) -> str:
+        """If somebody removed the file of the Unix socket, make another one. Connections stay.
+        Returns its address, or "". Raises as `start`, and then nothing has changed.
+        """
+        listening = self._listening
+        if listening is None or not listening.bound.is_lost:
+            return ""
+        before, listening.bound = listening.local, self._bind()
+        listening.local = self._accept(listening.bound, listening.connections)
+        await before.close()
+        return str(listening.bound.address)
+
+    def _bind(self) -> listen.BoundSocket:
+        settings = self._settings
+        group = group_id("control.group", settings.group) if settings.group else None
+        address = UnixAddress(str(settings.socket))
+        return listen.bind(address, "control.socket", group, make_parents=True)[0]
+
+    def _accept(self, bound: listen.BoundSocket, connections: Connections) -> Local:
+        local = Local(bound.sock, connections.make, connections.access.owns, self._limits)
+        local.start()
+        return local
 
     async def listen_remote(self) -> None:
         """Listen on the TLS addresses, too.

@@ -25,7 +25,7 @@ from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.units import KIB, format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from duplexd.json_object import Json
 
@@ -38,6 +38,7 @@ KINDS = {
     "volume-not-served": ERROR,
     "volume-not-grown": WARNING,
     "requests-fail": ERROR,
+    "socket-removed": ERROR,
     "primary-error": WARNING,
     "secondary-error": WARNING,
     "legs-differ": ERROR,
@@ -109,7 +110,7 @@ class Around(NamedTuple):
     """What is known of the disks: room by path, and why there is none of the others.
     `state_silent`: the same of state_dir. `state_misplaced`: whether that is not the directory that
     the daemon uses any more. `differing`: volumes whose legs the last `verify` could
-    not compare, and why.
+    not compare, and why. `removed`: Unix sockets whose files are gone.
     """
 
     images: Mapping[str, ImageRoom] = {}
@@ -118,6 +119,7 @@ class Around(NamedTuple):
     differing: Mapping[str, str] = {}
     state_silent: str = ""
     state_misplaced: bool = False
+    removed: Collection[str] = ()
 
 
 def find(status: Json, around: Around, expected: Expected, now: float) -> list[Finding]:
@@ -128,6 +130,7 @@ def find(status: Json, around: Around, expected: Expected, now: float) -> list[F
         *_unmarked(status.get("groups", ()), now),
         *_in_doubt(status.get("cuts", ()), now),
         *_of_disks(status["volumes"], around),
+        *_removed(around.removed),
     ]
     return sorted(found, key=lambda finding: finding.severity)
 
@@ -294,6 +297,12 @@ def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
             group = cut.get("group") or "GROUP"
             text = f"{text}: run `duplexctl settle {group}`"
             yield Finding("cut-in-doubt", "", text, about=cut["id"])
+
+
+def _removed(paths: Iterable[str]) -> Iterator[Finding]:
+    for path in sorted(paths):
+        text = f"the Unix socket {path} was removed: no new client finds it; reload (SIGHUP)"
+        yield Finding("socket-removed", "", f"{text} makes it again", about=path)
 
 
 # ------------------------------------------------------------------------------------------ disks

@@ -138,6 +138,7 @@ class Assembly:
         around = Surroundings(
             str(config.controller.state_dir), controller.volumes.disks,
             self._workers.disk, self._limits.daemon, self._lock.is_misplaced,
+            lambda: [*listeners.sockets, *control.sockets],
         )  # fmt: skip
         control.serve(
             controller,

@@ -147,7 +147,11 @@ class Reloads:
     async def _once(self) -> list[str]:
         old = self.config
         new, admission, rules = await self._workers.run(lambda: _read(old, self._passed, None))
+        with in_file(new):
+            made_again = await self._control.listen_again()
         changes = await self._switch(new, rules)
+        if made_again:
+            changes.append(f"listening on {made_again} again: its file was gone")
         self._control.admit(admission)
         changes += _rest_of(differences(old, new))
         if new.control.tls is not None:

@@ -1,5 +1,6 @@
 """A look, every half minute, at the room that images and journal have, and whether `state_dir` is
-still the directory that the daemon uses: what health says of disks.
+still the directory that the daemon uses, and whether clients find its Unix sockets: what health
+says of paths.
 
 It is a look from outside, by paths, which the engine does without. A path may hang, so the look is
 made in workers, with a time-out. A path that hung is not looked at again until that call has
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from duplexd.core.findings import Finding
     from duplexd.engine.controller import Controller
     from duplexd.limits import DaemonLimits
+    from duplexd.net.listen import BoundSocket
     from duplexd.runtime.threads import Workers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
@@ -35,7 +37,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 class Surroundings:
     """`images`: the paths of the images, and on which disk each lies, "" if that is not known.
-    `misplaced`: whether another directory is at `state_dir` by now, or none.
+    `misplaced`: whether another directory is at `state_dir` by now, or none. `sockets`: those that
+    clients connect to.
     """
 
     def __init__(
@@ -45,11 +48,15 @@ class Surroundings:
         workers: Workers,
         limits: DaemonLimits,
         misplaced: Callable[[], bool] = lambda: False,
+        sockets: Callable[[], Iterable[BoundSocket]] = tuple,
     ) -> None:
         self._misplaced = misplaced
         self._state_dir = state_dir
         self._images = images
+        self._sockets = sockets
         self._disks: Mapping[str, str] = {}
+        self._bound: dict[str, BoundSocket] = {}
+        self._removed: set[str] = set()
         self._limits = limits
         self._looks = OneByOne(
             workers, self._look_at, self._disk_of, self._answered, self._hangs, self._left
@@ -67,6 +74,7 @@ class Surroundings:
         return Around(
             images, silent, state and state.free_bytes,
             state_silent="" if misplaced else state_silent, state_misplaced=misplaced,
+            removed=frozenset(self._removed),
         )  # fmt: skip
 
     async def look_forever(self) -> None:
@@ -81,18 +89,21 @@ class Surroundings:
     async def look(self) -> None:
         """Once, at all of them."""
         self._disks = self._images()
-        paths = dict.fromkeys((self._state_dir, *self._disks))
-        for gone in (self._rooms.keys() | self._silent.keys()) - paths.keys():
+        self._bound = {str(each.address): each for each in self._sockets()}
+        paths = dict.fromkeys((self._state_dir, *self._bound, *self._disks))
+        for gone in (self._rooms.keys() | self._silent.keys() | self._removed) - paths.keys():
             self._forget(gone)
         await self._looks.call_all(list(paths), self._limits.room_answer_seconds_max)
         self._warn_of_memory()
 
-    def _answered(self, path: str, found: ImageRoom | OSError) -> None:
+    def _answered(self, path: str, found: ImageRoom | OSError | bool) -> None:
         """A missing image does not count as a silent disk: the engine looks for it more often, and
         knows when another one has taken its place.
         """
         self._forget(path)
-        if isinstance(found, ImageRoom):
+        if isinstance(found, bool):
+            self._removed |= {path} if found else set()
+        elif isinstance(found, ImageRoom):
             self._rooms[path] = found
         elif path == self._state_dir or not isinstance(found, FileNotFoundError):
             self._silent[path] = found.strerror or str(found)
@@ -110,13 +121,17 @@ class Surroundings:
     def _forget(self, path: str) -> None:
         self._rooms.pop(path, None)
         self._silent.pop(path, None)
+        self._removed.discard(path)
 
     def _disk_of(self, path: str) -> str:
-        return path if path == self._state_dir else self._disks.get(path, "")
+        alone = path == self._state_dir or path in self._bound
+        return path if alone else self._disks.get(path, "")
 
-    def _look_at(self, path: str) -> ImageRoom | OSError:
-        """In a worker."""
+    def _look_at(self, path: str) -> ImageRoom | OSError | bool:
+        """In a worker. Of a socket, whether its file was removed."""
         try:
+            if bound := self._bound.get(path):
+                return bound.is_lost
             if path == self._state_dir:
                 self._state_misplaced = self._misplaced()
             return self._room(path)

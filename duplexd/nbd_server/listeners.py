@@ -85,11 +85,12 @@ class Listeners:
     @property
     def addresses(self) -> list[Address]:
         """What was bound, with the real port where port 0 was asked for."""
-        return [
-            endpoint.bound.address
-            for endpoints in self._endpoints.values()
-            for endpoint in endpoints
-        ]
+        return [each.address for each in self.sockets]
+
+    @property
+    def sockets(self) -> list[BoundSocket]:
+        """What is listened on."""
+        return [each.bound for group in self._endpoints.values() for each in group]
 
     async def start(self) -> None:
         """Bind and serve. Raises as `net.listen.bind`, and then listens nowhere."""

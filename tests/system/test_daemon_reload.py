@@ -24,6 +24,7 @@ from tests.support.daemon import (
     PATIENCE_SECONDS,
     Daemon,
     DaemonFiles,
+    UnixConnection,
     free_port,
     run_duplexctl,
     run_duplexd,
@@ -108,6 +109,29 @@ def test_a_socket_whose_file_was_removed_is_made_again(daemon: Daemon) -> None:
             assert new.read(0, 4096) == bytes(4096)
         assert old.read(0, 4096) == bytes(4096), "a connection stays"
     assert reload(daemon)["changes"] == []
+
+
+def test_the_control_socket_is_made_again_by_a_signal(daemon: Daemon) -> None:
+    files = daemon.files
+    follower = UnixConnection(files.control_socket)
+    with closing(follower):
+        follower.connect()
+        files.control_socket.unlink()
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_log(f"listening on unix:{files.control_socket} again: its file was gone")
+        assert reload(daemon)["changes"] == []
+        follower.request("GET", "/healthz")
+        assert follower.getresponse().status == 200, "a connection stays"
+
+
+@pytest.mark.long  # the sockets are looked at every half minute
+def test_a_socket_that_was_removed_is_not_well_until_a_reload(daemon: Daemon) -> None:
+    assert "socket-removed" not in daemon.log()
+    daemon.files.nbd_socket.unlink()
+    daemon.wait_log('"event": "not well"', "socket-removed", seconds=2 * PATIENCE_SECONDS)
+    assert run_duplexctl(daemon.files, "health", "--service").returncode == 1
+    reload(daemon)
+    daemon.wait_log('"event": "well again"', "socket-removed", seconds=2 * PATIENCE_SECONDS)
 
 
 REFUSED: dict[str, tuple[str, str, str]] = {

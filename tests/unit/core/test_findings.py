@@ -144,6 +144,7 @@ def test_each_fault_of_a_status_is_one_finding(kind: str) -> None:
         ("disk-silent", Around(ROOMY, {"/b/data.img": "no answer"})),
         ("disk-silent", Around(ROOMY, state_silent="no answer")),
         ("state-misplaced", Around(ROOMY, state_misplaced=True)),
+        ("socket-removed", Around(ROOMY, removed=["unix:/run/nbd.sock"])),
         ("not-compared", Around(ROOMY, differing={"data": "/b/data.img cannot be read"})),
     ],
 )
@@ -159,7 +160,7 @@ def test_a_misplaced_state_is_an_error_that_no_restart_is_a_remedy_for() -> None
 
 def test_every_kind_is_tested_here() -> None:
     of_disks = {"one-file-system", "no-room", "disk-silent", "state-misplaced", "not-compared"}
-    assert {*UNWELL, *of_disks} == set(KINDS)
+    assert {*UNWELL, *of_disks, "socket-removed"} == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,9 @@ class Engine:
 
 
 class Control:
+    async def listen_again(self) -> str:
+        return ""
+
     def admit(self, _admission: object) -> None:
         pass
 

@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 
 from duplexd.daemon.surroundings import Surroundings
 from duplexd.limits import WORKER_THREADS, DaemonLimits
+from duplexd.net.address import UnixAddress
+from duplexd.net.listen import bind
 from duplexd.runtime.threads import ThreadWorkers, Workers
 from tests.unit.client.members import until
 
@@ -82,6 +84,26 @@ async def test_a_state_dir_that_is_another_one_by_now_is_said(
     gone = Surroundings(str(tmp_path / "gone"), dict, workers, DaemonLimits(), lambda: True)
     await gone.look()
     assert (gone.around.state_misplaced, gone.around.state_silent) == (True, "")
+
+
+async def test_a_unix_socket_whose_file_was_removed_is_said_until_there_is_another(
+    tmp_path: Path, workers: ThreadWorkers
+) -> None:
+    address = UnixAddress(str(tmp_path / "nbd.sock"))
+    sockets = bind(address)
+    looked = Surroundings(
+        str(tmp_path), dict, workers, DaemonLimits(), sockets=lambda: iter(sockets)
+    )
+    await looked.look()
+    assert looked.around.removed == frozenset()
+    Path(address.path).unlink()
+    await looked.look()
+    assert looked.around.removed == {str(address)}
+    sockets.pop().close()
+    sockets += bind(address)
+    await looked.look()
+    assert looked.around.removed == frozenset()
+    sockets.pop().close()
 
 
 async def test_an_image_in_memory_is_logged_once(tmp_path: Path, workers: ThreadWorkers) -> None:
