@@ -136,7 +136,8 @@ def check_observers(
             whose = f"the group {control.group!r}" if control.group else "the daemon's own group"
             yield (
                 f'control.group_role: "observe" is for {whose}, whose members may write to volumes'
-                f" through '{place.address}'; set control.group to another group, or nbd.group"
+                f" through '{place.address}'; set control.group to another group, or"
+                " nbd.group, or a mode or list of that socket which keeps the group out"
             )
             return
 
@@ -144,8 +145,11 @@ def check_observers(
 def _may_write(
     config: Config, place: Place, number: Callable[[str | None], int | str | None]
 ) -> bool:
-    """Whether the group of the control socket may."""
+    """Whether the group of the control socket may: by the mode of its file, for its group or for
+    others, as the kernel chooses one of the two; then by the lists.
+    """
     group = number(config.control.group)
+    writes = 0o020 if number(place.group) == group else OTHERS_WRITE
 
     def lists_group(allow: list[Entry] | None) -> bool:
         """Without a list everybody is on it; with one, the group is named or its users are."""
@@ -153,8 +157,7 @@ def _may_write(
 
     lists = [volume.allow for volume in config.volumes.values() if not volume.read_only]
     return (
-        bool(place.mode & 0o020)
-        and number(place.group) == group
+        bool(place.mode & writes)
         and not place.read_only
         and lists_group(place.allow)
         and any(map(lists_group, lists))

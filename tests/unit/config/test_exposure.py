@@ -174,6 +174,16 @@ WRITERS = {
         f'{OBSERVE}\ngroup = "staff"',
         'allow = ["group:staff"]',
     ),
+    "a socket for everybody": (
+        f'listen = [{UNIX}]\nmode = "0666"\ninsecure = true',
+        f'{OBSERVE}\ngroup = "staff"',
+        "",
+    ),
+    "a socket for everybody on the list": (
+        table(UNIX, 'mode = "0666"\nallow = ["group:staff"]'),
+        f'{OBSERVE}\ngroup = "staff"',
+        "",
+    ),
 }
 
 
@@ -188,6 +198,16 @@ OBSERVERS = {
     "the socket is for the daemon alone": (f'listen = [{UNIX}]\nmode = "0600"', OBSERVE, ""),
     "read-only listener": (table(UNIX, "read_only = true"), OBSERVE, ""),
     "read-only volume": (f"listen = [{UNIX}]", OBSERVE, "read_only = true"),
+    "a socket for everybody but its group": (
+        f'listen = [{UNIX}]\nmode = "0606"\ninsecure = true',
+        OBSERVE,
+        "",
+    ),
+    "a socket for others on the list": (
+        table(UNIX, 'mode = "0666"\nallow = ["group:users"]'),
+        f'{OBSERVE}\ngroup = "staff"',
+        "",
+    ),
     "others are on the list": (f"listen = [{UNIX}]", OBSERVE, 'allow = ["user:7"]'),
 }
 
