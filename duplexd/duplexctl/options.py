@@ -123,6 +123,7 @@ def _socket(context: click.Context, parameter: click.Parameter, value: str | Non
     source = context.get_parameter_source(parameter.name or "")
     if source is ParameterSource.ENVIRONMENT and settings.socket_source is not None:
         return  # --controller names another one; click comes to the environment last
+    _name_once(context, "--socket", source)
     settings.socket = value
     settings.socket_source = source
 
@@ -133,8 +134,22 @@ def _controller(context: click.Context, parameter: click.Parameter, value: str |
     if "/" in value or value in {"", ".", ".."}:
         raise click.BadParameter(f"{value!r} is not the name of a controller", context, parameter)
     settings = context.ensure_object(Settings)
+    source = context.get_parameter_source(parameter.name or "")
+    _name_once(context, "--controller", source)
     settings.socket = os.path.join(settings.run_directory, value, "control.sock")
-    settings.socket_source = context.get_parameter_source(parameter.name or "")
+    settings.socket_source = source
+
+
+def _name_once(context: click.Context, option: str, source: ParameterSource | None) -> None:
+    """Raises UsageError if the daemon was named by the other option, too: one of the two commands
+    that this could be is for the wrong daemon.
+    """
+    if source is not ParameterSource.COMMANDLINE:
+        return
+    settings = context.ensure_object(Settings)
+    if settings.named_by not in {"", option}:
+        raise click.UsageError("--controller and --socket both name the daemon; give one", context)
+    settings.named_by = option
 
 
 def _quiet(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

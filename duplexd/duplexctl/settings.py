@@ -56,6 +56,7 @@ class Settings:
         self.limits = limits or ClientLimits()
         self.socket = DEFAULT_SOCKET
         self.socket_source: ParameterSource | None = None  # None: it was not named
+        self.named_by = ""  # the option on the command line that named it
         self.groups = DEFAULT_GROUPS
         self.groups_source: ParameterSource | None = None
         self.json = False

@@ -78,6 +78,19 @@ def test_a_daemon_that_is_named_is_not_the_one_of_the_environment(
     assert "/run/duplexd/no-such-controller/control.sock" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["A", "B", "status"], ["B", "A", "status"], ["A", "status", "B"], ["B", "status", "A"]],
+)
+def test_a_daemon_is_named_by_one_option(
+    plane: ControlPlane, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    options = {"A": ["--controller", "no-such-controller"], "B": ["--socket", str(plane.path)]}
+    line = [part for word in words for part in options.get(word, [word])]
+    assert run(line) == 2
+    assert "--controller and --socket both name the daemon; give one" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("where", ["before the command", "behind it"])
 def test_no_groups_file_is_read_for_a_daemon_that_is_named(
     plane: ControlPlane,
