@@ -17,7 +17,8 @@ from duplexd.backup import overlays, programs, proofs, retention, saved
 from duplexd.backup.background import in_background
 from duplexd.backup.destination import in_words
 from duplexd.backup.saved import NAME
-from duplexd.errors import DuplexdError
+from duplexd.errors import DuplexdError, NotFoundError
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -63,11 +64,17 @@ class Listed:
 
 
 def find(directory: str | Path) -> list[Listed]:
-    """Those in a directory, oldest first. Raises DuplexdError if it cannot be read."""
+    """Those in a directory, oldest first. Raises DuplexdError if it cannot be read, NotFoundError
+    if there is none.
+    """
+    # absolute: QEMU reads what is before a colon as a protocol
+    above = Path(directory).absolute()
     with in_words(directory):
-        # absolute: QEMU reads what is before a colon as a protocol
-        inside = Path(directory).absolute().iterdir()
-        paths = [path for path in inside if NAME.fullmatch(path.name)]
+        try:
+            paths = [path for path in above.iterdir() if NAME.fullmatch(path.name)]
+        except FileNotFoundError:
+            text = f"{directory}: there is no such directory; give the one that backups are in"
+            raise NotFoundError(printable(text)) from None
     return _linked(sorted(map(_look, paths), key=_age))
 
 

@@ -274,7 +274,7 @@ def _lies_on(found: Manifest) -> str:
 def backups(settings: Settings, destination: str, check: bool, max_age: float | None) -> None:
     """List the backups in DEST, oldest first.
 
-    Exit code 1 if one of them cannot be restored, 3 if there is none.
+    Exit code 1 if one of them cannot be restored, 3 if there is none, or no DEST.
     """
     from duplexd.backup import catalogue, freshness, programs
 

@@ -331,7 +331,7 @@ async def test_what_does_not_fit_is_refused_and_says_what_to_do(
     await fill_all(daemon, 10)
     saved = await save(daemon, destination)
     assert "id or tag 'x'" in await refused(daemon, f"{destination}@x", code=3)
-    assert "No such file" in await refused(daemon, f"{destination}-not", code=1)
+    assert "no such directory" in await refused(daemon, f"{destination}-not", code=3)
     assert "no such volume" in await refused(daemon, destination, "other", code=3)
     # pairs at several cuts are no way back
     await suspend(daemon, "data")

@@ -14,6 +14,7 @@ import pytest
 from duplexd.backup import catalogue
 from duplexd.backup.retention import parse
 from duplexd.backup.saved import FILE, Base
+from duplexd.errors import DuplexdError, NotFoundError
 from tests.unit.backup.made import manifest, name_of, put
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ def test_backups_are_listed_by_time_and_nothing_else_is(tmp_path: Path) -> None:
     (tmp_path / f"{name_of(3)}.partial").mkdir()
     found = catalogue.find(tmp_path)
     assert [(each.id, each.wrong) for each in found] == [(name_of(1), ()), (name_of(2), ())]
+
+
+def test_a_directory_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=f"{tmp_path}/none: there is no such directory"):
+        catalogue.find(tmp_path / "none")
+    with pytest.raises(DuplexdError) as error:
+        catalogue.find(__file__)
+    assert error.value.exit_code == 1
 
 
 def test_of_two_backups_of_one_second_the_later_one_is_the_newest(tmp_path: Path) -> None:
