@@ -214,7 +214,7 @@ class Reload:
         changes += [self._bring_in(name, new, prepared, left) for name in opened]
         changes += [self._detach(pair, new, left) for pair in prepared.gone]
         removed = [name for name in volumes.by_name if name not in new.volumes]
-        changes += [self._remove(name, prepared) for name in removed]
+        changes += [self._remove(name, prepared, left) for name in removed]
         changes += self._change_modes(new)
         groups = {name: list(group.volumes) for name, group in new.groups.items()}
         if groups != volumes.groups:
@@ -294,12 +294,15 @@ class Reload:
         if pair.state == pair_states.DUPLEX:
             self._followers.adopt([pair])
 
-    def _remove(self, name: str, prepared: Prepared) -> str:
+    def _remove(self, name: str, prepared: Prepared, left: list[Left]) -> str:
         pair = self._volumes.remove(name)
+        prepared.unused += legs_of(pair)
         if pair.id > 0:
+            if (secondary := pair.secondary) is not None:
+                left.append(left_by(pair, secondary, self._timeline.writer.sequence))
+                prepared.unused.remove(secondary)  # it is closed once it is durable
             self._timeline.append(Remove(pair.id))
         self._followers.forget(pair)
-        prepared.unused += legs_of(pair)
         return f"volume {name} removed"
 
 

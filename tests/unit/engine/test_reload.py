@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ async def test_volumes_and_groups_come_and_go() -> None:
     async with running({"data": "sync", "old": "sync"}) as core:
         fresh = settings({"data": "sync", "fresh": "sync"}, {"db": ["data", "fresh"]})
         changes = await core.controller.reload(fresh)
-        assert changes == ["volume fresh added", "volume old removed", "groups changed"]
+        assert changes[:3] == ["volume fresh added", "volume old removed", "groups changed"]
         assert core.states() == {"data": DUPLEX, "fresh": DUPLEX}
         assert core.pair("fresh").groups == ["db"]
         assert await core.write("fresh", 0, b"x") == 0
@@ -332,6 +333,22 @@ async def test_a_volume_that_is_not_served_can_be_removed_though_it_was_written_
         await timeline.at_rest(lambda: failures.primary_failed(core.pair("log"), gone))
         await core.controller.reload(settings({"data": "sync"}))
         assert core.states() == {"data": DUPLEX}
+
+
+async def test_the_image_of_a_volume_that_is_removed_at_a_cut_is_said_with_it() -> None:
+    async with running(BOTH) as core:
+        assert await core.write("log", 0, DATA) == 0
+        cut = (await core.controller.suspend(["log"]))["cut"]
+        await core.write("log", 0, DATA[::-1])
+        changes = await core.controller.reload(settings({"data": "sync"}))
+        assert changes[0] == "volume log removed"
+        assert re.fullmatch(
+            rf"volume log: /b/log.img is left at number \d+, cut {cut} \(consistent\)", changes[-1]
+        )
+        (left,) = core.named("secondary-left")
+        assert (left["volume"], left["path"], left["cut"]) == ("log", "/b/log.img", cut)
+        assert core.disk.content("/b/log.img")[: len(DATA)] == DATA
+        assert not core.disk.in_use("/b/log.img")
 
 
 class Closed(FaultLeg):
