@@ -2,7 +2,8 @@
 
 The outcomes are those of `run` and of a reload: 0, a start goes well, and a daemon that runs with
 that state directory would apply the file; 5, a start waits for an address and then ends, or that
-daemon would have to be restarted, or would apply the file only later; 6, only an edit helps.
+daemon would have to be restarted, or would apply the file only later; 6, only an edit helps;
+1, a start may not have as many open files as it needs, if its process is limited as this one is.
 Warnings are about what a start would do without, and change no exit code: they are true of a daemon
 that serves everything else.
 """
@@ -16,8 +17,9 @@ from duplexd.daemon import delay_room, preflight
 from duplexd.daemon.beyond import beyond_the_file
 from duplexd.daemon.hazards import hazards
 from duplexd.daemon.loading import load_in_time
-from duplexd.errors import ConfigurationError, WrongStateError
-from duplexd.limits import DaemonLimits
+from duplexd.daemon.open_files import too_few
+from duplexd.errors import ConfigurationError, LimitError, WrongStateError
+from duplexd.limits import DaemonLimits, Limits
 from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
@@ -71,12 +73,21 @@ def check(config_path: str) -> Findings:
     warnings += hazards(settings, Patience(_LIMITS.look_seconds_max))
     if not settings.nbd.addresses:
         warnings.append("nbd.listen: no address; `run` serves only sockets that are passed to it")
-    code = ConfigurationError.exit_code if final else WrongStateError.exit_code if passing else 0
+    crowded = [line] if (line := too_few(Limits(), settings)) else []
+    if beyond.reload is not None:  # the daemon that runs has as many
+        warnings, crowded = warnings + crowded, []
+    codes = [
+        ConfigurationError.exit_code if final else 0,
+        beyond.exit_code,
+        WrongStateError.exit_code if passing else 0,
+        LimitError.exit_code if crowded else 0,
+    ]
+    problems = [*final, *passing, *crowded, *beyond.refused]
     return Findings(
         settings,
-        [_in_file(config_path, settings, line) for line in [*final, *passing, *beyond.refused]],
+        [_in_file(config_path, settings, line) for line in problems],
         [_in_file(config_path, settings, line) for line in warnings],
-        beyond.exit_code if beyond.exit_code and not final else code,
+        next(filter(None, codes), 0),
         beyond.reload,
     )
 

@@ -58,6 +58,16 @@ def shared_out(limits: Limits, config: Config, open_files: int) -> Limits:
     )
 
 
+def too_few(limits: Limits, config: Config) -> str:
+    """Why a start would end, if its process may have as many as this one; "" if it would not."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        shared_out(limits, config, most)
+    except LimitError as error:
+        return f"{error}. The limit is that of this process; a service may have another"
+    return ""
+
+
 def _segments(journal_size: int, limits: EngineLimits) -> int:
     """How many files the journal may have; as `engine/recovery/read.py` makes them."""
     size = max(journal_size // limits.journal_segments, limits.segment_bytes_min)

@@ -277,3 +277,26 @@ def test_check_warns_of_images_without_the_state_that_knows_them(known: DaemonFi
     assert result.returncode == 0
     assert "has no state of a controller, but 2 of its images exist" in result.stderr
     assert "is a file system not mounted?" in result.stderr
+
+
+def test_too_few_open_files_are_found_by_check_as_by_run(
+    make_files: Callable[..., DaemonFiles],
+) -> None:
+    """Each segment of the journal is one."""
+
+    def limited(command: str) -> subprocess.CompletedProcess[str]:
+        words = ["prlimit", "--nofile=1024:1024", sys.executable, "-m", "duplexd", command]
+        return subprocess.run(
+            [*words, "--config", str(files.config)],
+            capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment(), cwd=ROOT,
+            check=False,
+        )  # fmt: skip
+
+    files = make_files({"data": "4MiB"}, journal_size="3TiB")
+    for command in ("check", "run"):
+        done = limited(command)
+        assert done.returncode == 1, done
+        assert "the limit of open files is 1024, which is too low" in done.stderr
+        assert "196608 journal segments need at least" in done.stderr
+    files = make_files({"data": "4MiB"})
+    assert limited("check").returncode == 0
