@@ -38,6 +38,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 RECEIVE_BYTES = 128 << 10  # of ciphertext; eight records, or thousands of a few bytes
 RECORDS_MAX = 64  # that are decrypted in a turn
+UNREAD_RECORDS_MAX = 4096  # of what a client left behind, which is looked at within one
 ENCRYPTED_BYTES = 256 << 10  # that wait for the client, and the most that is encrypted in a turn
 
 
@@ -153,14 +154,14 @@ class TlsWire:
         self._wire.abort()
 
     def unread(self) -> bytes:
-        """See `Wire`; it is taken from here."""
+        """See `Wire`; it is taken from here. Nothing if that would keep the loop too long."""
         self._incoming.write(self._wire.unread())
-        pieces: list[bytes] = []
-        while True:
-            count, ended, _left = self._read_into(self._input, RECEIVE_BYTES)
+        pieces, records_max, ended = list[bytes](), UNREAD_RECORDS_MAX, False
+        while records_max and not ended:
+            count, ended, records_max = self._read_into(self._input, records_max)
             pieces.append(bytes(self._input[:count]))
-            if ended or not count:
-                return b"".join(pieces)
+            ended = ended or not count
+        return b"".join(pieces) if ended else b""
 
     # ------------------------------------------------------------- what the wire calls on it
 

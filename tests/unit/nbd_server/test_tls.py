@@ -18,6 +18,7 @@ from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
 from duplexd.nbd.transmission import REQUESTS_MAX
+from duplexd.nbd_server import tls_wire
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.reach import Door, Listener, Policy
@@ -247,6 +248,24 @@ async def test_many_records_are_decrypted_in_turns(tmp_path: Path) -> None:
         assert len(seen.received) <= had + RECORDS_MAX
         await asyncio.sleep(0)
     assert seen.received == sent, "the end comes behind what was sent before it"
+    ends.close()
+
+
+@pytest.mark.parametrize("records", [7, 8])
+async def test_what_was_left_in_very_many_records_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """It would be in one turn of the loop, and a MiB of them takes 100 ms."""
+    monkeypatch.setattr(tls_wire, "UNREAD_RECORDS_MAX", 8)
+    certificates = Certificates(tmp_path)
+    context = tls.server_context(certificates, "nbd.tls", tls.OPTIONAL)
+    ends = Ends(context, RoundRobin(asyncio.get_running_loop().call_soon))
+    await ends.shake_hands(certificates.context(None))
+    ends.wire.pause_reading()
+    for _ in range(records):
+        ends.writer.write(b"x")
+    await asyncio.sleep(0.05)
+    assert ends.wire.unread() == (b"x" * records if records < 8 else b"")
     ends.close()
 
 
