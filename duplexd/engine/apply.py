@@ -344,7 +344,7 @@ class Executor:
     def _leave(
         self, batch: Batch, change: PairChange, others: Sequence[Access], error: HungError
     ) -> None:
-        """Give these legs nothing after `change`: they hang, too. Secondaries of its pair have it."""
+        """Give these legs nothing after `change`: they hang. A secondary of its own pair has it."""
         batch.dead |= {
             pair: PrimaryFailure(change, HungError(leg, error.seconds))
             for pair, leg, use in others
