@@ -356,11 +356,10 @@ class Actions(OfProcess):
             raise UsageError(
                 "roll_forward applies the changes that lose_changes gives up: ask for one of them"
             )
-        if request.keep_to is not None and not request.roll_forward:
-            raise UsageError(
-                "keep_to is for roll_forward: only that changes the image of the cut; leave it out"
-            )
         if request.keep_to is not None:
+            if not request.roll_forward:
+                why = "only that changes the image of the cut; leave it out"
+                raise UsageError(f"keep_to is for roll_forward: {why}")
             check_owner(peer, "keep_to")
         self._command(
             peer,

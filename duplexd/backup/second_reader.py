@@ -46,6 +46,7 @@ def check(report: Report) -> str:
         wrong = [text for member in report.controllers for text in member.contradictions]
         raise DuplexdError(
             "verify-cut: what is on this machine contradicts the cut, so there is no backup:"
-            f" {printable('; '.join([*report.contradictions, *wrong]))}"
+            f" {printable('; '.join([*report.contradictions, *wrong]))}; a resync copies what"
+            " changed since the cut, not this: `duplexctl verify` finds where images differ"
         )
     return report.outcome

@@ -86,18 +86,22 @@ class Adoptions:
 
     async def _adopt(self, given: Pair) -> Json:
         async with self._images.alone(given.name) as pair:
-            secondary = await self._adopted_secondary(pair)
+            before, secondary = pair.secondary, await self._adopted_secondary(pair)
             if not pair.failed:
-                return await self._with_secondary(pair, secondary)
+                return await self._with_secondary(pair, before, secondary)
             return await self._adopt_whole(pair, secondary)
 
-    async def _with_secondary(self, pair: Pair, secondary: Leg | None) -> Json:
+    async def _with_secondary(self, pair: Pair, before: Leg | None, secondary: Leg | None) -> Json:
         """A volume that is served gets a secondary, at most. The checkpoint forgets the former
         image: a start that finds it there again has to notice.
         """
         if secondary is None:
             return self._result(pair, None, taken=())
-        await self._timeline.at_rest(lambda: self._use_adopted(pair, secondary))
+        try:
+            await self._timeline.at_rest(lambda: self._use_adopted(pair, before, secondary))
+        except WrongStateError:
+            await self._images.leave(secondary)
+            raise
         await self._checkpointer.checkpoint()
         return self._result(pair, None, taken=(SECONDARY,))
 
@@ -110,7 +114,10 @@ class Adoptions:
         except WrongStateError:
             return None  # it stays absent, and status says why
 
-    def _use_adopted(self, pair: Pair, secondary: Leg) -> None:
+    def _use_adopted(self, pair: Pair, before: Leg | None, secondary: Leg) -> None:
+        """A reload does not wait for a command that opens an image of a volume that is served."""
+        if pair.secondary is not before or self._volumes.by_name.get(pair.name) is not pair:
+            raise WrongStateError(f"{pair.name}: a reload changed it meanwhile; try again")
         pair.set_legs(pair.primary, secondary, pair.mode)
         self._images.forget_content(pair, f"{secondary.path} was adopted as it is")
 

@@ -285,8 +285,9 @@ class Executor:
         batch.at, change = at, batch.changes[at]
         pair = change.volume
         failure = SecondaryFailure(pair, change.sequence, error)
-        if pair in batch.dead or _is_behind(batch, pair, change):
-            failure.torn = True  # the primary cannot say what was there
+        failure.lost = error.errno == errno.ESTALE  # not the image any more that it was
+        if failure.lost or pair in batch.dead or _is_behind(batch, pair, change):
+            failure.torn = True  # or the primary cannot say what was there
         else:
             batch.healing = failure
             heal(failure, change, watch, self._record_bytes_max)
@@ -343,9 +344,7 @@ class Executor:
     def _leave(
         self, batch: Batch, change: PairChange, others: Sequence[Access], error: HungError
     ) -> None:
-        """Give these legs nothing after `change`, because they hang, too. They have all before it,
-        and a secondary of its own pair, if it is one of these, has it.
-        """
+        """Give these legs nothing after `change`: they hang. A secondary of its own pair has it."""
         batch.dead |= {
             pair: PrimaryFailure(change, HungError(leg, error.seconds))
             for pair, leg, use in others

@@ -191,6 +191,11 @@ class Reload:
         stays = {*replaced, *prepared.gone}
         for name, pair in self._volumes.by_name.items():
             key = f"{new.source}: volumes.{name}"
+            if pair.returning and (name not in new.volumes or pair in stays):
+                raise WrongStateError(
+                    f"{key}: another command opens its images just now; try again when that has "
+                    "ended"
+                )
             if name not in new.volumes and pair.primary_dirty and not pair.failed:
                 raise WrongStateError(
                     f"{key}: was written to just now, so it can't be removed yet; try again"

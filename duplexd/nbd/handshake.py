@@ -79,6 +79,7 @@ TRANSITIONS = {
 
 SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
 LIST_PIECE = 16  # entries that one `advance` returns
+SHORT_OPTION_BYTES_MAX = 128  # of data: one of 4 KiB may have a thousand queries
 
 
 class Handshake:
@@ -138,6 +139,14 @@ class Handshake:
     def negotiated(self) -> Negotiated:
         """What was agreed on, for the export that was chosen; before that nothing is."""
         return Negotiated() if self.export is None else self._agreed_for(self.export)
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether the next `advance` may look at much."""
+        if self.state != HAGGLING or len(self._input) < m.OPTION.size:
+            return self.state == LISTING
+        _magic, _number, length = m.OPTION.unpack_from(self._input)
+        return bool(length > SHORT_OPTION_BYTES_MAX)
 
     @property
     def wants_tls(self) -> bool:

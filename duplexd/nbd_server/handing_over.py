@@ -107,8 +107,6 @@ class Adopted(Connection):
 
     def _greet(self, wire: Wire) -> None:
         handed = self._handed
-        if handed.unsent:
-            wire.write(handed.unsent)
         export = Export(handed.volume, handed.size, handed.flags)
         # it has no TLS, or it could not have been handed over
         may = self.exports.tls != "required" and self._still(export)
@@ -120,9 +118,12 @@ class Adopted(Connection):
                 volume=handed.volume,
                 reason="after the restart it may not use the volume as before",
             )
+            wire.write(handed.unsent)
             self._close()
             return
         self._begin(volume, export, handed.negotiated, b"")
+        # Nothing comes before it, and a client that does not take it is not read
+        wire.write(handed.unsent)
 
 
 def adopt(server: Server, listener: Listener, handed: Handed) -> bool:

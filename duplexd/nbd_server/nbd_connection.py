@@ -115,10 +115,12 @@ class Connection(Admitted):
             self._drop()
             self._close()
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The socket is closed."""
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket is about to be closed; after an OSError perhaps because a reply met nobody."""
         self._server.hangups.unwatch(self._fd)
         self._fd = -1  # another connection may get the number, while this one is not done yet
+        if isinstance(error, OSError) and not self._stopping:
+            self._find_goodbye()
         receiver, dispatch = self._receiver, self._dispatch
         ended = receiver is not None and receiver.ended
         if dispatch is not None and (self._left is not None or (ended and dispatch.is_unfinished)):
@@ -133,9 +135,8 @@ class Connection(Admitted):
     def _gone(self) -> None:
         self._lost = False
         self._end_negotiation()
-        self._receiver = self._dispatch = (
-            None  # a cycle; the buffers must not wait for the collector
-        )
+        # a cycle; the buffers must not wait for the collector
+        self._receiver = self._dispatch = None
         if self._timer is not None:
             self._timer.cancel()
         if self._expiry is not None:
@@ -229,11 +230,17 @@ class Connection(Admitted):
 
     def _hung_up(self) -> None:
         """The client sends nothing more, and not all of what it sent has been received."""
-        receiver, unread = self._receiver, self._wire.unread()
-        if receiver is not None and receiver.says_goodbye(unread):
-            self._left = memoryview(unread)  # the socket is lost with the first reply
-        else:
+        self._find_goodbye()
+        if self._left is None:
             self.abort()
+
+    def _find_goodbye(self) -> None:
+        """It has gone. Keep what was not received, if DISC is the last: replies lose the socket."""
+        receiver, dispatch = self._receiver, self._dispatch
+        if receiver is None or dispatch is None or dispatch.dropped or receiver.ended:
+            return
+        if self._left is None and receiver.says_goodbye(unread := self._wire.unread()):
+            self._left = memoryview(unread)
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""

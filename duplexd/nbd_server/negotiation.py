@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd.handshake import CLOSED, LIST_PIECE, LISTING, TRANSMISSION, Handshake
+from duplexd.nbd.handshake import CLOSED, LIST_PIECE, TRANSMISSION, Handshake
 from duplexd.nbd.offers import Offers
 
 if TYPE_CHECKING:
@@ -82,16 +82,16 @@ class Negotiation:
 
     def turn(self) -> None:
         """See `RoundRobin`."""
-        self._advance(REPLIES_A_TURN, lists=True)
+        self._advance(REPLIES_A_TURN, in_turn=True)
 
     def cancel(self) -> None:
         """The connection is over, or has gone on to transmission."""
         self._timer.cancel()
         self._server.negotiations.withdraw(self)
 
-    def _advance(self, replies_max: int, *, lists: bool = False) -> None:
-        """Answer what is here; entries of a LIST only in a turn, since a turn of the loop may bring
-        the LISTs of all connections.
+    def _advance(self, replies_max: int, *, in_turn: bool = False) -> None:
+        """Answer what is here; entries of a LIST, and options with much data, only in a turn: one
+        turn of the loop may bring those of all connections.
         """
         handshake, wire, sent = self._handshake, self._wire, 0
         while not wire.is_closing():
@@ -102,11 +102,12 @@ class Negotiation:
             if wire.unsent_bytes:
                 wire.pause_reading()
                 return
-            if sent >= replies_max or (handshake.state == LISTING and not lists):
+            long = handshake.takes_long
+            if sent >= replies_max or (long and not in_turn):
                 wire.pause_reading()
                 self._server.negotiations.ask(self)
                 return
-            looked = LIST_PIECE if handshake.state == LISTING else 1  # hidden volumes, too
+            looked = LIST_PIECE if long else 1  # hidden volumes, too
             replies = handshake.advance()
             if replies is None:
                 break

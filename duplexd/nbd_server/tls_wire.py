@@ -8,7 +8,8 @@ Both directions are bounded. Ciphertext is received only when all that came befo
 has a place, so at most one buffer of it waits. Replies are encrypted in pieces, and only while the
 client takes what was encrypted; the rest waits as it is, as in `Wire`. What is longer than a piece,
 or behind something that waits, goes in turns with the long replies of all other connections:
-encrypting takes the loop longer than sending.
+encrypting takes the loop longer than sending. And so does what came in many records: one of a
+single byte costs as much as one of a thousand.
 
 An end without close_notify is an end like any other: requests have a length, so nothing can be cut
 off unnoticed. Ours is sent, and no answer to it is waited for.
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
-RECEIVE_BYTES = 128 << 10  # of ciphertext; eight records
+RECEIVE_BYTES = 128 << 10  # of ciphertext; eight records, or thousands of a few bytes
+RECORDS_MAX = 64  # that are decrypted in a turn
+UNREAD_RECORDS_MAX = 4096  # of what a client left behind, which is looked at within one
 ENCRYPTED_BYTES = 256 << 10  # that wait for the client, and the most that is encrypted in a turn
 
 
@@ -65,6 +68,7 @@ class TlsWire:
         self._input = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent: deque[memoryview] = deque()
         self._again: asyncio.Handle | None = None  # decrypts what is here
+        self._behind = False  # its turn comes to decrypt more
         self._reading = True
         self._closing = False
         self._paused = False  # the connection was told to write no more
@@ -99,7 +103,7 @@ class TlsWire:
             return
         self._reading = True  # the socket follows
         if self._again is None:
-            self._again = self._loop.call_soon(self._decrypt_again)
+            self._again = self._loop.call_soon(self._decrypt_resumed)
 
     def pause_reading(self) -> None:
         """Harmless if it does not read."""
@@ -150,14 +154,14 @@ class TlsWire:
         self._wire.abort()
 
     def unread(self) -> bytes:
-        """See `Wire`; it is taken from here."""
+        """See `Wire`; it is taken from here. Nothing if that would keep the loop too long."""
         self._incoming.write(self._wire.unread())
-        pieces: list[bytes] = []
-        while True:
-            count, ended = self._read_into(self._input)
+        pieces, records_max, ended = list[bytes](), UNREAD_RECORDS_MAX, False
+        while records_max and not ended:
+            count, ended, records_max = self._read_into(self._input, records_max)
             pieces.append(bytes(self._input[:count]))
-            if ended or not count:
-                return b"".join(pieces)
+            ended = ended or not count
+        return b"".join(pieces) if ended else b""
 
     # ------------------------------------------------------------- what the wire calls on it
 
@@ -224,15 +228,26 @@ class TlsWire:
         up()
         self._decrypt()
 
-    def _decrypt_again(self) -> None:
+    def _decrypt_resumed(self) -> None:
         self._again = None
+        self._decrypt_again()
+
+    def _decrypt_again(self) -> None:
         if not self._wire.is_closing():
             self._decrypt()
 
     def _decrypt(self) -> None:
-        """Pass on what came, until the connection pauses or nothing is left."""
+        """Pass on what came, until the connection pauses or nothing is left; the rest of many
+        records in turns with others.
+        """
+        records_max = RECORDS_MAX
         while self._reading and not self._closing:
-            count, ended = self._read_into(self._connection.get_buffer(-1))
+            if not records_max:
+                self._behind = True
+                self._sends.ask(self)
+                break
+            buffer = self._connection.get_buffer(-1)
+            count, ended, records_max = self._read_into(buffer, records_max)
             if count:
                 self._connection.buffer_updated(count)
             elif ended:  # found anew each time: the end comes behind all that was sent before it
@@ -244,10 +259,12 @@ class TlsWire:
                 return
         self._wire.pause_reading()
 
-    def _read_into(self, buffer: memoryview) -> tuple[int, bool]:
-        """Fill the buffer as far as there is something: how far, and whether that was the end."""
+    def _read_into(self, buffer: memoryview, records_max: int) -> tuple[int, bool, int]:
+        """Fill the buffer as far as there is something: how far, whether that was the end, and how
+        many records more there may be in this turn.
+        """
         filled, ended = 0, False
-        while filled < len(buffer) and not ended:
+        while filled < len(buffer) and records_max and not ended:
             try:
                 count = cast("int", self._tls.read(len(buffer) - filled, buffer[filled:]))
             except ssl.SSLWantReadError:
@@ -257,14 +274,20 @@ class TlsWire:
                 ended = True
             else:
                 filled += count
+                records_max -= 1
                 ended = not count  # close_notify
         self._flush()  # what TLS itself has to answer
-        return filled, ended
+        return filled, ended, records_max
 
     # ------------------------------------------------------------------------------------ sending
 
     def turn(self) -> None:
-        """See `Working`: encrypt and send a piece of what waits, if the client takes it."""
+        """See `Working`: decrypt more of what came, then encrypt and send a piece of what waits, if
+        the client takes it.
+        """
+        if self._behind:
+            self._behind = False
+            self._decrypt_again()
         unsent, left = self._unsent, ENCRYPTED_BYTES
         while unsent and left and not self._full and not self._wire.is_closing():
             piece, rest = unsent[0][:left], unsent[0][left:]

@@ -127,7 +127,7 @@ class WorkerReads(Requests):
         self.in_flight -= self._limits.connection_in_flight_requests_max
         self._traffic.read_took(monotonic() - read.since)
         error = self._read_outcome(number)
-        if error and read.begun:
+        if error and read.begun and not self._wire.is_closing():
             self._server.log.warning(
                 "NBD client is disconnected",
                 volume=self._volume.name,

@@ -69,7 +69,9 @@ class File(Protocol):
         """Whether `read_into` would raise LostWritesError. Does not wait."""
 
     def write(self, offset: int, data: Data, /) -> None:
-        """Write all of it, or raise OSError: then any part of it may have been written."""
+        """Write all of it, or raise OSError: then any part of it may have been written. ESTALE, and
+        nothing written, if it would make a file long again that was truncated.
+        """
 
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int, /) -> None:
         """Write all buffers, `nbytes` in all, one after the other; any number of them. Errors as

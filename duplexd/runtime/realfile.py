@@ -163,8 +163,8 @@ class RealFile:
 
     def write(self, offset: int, data: Data) -> None:
         length = len(data)
-        if offset + length > self.size:
-            raise OSError(errno.EIO, "write past the end", self.path)
+        if offset + length >= self.size:
+            self._reach_end(offset + length)
         try:
             # A write makes folios only of what is not in the page cache yet
             if length > self._at_once_max and not is_cached(self._fd, offset, length):
@@ -178,6 +178,16 @@ class RealFile:
             raise
         finally:
             self._losses.written = object()
+
+    def _reach_end(self, end: int) -> None:
+        """A write of the last byte makes a file that was truncated as long as before, and nothing
+        would tell any more what it has lost. So it is looked at first. Raises OSError.
+        """
+        if end > self.size:
+            raise OSError(errno.EIO, "write past the end", self.path)
+        if not self.is_block and (found := os.fstat(self._fd).st_size) < end:
+            why = f"the file was truncated: it has {found} bytes of {self.size}"
+            raise OSError(errno.ESTALE, why, self.path)
 
     def _write_in_pieces(self, offset: int, data: Data) -> None:
         """None goes over a multiple of their size, so that each is one folio."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from duplexd.nbd_aio.connecting import connect
 from tests.support.blocks import BLOCK_BYTES, Blocks
-from tests.support.commands import call, resync, same_bytes, suspend, volumes
+from tests.support.commands import call, resync, same_bytes, suspend, volumes, wait_until
 from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.load import Load, grains_bytes, settle
 
@@ -174,3 +175,38 @@ async def test_a_resync_ends_under_continuous_load(
     assert done["copied_bytes"] <= changed + meanwhile + LATE_BYTES
     await settle(daemon.files, models, "after the resync")
     await _equal(daemon)
+
+
+# ------------------------------------------------------------- images that are truncated meanwhile
+
+
+@MODES
+async def test_a_secondary_that_is_truncated_and_written_at_its_end_is_copied_as_a_whole(
+    start: Callable[..., Daemon], mode: str
+) -> None:
+    """The write would make it as long as before, and a hole of all that it has lost."""
+    daemon = start(mode=mode)
+    blocks = range(SIZE // BLOCK_BYTES)
+    await _write(daemon, blocks)
+    os.truncate(daemon.files.secondary_of("data"), 0)
+    await _write(daemon, [blocks[-1]], fill=7)
+    found = await wait_until(daemon, lambda all_: all_["data"]["state"] != "DUPLEX", "suspended")
+    assert not found["data"]["secondary"]["usable"]
+    os.truncate(daemon.files.secondary_of("data"), SIZE)
+    done = (await resync(daemon, "data"))["data"]
+    assert done["copied_bytes"] == SIZE
+    await _equal(daemon)
+
+
+async def test_a_primary_that_is_truncated_and_written_at_its_end_gives_way(
+    start: Callable[..., Daemon],
+) -> None:
+    daemon = start()
+    blocks = range(SIZE // BLOCK_BYTES)
+    await _write(daemon, blocks)
+    os.truncate(daemon.files.primary("data"), 0)
+    await _write(daemon, [blocks[-1]], fill=7)
+    async with connect(daemon.files.uri("data")) as nbd:
+        assert await nbd.read(0, BLOCK_BYTES) == b"\2" * BLOCK_BYTES
+        assert await nbd.read(blocks[-1] * BLOCK_BYTES, BLOCK_BYTES) == b"\x08" * BLOCK_BYTES
+    assert (await volumes(daemon))["data"]["swapped"]

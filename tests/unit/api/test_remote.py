@@ -311,6 +311,15 @@ def test_a_silent_machine_is_noticed_by_the_kernel() -> None:
     assert tcp["KEEPIDLE"] + tcp["KEEPCNT"] * tcp["KEEPINTVL"] <= 10
 
 
+def test_little_is_received_at_once_so_that_little_is_decrypted_at_once(there: Remote) -> None:
+    with there.connect_tls():
+        there.wait_for_connections(1)
+        (connection,) = there.plane.server.connections
+        sock = connection._transport.get_extra_info("socket")
+        received = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert received <= 2 * remote.RECEIVE_BYTES, "the kernel doubles it for its own use"
+
+
 # -------------------------------------------------------------------------------- holds and peers
 
 

@@ -210,6 +210,14 @@ def test_a_torn_secondary_that_cannot_be_written_is_noted_as_torn() -> None:
     assert parts.content("data", 0, 9000)[0] == b"b" * 9000
 
 
+def test_a_secondary_that_is_not_the_image_any_more_is_not_healed_and_has_lost_all() -> None:
+    parts = Parts()
+    parts.legs["data"][1].fail("write", errno.ESTALE)
+    (failure,) = perform(parts, [parts.change("data", 0, b"b" * 9000)]).failures
+    assert (failure.torn, failure.lost) == (True, True)
+    assert parts.legs["data"][1].calls["sync"] == 0
+
+
 @pytest.mark.parametrize(("offset", "torn"), [(0, True), (4095, True), (4096, False)])
 def test_a_secondary_is_not_healed_from_a_primary_that_lacks_an_earlier_change(
     offset: int, torn: bool

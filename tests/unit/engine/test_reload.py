@@ -44,6 +44,17 @@ async def test_volumes_and_groups_come_and_go() -> None:
         assert core.controller.config is fresh
 
 
+async def test_a_volume_whose_images_a_command_opens_again_stays_meanwhile() -> None:
+    async with running(BOTH) as core:
+        core.pair("log").returning = True
+        with pytest.raises(
+            WrongStateError, match=r"volumes\.log: another command opens its images"
+        ):
+            await core.controller.reload(settings())
+        core.pair("log").returning = False
+        assert (await core.controller.reload(settings()))[0] == "volume log removed"
+
+
 async def test_a_volume_gets_a_secondary() -> None:
     async with running({"data": ""}) as core:
         await core.write("data", 0, b"before it had one")

@@ -11,12 +11,16 @@ import pytest
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.opening import why_absent
+from duplexd.engine.reopen import Reopening
 from duplexd.errors import WrongStateError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
 from tests.unit.engine.test_recovery_degraded import DATA, LATER, one_life, one_life_of, read
 from tests.unit.engine.test_swap import fail_primary
 
 if TYPE_CHECKING:
+    from duplexd.core.identity import Judgement
+    from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
     from tests.sim.disk import SimDisk
     from tests.sim.image import Image
 
@@ -182,6 +186,30 @@ async def test_an_adopted_secondary_is_in_a_checkpoint_and_the_former_one_in_non
         assert adopted is None or adopted.id != former.id
         (saved,) = CheckpointFile(disk, "/state").read()["pairs"]
         assert former.id not in str(saved["images"])
+
+
+async def test_a_secondary_that_a_reload_replaces_meanwhile_is_not_adopted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    opened = Reopening.open
+
+    async def reloaded_meanwhile(
+        self: Reopening, pair: Pair, role: str, adopt: bool = False
+    ) -> tuple[Leg, Judgement]:
+        found = await opened(self, pair, role, adopt)
+        pair.set_legs(pair.primary, None, pair.mode)
+        return found
+
+    async with running(disk=disk) as core:
+        disk.create("/b/data.img", SIZE).close()
+        monkeypatch.setattr(Reopening, "open", reloaded_meanwhile)
+        with pytest.raises(WrongStateError, match="a reload changed it meanwhile"):
+            await core.controller.adopt(["data"])
+        assert core.pair().secondary is None
+        await core.until(lambda: not disk.in_use("/b/data.img"))
 
 
 async def test_an_adopt_of_a_served_volume_says_what_became_of_its_absent_secondary() -> None:

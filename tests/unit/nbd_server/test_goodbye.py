@@ -140,6 +140,22 @@ async def test_a_payload_that_ends_like_a_goodbye_is_none(
     assert done(backend) == [ord("x"), 0x99]
 
 
+async def test_changes_behind_a_reply_that_found_nobody_are_done_after_a_goodbye(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    """The client has sent more than is received at once, and has gone before anything is. The first
+    reply loses the socket, while nothing keeps the server from reading.
+    """
+    peer = await connect()
+    for index in range(60):
+        peer.nbd.write(index * KIB, bytes([index + 1]) * KIB)
+    peer.nbd.disconnect()
+    await peer.send()
+    peer.close()  # in the same turn of the loop
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert done(backend) == list(range(1, 61))
+
+
 async def test_the_replies_to_a_client_that_half_closes_arrive(
     connect: Connect, backend: MemoryBackend
 ) -> None:

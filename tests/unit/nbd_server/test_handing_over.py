@@ -39,7 +39,9 @@ def address_of(listeners: Listeners) -> UnixAddress:
     return next(each for each in listeners.addresses if isinstance(each, UnixAddress))
 
 
-def adopt(listeners: Listeners, unread: bytes, negotiated: Negotiated = NOTHING) -> socket.socket:
+def adopt(
+    listeners: Listeners, unread: bytes, negotiated: Negotiated = NOTHING, unsent: bytes = b""
+) -> socket.socket:
     """The client's end of a connection that is adopted."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -47,7 +49,8 @@ def adopt(listeners: Listeners, unread: bytes, negotiated: Negotiated = NOTHING)
     flags |= c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN | c.FLAG_SEND_CACHE
     flags |= c.FLAG_SEND_FAST_ZERO | c.FLAG_SEND_DF
     listener = address_of(listeners)
-    listeners.adopt([Handed(ours, listener, "data", VOLUME_BYTES, flags, negotiated, unread)])
+    handed = Handed(ours, listener, "data", VOLUME_BYTES, flags, negotiated, unread, unsent)
+    listeners.adopt([handed])
     return theirs
 
 
@@ -140,3 +143,19 @@ async def test_a_paused_connection_receives_nothing(
             while left:
                 left -= len(await asyncio.get_running_loop().sock_recv(theirs, left))
     assert not spoiled
+
+
+async def test_a_client_that_took_no_replies_is_not_read_either(listeners: Listeners) -> None:
+    """As before: else what it asks for would have no bound."""
+    loop, unsent = asyncio.get_running_loop(), bytes(range(256)) * (6 * MIB // 256)
+    reads = [REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_READ, n, 0, 64 * KIB) for n in range(200)]
+    left = len(unsent) + len(reads) * (16 + 64 * KIB)
+    with adopt(listeners, b"".join(reads), unsent=unsent) as theirs:
+        await asyncio.sleep(0.1)
+        assert MIB < listeners.server.reading.used < len(unsent)
+        theirs.setblocking(False)
+        received = b""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(received) < left:
+                received += await loop.sock_recv(theirs, MIB)
+    assert received[: len(unsent)] == unsent

@@ -179,13 +179,15 @@ async def test_nothing_is_left_of_it_when_its_client_goes(
 
 
 @pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("error", [0, errno.EIO], ids=["well", "in the middle of it"])
 async def test_after_disc_what_is_behind_it_is_done_although_its_client_has_gone(
-    connect: Connect, listeners: Listeners, backend: MemoryBackend
+    connect: Connect, listeners: Listeners, backend: MemoryBackend, error: int
 ) -> None:
     peer = await taken_slowly(connect, listeners)
     peer.nbd.write(15 * MIB + 6, b"last")
     peer.nbd.disconnect()
     await peer.send()
+    backend.volumes["wal"].error, backend.reads_wait = error, False
     peer.close()
     await eventually(lambda: not backend.volumes["wal"].connections)
     assert bytes(backend.volumes["wal"].data[15 * MIB : 15 * MIB + 10]) == b"behindlast"

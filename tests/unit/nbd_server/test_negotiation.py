@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
+from duplexd.nbd import handshake
 from duplexd.nbd import messages as m
 from duplexd.nbd.handshake import LIST_PIECE
+from duplexd.nbd.option_data import ContextQueries, parse_queries
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.negotiation import REPLIES_A_TURN
 from duplexd.nbd_server.reach import NO_POLICY, NOBODY, Listener, Policy
@@ -26,6 +28,8 @@ from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+
+    import pytest
 
     from duplexd.backend import Volume
 
@@ -285,6 +289,31 @@ def test_a_turn_looks_at_no_more_volumes_where_all_are_hidden() -> None:
             grown = [after - before for before, after in itertools.pairwise(looks)]
             assert max(grown) <= REPLIES_A_TURN + LIST_PIECE
 
+    run(main())
+
+
+def test_options_with_many_queries_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one connection take a few milliseconds, and anybody may have hundreds."""
+    parsed = 0
+
+    def counted(data: bytes) -> ContextQueries | None:
+        nonlocal parsed
+        parsed += 1
+        return parse_queries(data)
+
+    async def main() -> None:
+        queries = m.option(c.OPT_SET_META_CONTEXT, m.context_data("data", [""] * 1024))
+        async with guest() as first, AsyncExitStack() as stack:
+            guests = [first, *[await join(first.server, stack) for _ in range(9)]]
+            for client in guests:
+                await client.send(START + m.option(c.OPT_STRUCTURED_REPLY) + 3 * queries)
+            most = before = 0
+            while parsed < 3 * len(guests):
+                await asyncio.sleep(0)
+                most, before = max(most, parsed - before), parsed
+            assert most <= 2
+
+    monkeypatch.setattr(handshake, "parse_queries", counted)
     run(main())
 
 

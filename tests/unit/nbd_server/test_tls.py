@@ -18,13 +18,14 @@ from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
 from duplexd.nbd.transmission import REQUESTS_MAX
+from duplexd.nbd_server import tls_wire
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.reach import Door, Listener, Policy
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
 from duplexd.nbd_server.sockets import Wire
-from duplexd.nbd_server.tls_wire import ENCRYPTED_BYTES, TlsWire
+from duplexd.nbd_server.tls_wire import ENCRYPTED_BYTES, RECORDS_MAX, TlsWire
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.allow import Allow
@@ -182,19 +183,20 @@ class Ends:
         ours.setblocking(False)
         self.up = asyncio.Event()
         budget = Budget(1 << 40, loop.call_soon)
-        wire = Wire(loop, ours, Seen(), budget, sends)
+        self.seen = Seen()
+        wire = Wire(loop, ours, self.seen, budget, sends)
         wire.start()
-        self.wire = TlsWire(loop, wire, context, Seen(), self.up.set)
+        self.wire = TlsWire(loop, wire, context, self.seen, self.up.set)
 
     async def shake_hands(self, context: ssl.SSLContext) -> asyncio.StreamReader:
-        reader, self._writer = await asyncio.open_connection(
+        reader, self.writer = await asyncio.open_connection(
             sock=self.theirs, ssl=context, server_hostname="localhost"
         )
         await self.up.wait()
         return reader
 
     def close(self) -> None:
-        self._writer.transport.abort()
+        self.writer.transport.abort()
         self.wire.abort()
 
 
@@ -223,6 +225,48 @@ async def test_long_replies_are_encrypted_in_turns(tmp_path: Path) -> None:
     assert await readers[0].readexactly(9) == b"behind it"
     for ends in both:
         ends.close()
+
+
+async def test_many_records_are_decrypted_in_turns(tmp_path: Path) -> None:
+    """A buffer of them would take the loop 20 ms, for each connection."""
+    certificates = Certificates(tmp_path)
+    context = tls.server_context(certificates, "nbd.tls", tls.OPTIONAL)
+    asked: list[Callable[[], None]] = []
+    ends = Ends(context, RoundRobin(asked.append))
+    await ends.shake_hands(certificates.context(None))
+    sent = os.urandom(5 * RECORDS_MAX)
+    for byte in sent:
+        ends.writer.write(bytes([byte]))
+    ends.writer.close()
+    seen = ends.seen
+    await eventually(lambda: asked)
+    assert len(seen.received) <= RECORDS_MAX
+    while not seen.events:
+        had = len(seen.received)
+        if asked:
+            asked.pop()()
+        assert len(seen.received) <= had + RECORDS_MAX
+        await asyncio.sleep(0)
+    assert seen.received == sent, "the end comes behind what was sent before it"
+    ends.close()
+
+
+@pytest.mark.parametrize("records", [7, 8])
+async def test_what_was_left_in_very_many_records_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """It would be in one turn of the loop, and a MiB of them takes 100 ms."""
+    monkeypatch.setattr(tls_wire, "UNREAD_RECORDS_MAX", 8)
+    certificates = Certificates(tmp_path)
+    context = tls.server_context(certificates, "nbd.tls", tls.OPTIONAL)
+    ends = Ends(context, RoundRobin(asyncio.get_running_loop().call_soon))
+    await ends.shake_hands(certificates.context(None))
+    ends.wire.pause_reading()
+    for _ in range(records):
+        ends.writer.write(b"x")
+    await asyncio.sleep(0.05)
+    assert ends.wire.unread() == (b"x" * records if records < 8 else b"")
+    ends.close()
 
 
 async def test_a_name_in_the_certificate_opens_a_volume(serving: Serving) -> None:

@@ -539,6 +539,21 @@ def test_a_truncated_file_is_unreadable_behind_its_end_and_is_no_hole(
     assert file.stamp().size == SIZE // 2
 
 
+def test_a_write_of_the_last_byte_does_not_hide_that_a_file_was_truncated(
+    path: str, file: File
+) -> None:
+    os.truncate(path, SIZE // 2)
+    file.write(0, b"x" * 4096)
+    with pytest.raises(OSError, match="the file was truncated") as raised:
+        file.write(SIZE - 4096, b"x" * 4096)
+    assert (raised.value.errno, raised.value.filename) == (errno.ESTALE, path)
+    file.zero(SIZE - 4096, 4096, allocate=True)
+    file.zero(SIZE - 4096, 4096, allocate=False)
+    assert file.stamp().size == SIZE // 2
+    os.truncate(path, SIZE)
+    file.write(SIZE - 4096, b"x" * 4096)
+
+
 def test_a_mark_stays_with_a_file_that_is_moved(path: str, file: File, tmp_path: Path) -> None:
     assert file.read_mark() == b""
     assert file.write_mark(b"first", durable=True)
