@@ -28,7 +28,7 @@ from duplexd.core.older_state import OlderState
 from duplexd.core.pair_states import SUSPENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from duplexd.core.image_record import Image
     from duplexd.core.pair import PairRecord
@@ -236,6 +236,12 @@ def latest_start(known: Known, found: Found | None) -> int:
     """
     mark = None if found is None else found.mark
     return mark.generation if mark is not None and known.is_before(mark) else 0
+
+
+def newer(pairs: Iterable[PairRecord]) -> set[str]:
+    """The ids of those that were used when this state did not know of it."""
+    images = (image for pair in pairs for image in (pair.primary_image, pair.secondary_image))
+    return {image.id for image in images if image is not None and image.generation == AHEAD}
 
 
 def older(facts: Facts) -> Facts:

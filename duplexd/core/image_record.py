@@ -11,9 +11,8 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Container
 
-    from duplexd.core.pair import PairRecord
     from duplexd.json_object import Json
 
 _SAMPLE = struct.Struct("<QI")
@@ -72,12 +71,6 @@ class Image(NamedTuple):
 def unpack_image(fields: Json | None) -> Image | None:
     """The same where there may be none."""
     return None if fields is None else Image.unpack(fields)
-
-
-def newer(pairs: Iterable[PairRecord]) -> set[str]:
-    """The ids of those that were used when this state did not know of it."""
-    images = (image for pair in pairs for image in (pair.primary_image, pair.secondary_image))
-    return {image.id for image in images if image is not None and image.generation == AHEAD}
 
 
 def loosened(saved: Json, newer: Container[str] = ()) -> Json:

@@ -416,7 +416,7 @@ class Ledger(Unmarked):
             "boot": self.boot,
             "closed": self.closed,
             "starts": self.starts,
-            "ahead": self.ahead,
+            "ahead": self.ahead.pack(),
             **({"scrub": self.scrub_us} if self.scrub_us else {}),
             "cuts": [cut.pack() for cut in self.cuts.values()],
             **({"marks": marks} if (marks := self.book.marks.pack()) else {}),

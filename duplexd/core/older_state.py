@@ -28,6 +28,10 @@ class OlderState(NamedTuple):
             return self
         return OlderState(self.copied or starts, max(self.latest, latest), self.end or end)
 
+    def pack(self) -> tuple[int, ...]:
+        """For the checkpoint. `end` came later, and is left out where there is none."""
+        return tuple(self) if self.end else (self.copied, self.latest)
+
     def lacks(self, generation: int, number: int) -> bool:
         """Whether it does not know what an image was used for, at this start and up to there."""
         if generation > self.latest:

@@ -367,8 +367,8 @@ class Reopening:
             text = f"{pair.name}: {leg.path}: {_text(error)}"
             raise WrongStateError(text + (_instead(pair) if adopt else "")) from error
         timeline = self._timeline
-        controller = timeline.writer.ring.controller.hex()
-        ours = known(timeline.ledger, controller, timeline.written)
+        owner = timeline.writer.ring.controller.hex()
+        ours = known(timeline.ledger, owner, timeline.written)
         judgement = judge(ours, recorded, found, facts_of(pair, before))
         if judgement.current and isinstance(before, AbsentLeg) and before.short == found.place:
             judgement = Judgement(

@@ -10,7 +10,8 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from duplexd.core.image_record import loosened, newer
+from duplexd.core.identity import newer
+from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import SUSPENDED
@@ -271,7 +272,7 @@ class _Work:
         noted before the journal becomes longer.
         """
         loose = forget_mount(loosened(journal.saved, newer(journal.ledger.pairs.values())))
-        loose["ahead"] = journal.ledger.ahead
+        loose["ahead"] = journal.ledger.ahead.pack()
         loose = left_behind.brought_along(loose, self.brought_along)
         watch: Watch[OfState] = Watch()
 
