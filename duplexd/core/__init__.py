@@ -44,7 +44,8 @@ were. `rollback` is what is not done while volumes go back to it, `rollback_stat
 `differing` which blocks are to be written for it; `drill_record` is whether an application was
 recovered from it.
 `image_record` is what is recorded of an image, `since` what the journal says of it since, and
-`identity` judges with both what a start finds. `participant` is a controller's part in a group cut;
+`identity` judges with both what a start finds; `older_state` is what a state directory lacks that
+was found to be an older copy. `participant` is a controller's part in a group cut;
 `cuttable` and `freeze` decide what a suspend and a failure do to a group, `rebuilding` says which
 secondaries the journal makes usable again after one:
 

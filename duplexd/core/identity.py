@@ -7,6 +7,7 @@ is known, the more certain evidence first:
 
     mark        an extended attribute with a random id (`images/probe.py`)
     generation  in the mark: the start of the controller that last used the image
+    number      in the mark: how far the journal was durable by then
     samples     checksums of blocks, among them the ones written last: an older copy differs there
     time        of the last modification, recorded with each checkpoint: nobody else may write
 
@@ -22,10 +23,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from duplexd.core.image_record import AHEAD
+from duplexd.core.older_state import OlderState
 from duplexd.core.pair_states import SUSPENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from duplexd.core.image_record import Image
     from duplexd.core.pair import PairRecord
@@ -45,7 +48,7 @@ Kind = Literal[
 ]
 CURRENT: frozenset[Kind] = frozenset({"same", "moved", "new", "exchanged"})
 Writing = Literal["nothing", "records", "anything"]
-AHEAD = 1 << 62  # the generation of an image that was used when this state did not know of it
+ANY_NUMBER = 1 << 62
 
 
 class Facts(NamedTuple):
@@ -63,6 +66,8 @@ class Facts(NamedTuple):
     least_ns: int = 0  # the earliest time of a record since; before the checkpoint's if the clock
     # was set back
     last: Piece | None = None  # what that change left, if it is known
+    # If the journal is known to end too early: what has a later time is of the part it lacks
+    until_ns: int = 0
     # Sampled blocks as changes since the checkpoint left them, but for those of the last batch
     before_last: Mapping[int, int] = {}
 
@@ -71,21 +76,25 @@ class Known(NamedTuple):
     """What this state directory is: whose (the identity of its controller), how often that was
     started, and which volume and role each image has, by id: `("data", "primary")`.
 
-    `ahead`: where an earlier start found that it is an older copy than the images, after which
-    start it was copied, and which was the latest that an image was used at. It has counted starts
-    of its own since, so a mark with such a number says nothing any more of who is the newer one.
+    `ahead`: what it lacks, if a start found that it is an older copy than the images. `end`: the
+    last number of its journal.
     """
 
     owner: str
     starts: int
     images: Mapping[str, tuple[str, str]]
-    ahead: tuple[int, int] = (0, 0)
+    ahead: OlderState = OlderState()
+    end: int = ANY_NUMBER
 
     def lacks(self, mark: Mark, recorded: Image | None) -> bool:
-        """Whether an earlier start did not know of the one that the image was used at."""
-        copied, latest = self.ahead
-        adopted = recorded is not None and recorded.generation > copied
-        return copied < mark.generation <= latest and not adopted
+        """Whether an earlier start did not know what the image was used for."""
+        adopted = recorded is not None and recorded.generation > self.ahead.copied
+        return self.ahead.lacks(mark.generation, mark.number) and not adopted
+
+    def is_before(self, mark: Mark) -> bool:
+        """Whether an image of this controller was used after all that this state knows of."""
+        later = mark.generation > self.starts or mark.number > self.end
+        return mark.owner == self.owner and later
 
 
 class Judgement(NamedTuple):
@@ -222,12 +231,22 @@ def _found_before(path: str) -> Judgement:
 
 
 def latest_start(known: Known, found: Found | None) -> int:
-    """The start that an image was last used at, if this state directory does not know it; else 0.
-    For `Known.ahead`.
+    """The start that an image was last used at, if this state directory does not know all of it;
+    else 0. For `Known.ahead`.
     """
     mark = None if found is None else found.mark
-    ours = mark is not None and mark.owner == known.owner
-    return mark.generation if mark is not None and ours and mark.generation > known.starts else 0
+    return mark.generation if mark is not None and known.is_before(mark) else 0
+
+
+def newer(pairs: Iterable[PairRecord]) -> set[str]:
+    """The ids of those that were used when this state did not know of it."""
+    images = (image for pair in pairs for image in (pair.primary_image, pair.secondary_image))
+    return {image.id for image in images if image is not None and image.generation == AHEAD}
+
+
+def older(facts: Facts) -> Facts:
+    """The same, where other images show that the journal does not have all that was written."""
+    return facts._replace(until_ns=facts.end_ns + NEAR_NS)
 
 
 def is_of_others(known: Known, volume: str, found: Found) -> bool:
@@ -256,6 +275,13 @@ def judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> J
             f"{path}: the image was in use at start {mark.generation} of this controller, but the"
             f" state directory ends at start {known.starts}: the state directory is an older copy,"
             " restore the one that belongs to the images",
+        )
+    if known.is_before(mark):
+        return Judgement(
+            "newer",
+            f"{path}: the image was in use when the journal was at number {mark.number}, but the"
+            f" journal ends at number {known.end}: the state directory is an older copy, restore"
+            " the one that belongs to the images",
         )
     if known.lacks(mark, recorded):
         return _found_before(path)
@@ -311,6 +337,12 @@ def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None
     limit = _latest(recorded, _is_there(recorded, found, facts), facts)
     if limit is None or at <= limit:
         return None
+    if facts.until_ns:
+        return Judgement(
+            "newer",
+            f"{found.path}: other images show that the state directory is an older copy, and this"
+            f" one was written to since: {_times(at, max(expected, 0))}",
+        )
     return Judgement(
         "changed",
         f"{found.path}: the image was changed by another program: {_times(at, max(expected, 0))}",
@@ -327,6 +359,8 @@ def _latest(recorded: Image, last_there: bool, facts: Facts) -> int | None:
         return None
     before_ns = max(recorded.mtime_ns, recorded.until_ns)
     last_ns = max(before_ns, facts.last_ns)
+    if facts.until_ns:
+        return max(last_ns, facts.until_ns)
     if not facts.complete:
         return max(last_ns, facts.end_ns) + FAR_NS
     if facts.writing == "nothing":

@@ -11,11 +11,12 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from duplexd.json_object import Json
 
 _SAMPLE = struct.Struct("<QI")
+AHEAD = 1 << 62  # the generation of an image that was used when this state did not know of it
 
 
 class Image(NamedTuple):
@@ -72,12 +73,18 @@ def unpack_image(fields: Json | None) -> Image | None:
     return None if fields is None else Image.unpack(fields)
 
 
-def loosened(saved: Json) -> Json:
+def loosened(saved: Json, newer: Container[str] = ()) -> Json:
     """A checkpoint that says of all images that they may have been written to since: replaced with
     it before the replay, so that a start that dies in the replay leaves nothing to wonder about.
+    `newer`: ids of images that were used when this state did not know of it.
     """
+
+    def loose(image: Json) -> Json:
+        generation = AHEAD if image["id"] in newer else image["generation"]
+        return {**image, "loose": True, "generation": generation}
+
     pairs = [
-        {**pair, "images": [image and {**image, "loose": True} for image in pair["images"]]}
+        {**pair, "images": [image and loose(image) for image in pair["images"]]}
         if "images" in pair
         else pair
         for pair in saved["pairs"]

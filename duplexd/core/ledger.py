@@ -32,6 +32,7 @@ from duplexd.core.cut import Cut
 from duplexd.core.cut_book import CutBook, OfCuts
 from duplexd.core.horizon import Horizon
 from duplexd.core.invariants import broken
+from duplexd.core.older_state import OlderState
 from duplexd.core.pair import ONLY_THE_MAP, PairRecord
 from duplexd.core.readers import Readers
 from duplexd.core.scrub_state import Scrub
@@ -75,7 +76,7 @@ class Ledger(Unmarked):
         self.pairs: dict[int, PairRecord] = {}
         self.boot = ""
         self.closed = False  # the daemon was shut down cleanly
-        self.starts, self.ahead = 0, (0, 0)  # `ahead`: see `identity.Known`
+        self.starts, self.ahead = 0, OlderState()
         self.scrub_us = 0  # since when scrubs are wanted, by checkpoints alone; 0: they are not
         self.readers = Readers(self.pairs)
         self.book = CutBook(self.pairs, limits)
@@ -166,8 +167,7 @@ class Ledger(Unmarked):
         if not self.closed:
             change_history.widen(self.pairs.values())
         self.boot, self.closed = marker.boot, False
-        if marker.ahead:
-            self.ahead = (self.ahead[0] or self.starts, max(self.ahead[1], marker.ahead))
+        self.ahead = self.ahead.found(self.starts, marker.ahead)
         self.starts += 1
 
     @_fold.register
@@ -416,7 +416,7 @@ class Ledger(Unmarked):
             "boot": self.boot,
             "closed": self.closed,
             "starts": self.starts,
-            "ahead": self.ahead,
+            "ahead": self.ahead.pack(),
             **({"scrub": self.scrub_us} if self.scrub_us else {}),
             "cuts": [cut.pack() for cut in self.cuts.values()],
             **({"marks": marks} if (marks := self.book.marks.pack()) else {}),

@@ -204,8 +204,8 @@ class _InRegions:
         return isinstance(offset, int) and offset >> self._shift in self._regions
 
 
-def known(ledger: Ledger, controller: str) -> Known:
-    """What the marks of images are compared with, once the journal is read."""
+def known(ledger: Ledger, controller: str, end: int) -> Known:
+    """What the marks of images are compared with; the journal ends at number `end`."""
     images = {
         image.id: (pair.name, role)
         for pair in ledger.pairs.values()
@@ -213,7 +213,7 @@ def known(ledger: Ledger, controller: str) -> Known:
         for role, image in (("primary", pair.primary_image), ("secondary", pair.secondary_image))
         if image is not None
     }
-    return Known(controller, ledger.starts, images, ledger.ahead)
+    return Known(controller, ledger.starts, images, ledger.ahead, end)
 
 
 def _saved(pair: PairRecord, sequence: int) -> _Saved:

@@ -18,6 +18,7 @@ from duplexd.core.horizon import Horizon
 from duplexd.core.image_record import unpack_image
 from duplexd.core.mark_book import MarkBook
 from duplexd.core.marker_fields import pack_map, unpack_map
+from duplexd.core.older_state import OlderState
 from duplexd.core.pair import ONLY_THE_MAP, PairRecord
 from duplexd.core.pair_states import BY_COMMAND
 from duplexd.core.rollback_state import Rollback
@@ -37,7 +38,7 @@ class Unpacked(NamedTuple):
     boot: str
     closed: bool
     starts: int
-    ahead: tuple[int, int]
+    ahead: OlderState
     scrub_us: int
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
@@ -209,11 +210,11 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
             pair.suspended_us = packed.get("suspended", cut.time_us)  # not written before version 3
         _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
-    starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
+    starts, ahead = saved.get("starts", 0), OlderState(*map(int, saved.get("ahead", ())))
     # left out where no volume has been cut, and not written by older versions
     changes = change_history.unpack_all(saved["changes"]) if "changes" in saved else {}
     scrub, marks = saved.get("scrub", 0), MarkBook()
     marks.restore(saved.get("marks", {}))
     return Unpacked(
-        saved["boot"], saved["closed"], starts, (first, last), scrub, cuts, pairs, changes, marks
+        saved["boot"], saved["closed"], starts, ahead, scrub, cuts, pairs, changes, marks
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Change
     from duplexd.core.image_record import Image
+    from duplexd.core.older_state import OlderState
     from duplexd.core.pair import PairRecord
 
 
@@ -30,6 +31,8 @@ class Unmarked:
 
     pairs: dict[int, PairRecord]
     tracked_cuts: int
+    starts: int
+    ahead: OlderState
 
     def remember_cuts(self, tracked_cuts: int) -> None:
         """From now on so many, of each volume. With 0 what was known is forgotten. What a restart
@@ -37,6 +40,13 @@ class Unmarked:
         """
         self.tracked_cuts = tracked_cuts
         change_history.keep(self.pairs.values(), tracked_cuts)
+
+    def is_older(self, latest: int, end: int) -> None:
+        """Note that images were used up to start `latest`, of which this state knows the changes up
+        to number `end` at most. A restart without this finds the same; it must be in a checkpoint
+        before another record is written.
+        """
+        self.ahead = self.ahead.found(self.starts, latest, end)
 
     def exchange_keys(self, pair: PairRecord) -> None:
         """Note that the configuration names the images of a pair the other way round than before:

@@ -74,8 +74,9 @@ batches, `hung` those that do not answer any more, `hung_disks` those that hang 
 `checkpoint` makes both legs durable and says so, in its `checkpoint_on_disk` and the `change_files`
 that this names; `changes` answers from these what changed between cuts. It has `leg_syncs`, and
 `samples` of the images, of `sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps
-room in the journal, and `sync_claim` has the last records claimed to be durable. `recovery` finds
-out after a start what is true. `volumes` are served; `opening` opens their images, each for
+room in the journal, `sync_claim` has the last records claimed to be durable, and `mark_numbers`
+has images say up to which number they are. `recovery` finds out after a start what is true.
+`volumes` are served; `opening` opens their images, each for
 itself, `reopen` those that were absent, and `adopt` takes them as they are. `growing` makes
 volumes larger. `live_changes` says what a `reload` may change of them: it opens `new_images`,
 states what `left_images` hold, and takes `live_settings`. `image_changes` puts these together.

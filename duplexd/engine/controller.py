@@ -39,6 +39,7 @@ from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_settings import delay_changes, settings_changes
 from duplexd.engine.mark_every import Marking
+from duplexd.engine.mark_numbers import MarkNumbers
 from duplexd.engine.marks import Marks
 from duplexd.engine.opening import Opener
 from duplexd.engine.own_writes import OwnWrites
@@ -173,12 +174,13 @@ class Controller:
         timeline, machine, volumes, legs = self.timeline, self._machine, self.volumes, self.legs
         self.failed_legs = FailedLegs(timeline, volumes, self.failures)
         legs.on_hung = self.failed_legs.found
-        samples = Samples(timeline, legs, self.name, last)
-        self.checkpointer = Checkpointer(
+        numbers = MarkNumbers(timeline, volumes, legs, self._limits)
+        samples = Samples(timeline, legs, numbers, self.name, last)
+        self.checkpointer = checkpointer = Checkpointer(
             timeline, volumes, self.failed_legs, self._file, samples, legs, machine.clock
         )
         self.space = JournalSpace(
-            timeline, self.admission, self.checkpointer, machine.workers, self.events, self._limits
+            timeline, self.admission, checkpointer, numbers, legs.workers, self.events, self._limits
         )
 
     def _writes_and_reads(self) -> None:
@@ -211,7 +213,7 @@ class Controller:
 
     def _cuts(self) -> None:
         """What makes cuts, and looks at them."""
-        timeline, archive, leases = self.timeline, self.archive, self.leases
+        timeline, volumes, archive, leases = self.timeline, self.volumes, self.archive, self.leases
         followers, clock, own = self.followers, self._machine.clock, self.config.controller
         self.settling = settling = Settling(
             timeline, self.checkpointer, archive, leases.participant, followers.reached,
@@ -219,25 +221,23 @@ class Controller:
         )  # fmt: skip
         origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
         self.suspends = Suspends(timeline, leases, settling, archive, clock, origin, self.readers)
-        self.marks = Marks(timeline, self.admission, archive, self.volumes)
+        self.marks = Marks(timeline, self.admission, archive, volumes)
         self.retroactive = RetroactiveSuspends(
             timeline, self.secondaries, self.checkpointer, self.legs, settling, archive,
             self.readers, self.marks.reach, clock, self._limits,
         )  # fmt: skip
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
-        self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
+        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, self.legs, self.events)
         files, limits = self._file.changes, self._limits
-        self.changes = Changes(timeline, self.volumes, files, archive, self.legs, limits)
+        self.changes = Changes(timeline, volumes, files, archive, self.legs, limits)
         self.comparisons = Comparisons(
             timeline, leases, followers, self.resyncs, archive, self.own_writes, self.legs,
-            self.volumes, self.points, self.events, clock, self._limits,
+            volumes, self.points, self.events, clock, self._limits,
         )  # fmt: skip
         self.comparisons.scrubs.reading = self.reads.waiting
-        self.places = ImagePlaces(
-            self.volumes, self.legs, self.failed_legs, self.events, self._limits
-        )
+        self.places = ImagePlaces(volumes, self.legs, self.failed_legs, self.events, self._limits)
         self.status_of = Status(
-            timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
+            timeline, self.admission, volumes, leases, archive, followers, self.places.error,
             self.comparisons.scrubs.unreadable, self.comparisons.rollbacks.show,
             self.marks.last_time, clock,
         )  # fmt: skip

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from duplexd.core.admission import Admission
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.events import Events
+    from duplexd.engine.mark_numbers import MarkNumbers
     from duplexd.engine.timeline import Timeline
     from duplexd.journal.segment import Segment
     from duplexd.limits import EngineLimits
@@ -47,6 +48,7 @@ class JournalSpace:
         timeline: Timeline,
         admission: Admission,
         checkpointer: Checkpointer,
+        numbers: MarkNumbers,
         workers: Workers,
         events: Events,
         limits: EngineLimits,
@@ -57,6 +59,7 @@ class JournalSpace:
         self._admission = admission
         self._checkpointer = checkpointer
         self._claim = SyncClaim(timeline, checkpointer)
+        self._numbers = numbers
         self._workers = workers
         self._events = events
         self._limits = limits
@@ -71,12 +74,14 @@ class JournalSpace:
     # -------------------------------------------------------------------- life and wake-ups
 
     def start(self) -> None:
-        """Start the task; it looks for room at once."""
+        """Start the task; it looks for room at once. What is synced is noted on images, too."""
         self._something.set()
+        self._numbers.start()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="journal space")
 
     async def stop(self) -> None:
         """End the tasks. A checkpoint that was under way is complete, or was not taken."""
+        await self._numbers.stop()
         tasks = [task for task in (self._task, self._beside) if task is not None]
         for task in tasks:
             task.cancel()

@@ -206,7 +206,9 @@ class NewImages:
 
     async def _why_not(self, leg: Leg, role: str, recorded: Image | None, facts: Facts) -> str:
         """Why it is not the image that is recorded, or not one that may be taken; "" if it is."""
-        ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
+        timeline = self._timeline
+        owner = timeline.writer.ring.controller.hex()
+        ours = known(timeline.ledger, owner, timeline.written)
         offsets = recorded.offsets if recorded is not None else ()
         try:
             found = await self._opener.look(leg, role, lambda: probe(leg, offsets))

@@ -366,7 +366,9 @@ class Reopening:
             await self._opener.close(leg)
             text = f"{pair.name}: {leg.path}: {_text(error)}"
             raise WrongStateError(text + (_instead(pair) if adopt else "")) from error
-        ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
+        timeline = self._timeline
+        owner = timeline.writer.ring.controller.hex()
+        ours = known(timeline.ledger, owner, timeline.written)
         judgement = judge(ours, recorded, found, facts_of(pair, before))
         if judgement.current and isinstance(before, AbsentLeg) and before.short == found.place:
             judgement = Judgement(

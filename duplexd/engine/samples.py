@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.engine.mark_numbers import MarkNumbers
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
     from duplexd.json_object import Json
@@ -58,10 +59,13 @@ class _UnsyncedError(OSError):
 class Samples:
     """Of one controller. `sync` runs in a worker, the rest in the loop."""
 
-    def __init__(self, timeline: Timeline, legs: LegCalls, name: str, last: int = 0) -> None:
+    def __init__(
+        self, timeline: Timeline, legs: LegCalls, numbers: MarkNumbers, name: str, last: int = 0
+    ) -> None:
         """`last`: the number of the checkpoint that was read at the start."""
         self._timeline = timeline
         self._legs = legs
+        self._marks = numbers
         self._owner = timeline.writer.ring.controller.hex()
         self._name = name
         self._begun_at = timeline.writer.sequence  # by this start
@@ -72,7 +76,6 @@ class Samples:
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._dirty: set[int] = set()  # volumes whose primaries were written to since then
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
-        self._branded: set[Leg] = set()  # carry the mark of this start
         self._new: dict[Leg, str] = {}  # ids of images that are not recorded yet
         self._recorded = False  # by this start
         self._last = last
@@ -102,7 +105,7 @@ class Samples:
         planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
         self._copies_then = {pair.id: pair.record.copies for pair in pairs}
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
-        self._branded &= legs
+        self._marks.keep(legs)
         self._new = {leg: number for leg, number in self._new.items() if leg in legs}
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
@@ -162,7 +165,8 @@ class Samples:
         for task in tasks:
             if not isinstance(task.leg, AbsentLeg):
                 task.record(task.unread())
-        await several_at_once(todo, self._record, _AT_ONCE)
+        async with self._marks.writing:
+            await several_at_once(todo, self._record, _AT_ONCE)
         return self._unsynced
 
     def _is_due(self, task: ImageSnapshot) -> bool:
@@ -172,7 +176,7 @@ class Samples:
             task.has_failed
             or known is None
             or task.leg in self._written
-            or task.leg not in self._branded
+            or not self._marks.has(task.leg)
         ):
             return True
         return bool(task.number) and (known.loose or not task.is_sampled)
@@ -196,12 +200,10 @@ class Samples:
         if task.has_failed:
             task.record(task.unseen())
             return
-        number = self._id(task)
+        mark = self._mark(task)
         try:
             image: Image | None = await to_its_end(
-                self._legs.on(
-                    pair.pair, leg, SYNC, lambda: self._image(task, number, stamp, written)
-                )
+                self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, mark, stamp, written))
             )
         except OSError as error:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
@@ -209,18 +211,22 @@ class Samples:
                 self._unsynced.append(Outcome(planned, None, error))
             image = task.known if _is_settled(leg) else task.unseen()
         else:
-            self._branded.add(leg)
+            if written or not self._marks.has(leg):
+                self._marks.carries(leg, mark)
             if stamp is not None:
                 self._taken[leg] = stamp
         task.record(image)
 
-    def _id(self, task: ImageSnapshot) -> str:
-        """Of the image. A new one is tried again with the same id: a mark that hung, and was given
-        up, may be written after the next one.
+    def _mark(self, task: ImageSnapshot) -> Mark:
+        """For the image, with the number of the checkpoint, which is durable. A new one is tried
+        again with the same id: a mark that hung, and was given up, may be written after the next.
         """
         if task.known is not None:
-            return task.known.id
-        return self._new.setdefault(task.leg, secrets.token_hex(16))
+            image_id = task.known.id
+        else:
+            image_id = self._new.setdefault(task.leg, secrets.token_hex(16))
+        generation, volume = self._timeline.ledger.starts, task.pair.pair.name
+        return Mark(image_id, self._owner, self._name, volume, generation, task.plan.number)
 
     def recorded(self, plan: Plan) -> None:
         """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
@@ -245,8 +251,8 @@ class Samples:
 
     # ------------------------------------------------------------------------------- in a worker
 
-    def _image(self, task: ImageSnapshot, number: str, stamp: Stamp | None, written: bool) -> Image:
-        image = self._marked(task, number, written)
+    def _image(self, task: ImageSnapshot, mark: Mark, stamp: Stamp | None, written: bool) -> Image:
+        image = self._marked(task, mark, written)
         sampled = not task.number or task.is_sampled
         if task.known is not None and not written and not image.loose and sampled:
             return image
@@ -261,18 +267,20 @@ class Samples:
             until_ns=0,
         )
 
-    def _marked(self, task: ImageSnapshot, number: str, synced: bool) -> Image:
-        """Its id and mark, which are written once in each run of the daemon. That of a known image
-        is durable, and so recorded, from its next sync on.
+    def _marked(self, task: ImageSnapshot, mark: Mark, synced: bool) -> Image:
+        """Its id and mark, which is written by each start, and again when the image was written to.
+        That of a known image is durable, and its start so recorded, from its next sync on.
         """
-        leg, known, generation = task.leg, task.unread(), self._timeline.ledger.starts
-        if known is not None and leg in self._branded:
-            return known._replace(generation=generation) if synced and known.marked else known
-        mark = Mark(number, self._owner, self._name, task.pair.pair.name, generation)
+        leg, known = task.leg, task.unread()
+        if known is not None and self._marks.has(leg):
+            if not (synced and known.marked):
+                return known
+            brand(leg, mark, durable=False)
+            return known._replace(generation=mark.generation)
         marked = _first_mark(leg, mark) if known is None else brand(leg, mark, durable=False)
         if known is None:
             after = task.plan.number
-            return Image(number, leg.path, "", 0, marked, generation, after=after)
+            return Image(mark.id, leg.path, "", 0, marked, mark.generation, after=after)
         return known._replace(path=leg.path, place=leg.stamp().place, marked=marked)
 
 

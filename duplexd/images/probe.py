@@ -33,7 +33,9 @@ _checksum = crc32.iscsi
 
 class Mark(NamedTuple):
     """The extended attribute: whose image this is. `generation`: the number of the start of the
-    controller that wrote it.
+    controller that wrote it. `number`: a number that was durable in its journal by then, 0 in
+    marks of before there was one. Where the journal ends before it, it is not that journal, or not
+    all of it (`engine/mark_numbers.py`).
     """
 
     id: str
@@ -41,6 +43,7 @@ class Mark(NamedTuple):
     name: str  # its name
     volume: str
     generation: int
+    number: int = 0
 
     def pack(self) -> bytes:
         """As it is stored: JSON, so that `getfattr` shows something readable."""
@@ -57,6 +60,7 @@ class Mark(NamedTuple):
                 str(fields["name"]),
                 str(fields["volume"]),
                 int(fields["generation"]),
+                int(fields.get("number", 0)),
             )
         except (ValueError, KeyError, TypeError):
             return None

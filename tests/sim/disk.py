@@ -387,6 +387,21 @@ class SimDisk:
         """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
 
+    def copies(self, above: str) -> dict[str, Image]:
+        """All files below a path as they are now, by path, as `cp -a` does; for `put`."""
+        return {
+            path: copy.deepcopy(image)
+            for path, image in self._images.items()
+            if covers(above, path)
+        }
+
+    def put(self, above: str, files: dict[str, Image]) -> None:
+        """Have these files below a path, and no others."""
+        kept = {path: image for path, image in self._images.items() if not covers(above, path)}
+        for image in files.values():
+            image.opened = False
+        self._images = kept | files
+
     def has(self, path: str) -> bool:
         """Whether there is a file; a look by nobody."""
         return _normal(path) in self._images

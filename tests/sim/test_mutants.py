@@ -16,6 +16,7 @@ from duplexd.core.identity import SAME
 from duplexd.core.ledger import Ledger
 from duplexd.core.markers import Swap, Void
 from duplexd.core.participant import Participant
+from duplexd.engine import mark_numbers
 from duplexd.engine.apply import Executor
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.failures import Failures
@@ -25,6 +26,7 @@ from duplexd.engine.recovery.replay import Replay
 from duplexd.engine.suspend import Suspends
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.write_path import WritePath
+from duplexd.images.probe import brand
 from duplexd.journal.group_commit import GroupCommit
 from duplexd.journal.scan import DAMAGE, judge
 from duplexd.journal.writer import Writer
@@ -217,6 +219,13 @@ def whatever_lies_there_is_the_image(patch: Callable[..., None]) -> None:
     patch("duplexd.engine.recovery.identify.judge_pair", fine)
 
 
+def marks_say_more_than_is_durable(patch: Callable[..., None]) -> None:
+    def too_early(leg: Any, mark: Any, durable: bool) -> bool:
+        return brand(leg, mark._replace(number=mark.number + 3), durable)
+
+    patch(mark_numbers, "brand", too_early)
+
+
 def a_thread_that_was_given_up_goes_on(patch: Callable[..., None]) -> None:
     patch(Watch, "leave", lambda self: self.inside.clear())
 
@@ -264,6 +273,7 @@ MUTANTS = [
     changes_of_suspended_pairs_are_not_tracked,
     secondaries_are_not_synced,
     segments_are_dropped_while_somebody_needs_them,
+    marks_say_more_than_is_durable,
 ]
 
 # Where the search begins for those that few seeds find; all others follow. A change of the code may

@@ -54,13 +54,15 @@ class Seen(NamedTuple):
 
 class _Journal(NamedTuple):
     """`unapplied`: numbers of volumes with changes that are not on their images yet. `owner`: the
-    identity of the controller; "" for one that has not run yet. The rest as of `ReadJournal`.
+    identity of the controller; "" for one that has not run yet. `end`: its last number. The rest as
+    of `ReadJournal`.
     """
 
     ledger: Ledger
     unapplied: set[int]
     owner: str
     since: Since
+    end: int = 0
     complete: bool = False
 
 
@@ -80,7 +82,7 @@ def foresee(disk: Disk, config: Config, seen: Seen, boot_id: str, limits: Engine
         for line in _of_volume(name, volume, known.get(name), seen.exists)
     ]
     judge = Judge(
-        known_images(ledger, journal.owner),
+        known_images(ledger, journal.owner, journal.end),
         journal.since,
         journal.complete,
         seen.look,
@@ -119,7 +121,7 @@ def _read(disk: Disk, state_dir: str, boot_id: str, limits: EngineLimits) -> _Jo
         path, offset = walk.end
         raise DamageError(f"{path} byte {offset}: {WHY[DAMAGE].format(walk.sequence + 1)}")
     complete = is_complete(ledger.boot, boot_id, saved, file)
-    return _Journal(ledger, unapplied, saved["controller"], since, complete)
+    return _Journal(ledger, unapplied, saved["controller"], since, walk.sequence, complete)
 
 
 def _of_volume(

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core.identity import Facts, Side, judge, judge_pair, latest_start
+from duplexd.core.identity import Facts, Side, judge, judge_pair, latest_start, older
 from duplexd.core.since import known
 from duplexd.images.probe import probe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from duplexd.core.identity import Judgement
     from duplexd.core.pair import PairRecord
     from duplexd.engine.recovery.read import ReadJournal
@@ -31,7 +33,9 @@ class Evidence:
     def __init__(self, journal: ReadJournal) -> None:
         self._since = journal.since
         self._complete = journal.complete
-        self._known = known(journal.ledger, journal.ring.controller.hex())
+        self._end = journal.tail.sequence
+        self._known = known(journal.ledger, journal.ring.controller.hex(), self._end)
+        self._older = False
 
     def look(self, record: PairRecord | None, leg: Leg, mode: str) -> Found:
         """Look at an image, of a volume that the journal may not know. Blocking. Raises OSError."""
@@ -54,9 +58,14 @@ class Evidence:
             Side(record.secondary_image, secondary, of_secondary),
         )
 
-    def latest_start(self, found: Found | None) -> int:
-        """See `identity.latest_start`."""
-        return latest_start(self._known, found)
+    def compare(self, found: Iterable[Found | None]) -> int:
+        """Look at the marks of all images, before any is judged: one of them is enough to show that
+        the state directory is an older copy, and then no image may be newer than its journal.
+        Returns the latest start that an image was used at, if this state lacks some of it; else 0.
+        """
+        latest = max((latest_start(self._known, each) for each in found), default=0)
+        self._older = latest > 0
+        return latest
 
     def judge_new(self, found: Found) -> Judgement:
         """Judge an image of a volume, or of a role, that is new to the journal."""
@@ -64,4 +73,5 @@ class Evidence:
 
     def facts(self, record: PairRecord, mode: str) -> tuple[Facts, Facts]:
         """What the journal says was written to each image since the checkpoint."""
-        return self._since.facts(record, self._complete, mirrors=mode == "sync")
+        ours, theirs = self._since.facts(record, self._complete, mirrors=mode == "sync")
+        return (older(ours), older(theirs)) if self._older else (ours, theirs)

@@ -47,13 +47,14 @@ class Judged(NamedTuple):
 
 class Judging:
     """`adopt`: images are taken as they are. `ahead`: the latest start that an image was used at,
-    if the state directory does not know it.
+    if the state directory does not know all of it.
     """
 
     def __init__(self, journal: ReadJournal, opener: Opener, adopt: bool = False) -> None:
         self._ledger = journal.ledger
         self._opener = opener
         self._adopt = adopt
+        self._end = journal.tail.sequence
         self._evidence = Evidence(journal)
         self.ahead = 0
 
@@ -64,32 +65,52 @@ class Judging:
         modes: Mapping[str, str],
     ) -> dict[str, Judged]:
         """Judge the images of all volumes."""
+        looked = await asyncio.gather(
+            *(self._both(images, records.get(name), modes[name]) for name, images in opened.items())
+        )
+        self.ahead = self._evidence.compare(found for _, both in looked for found in both)
+        self._ledger.is_older(self.ahead, self._end)
         judged = await asyncio.gather(
-            *(self.one(images, records.get(name), modes[name]) for name, images in opened.items())
+            *(
+                self._one(images, found, records.get(name), modes[name])
+                for name, (images, found) in zip(opened, looked, strict=True)
+            )
         )
         return dict(zip(opened, judged, strict=True))
 
-    async def one(self, images: Images, record: PairRecord | None, mode: str) -> Judged:
-        """Judge those of one volume, which the journal may not know yet."""
+    async def _both(
+        self, images: Images, record: PairRecord | None, mode: str
+    ) -> tuple[Images, tuple[Found | None, Found | None]]:
+        """What is found of one volume, which the journal may not know yet."""
         if images.refused:
-            return Judged(images)
+            return images, (None, None)
         (ours, primary), (theirs, secondary) = await asyncio.gather(
             self._look(record, images.primary, PRIMARY, mode),
             self._look(record, images.secondary, SECONDARY, mode),
         )
-        self.ahead = max(self.ahead, *map(self._evidence.latest_start, (ours, theirs)))
         primary = known(primary, "a leg that was looked at, or one that is absent")
-        images = images._replace(primary=primary, secondary=secondary)
+        return images._replace(primary=primary, secondary=secondary), (ours, theirs)
+
+    async def _one(
+        self,
+        images: Images,
+        found: tuple[Found | None, Found | None],
+        record: PairRecord | None,
+        mode: str,
+    ) -> Judged:
+        if images.refused:
+            return Judged(images)
+        ours, theirs = found
         if record is None:
             new = [found and self._evidence.judge_new(found) for found in (ours, theirs)]
             return await self._conclude(images, new[0], new[1])
-        found = self._evidence.judge(record, mode, ours, theirs)
-        if theirs is not None and found[1] is not None:
+        said = self._evidence.judge(record, mode, ours, theirs)
+        if theirs is not None and said[1] is not None:
             facts = self._evidence.facts(record, mode)[1]
-            found = found[0], doubted(found[1], record, theirs, facts)
-        judged = await self._conclude(images, *found)
+            said = said[0], doubted(said[1], record, theirs, facts)
+        judged = await self._conclude(images, *said)
         if not judged.exchanged:
-            newer = any(each is not None and each.kind == "newer" for each in found)
+            newer = any(each is not None and each.kind == "newer" for each in said)
             self._settle(record, mode, judged.images, (ours, theirs), newer)
         return judged
 

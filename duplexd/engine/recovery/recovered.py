@@ -10,6 +10,7 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+from duplexd.core.identity import newer
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
@@ -267,9 +268,11 @@ class _Work:
     async def loosen(self, file: CheckpointFile, journal: ReadJournal) -> None:
         """What a start that dies in the replay leaves on the images is not held against them. It
         may die of the journal, whose sync tells of lost records once. Nor does the next one keep a
-        secondary behind that this one brings along.
+        secondary behind that this one brings along. That the state directory is an older copy is
+        noted before the journal becomes longer.
         """
-        loose = forget_mount(loosened(journal.saved))
+        loose = forget_mount(loosened(journal.saved, newer(journal.ledger.pairs.values())))
+        loose["ahead"] = journal.ledger.ahead.pack()
         loose = left_behind.brought_along(loose, self.brought_along)
         watch: Watch[OfState] = Watch()
 

@@ -21,6 +21,7 @@ from duplexd.core.identity import (
     latest_start,
 )
 from duplexd.core.image_record import Image
+from duplexd.core.older_state import OlderState
 from duplexd.images.probe import Found, Mark
 
 NOTHING = Facts()
@@ -239,7 +240,7 @@ def test_an_image_of_a_start_that_an_older_state_directory_lacked_is_newer(
     recorded: Image | None,
 ) -> None:
     """It has counted two starts of its own since, so the number alone says nothing any more."""
-    known = KNOWN._replace(starts=9, ahead=(7, 8))
+    known = KNOWN._replace(starts=9, ahead=OlderState(7, 8))
     unknown = mark("p" if recorded else "unknown", generation=8)
     assert judge(known, recorded, found(mark=unknown), Facts()).kind == "newer"
     later = IMAGE._replace(generation=8)

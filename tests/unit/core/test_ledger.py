@@ -45,6 +45,7 @@ from duplexd.core.markers import (
     Swap,
     Void,
 )
+from duplexd.core.older_state import OlderState
 from duplexd.core.pair import ONLY_THE_MAP, refresh
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.transitions import PAIR_EVENTS, Moving
@@ -122,11 +123,11 @@ def test_open_and_close() -> None:
 def test_an_older_state_directory_keeps_which_starts_it_lacks() -> None:
     story = Story()
     story.mark(Open("boot"))
-    assert story.ledger.ahead == (0, 0)
+    assert story.ledger.ahead == OlderState()
     story.mark(Open("boot", ahead=5))
     story.mark(Open("boot"))
     story.mark(Open("boot", ahead=7))
-    assert (story.ledger.ahead, story.ledger.starts) == ((1, 7), 4)
+    assert (story.ledger.ahead, story.ledger.starts) == ((1, 7, 0), 4)
 
 
 def test_volume_and_remove() -> None:

@@ -215,12 +215,12 @@ def test_the_earliest_record_shows_a_clock_that_was_set_back() -> None:
 
 def test_images_are_known_by_their_role_unless_the_volume_was_removed() -> None:
     story = Story()
-    assert known(story.ledger, "ours").images == {
+    assert known(story.ledger, "ours", 100).images == {
         "p": ("data", "primary"),
         "s": ("data", "secondary"),
     }
     story.ledger.apply(Place(101, US), markers.Remove(1))
-    assert known(story.ledger, "ours").images == {}
+    assert known(story.ledger, "ours", 100).images == {}
 
 
 def test_blocks_that_earlier_batches_wrote_whole_are_known() -> None:

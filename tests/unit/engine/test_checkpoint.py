@@ -18,6 +18,7 @@ from duplexd.core.synced import Synced
 from duplexd.engine.checkpoint import Checkpointer, replay_floor
 from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.failed_legs import FailedLegs
+from duplexd.engine.mark_numbers import MarkNumbers
 from duplexd.engine.samples import Samples
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.images.absent import AbsentLeg
@@ -44,13 +45,15 @@ class Taking:
         self.parts = parts = Parts()
         self.file = CheckpointFile(parts.disk, "/state")
         self.failed_legs = FailedLegs(parts.timeline, parts.volumes, parts.failures)
+        legs = LegCalls(parts.workers)
+        numbers = MarkNumbers(parts.timeline, parts.volumes, legs, SMALL)
         self.checkpointer = Checkpointer(
             parts.timeline,
             parts.volumes,
             self.failed_legs,
             self.file,
-            Samples(parts.timeline, LegCalls(parts.workers), "alpha"),
-            LegCalls(parts.workers),
+            Samples(parts.timeline, legs, numbers, "alpha"),
+            legs,
             parts.clock,
         )
 

@@ -13,8 +13,9 @@ import pytest
 from duplexd.core.markers import Close
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
+from duplexd.engine.mark_numbers import MarkNumbers
 from duplexd.limits import EngineLimits
-from duplexd.replication.leg_calls import JournalHungError
+from duplexd.replication.leg_calls import JournalHungError, LegCalls
 from duplexd.units import KIB
 from tests.unit.engine.cores import MIB, running
 from tests.unit.engine.parts import SMALL, Parts
@@ -101,6 +102,7 @@ class Space:
             parts.timeline,
             parts.admission,
             self.checkpointer,
+            MarkNumbers(parts.timeline, parts.volumes, LegCalls(self.workers), LIMITS),
             self.workers,
             parts.events,
             LIMITS,

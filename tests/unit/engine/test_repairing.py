@@ -204,9 +204,9 @@ async def test_from_the_secondary_a_lease_that_begins_meanwhile_is_waited_for() 
         for _ in range(20):
             await asyncio.sleep(0)
         read: list[str] = []
-        core.disk.met = lambda _operation, path: read.append(path)
+        core.disk.met = lambda operation, path: read.append(f"{operation} {path}")
         await asyncio.sleep(1)
-        assert read.count("/b/data.img") == 0, "it is looked at again and again"
+        assert read.count("read /b/data.img") == 0, "it is looked at again and again"
         assert block(core, "a", MIB) == before
         assert not repairing.done()
         controller.leases.release(held[0])

@@ -50,7 +50,8 @@ async def test_each_image_carries_a_mark_with_an_id_of_its_own() -> None:
         ours, theirs = images(core)
         found = Mark.unpack(core.pair().primary.read_mark())
         ring = core.controller.timeline.writer.ring
-        assert found == Mark(ours.id, ring.controller.hex(), "alpha", "data", 1)
+        number = core.controller.checkpointer.sequence
+        assert found == Mark(ours.id, ring.controller.hex(), "alpha", "data", 1, number)
         assert ours.id != theirs.id
         assert (ours.path, theirs.path, ours.marked) == ("/a/data.img", "/b/data.img", True)
 

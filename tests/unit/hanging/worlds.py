@@ -10,13 +10,14 @@ from duplexd.core.patience import Patience
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.checkpoint_on_disk import CheckpointFile
 from duplexd.engine.failed_legs import FailedLegs
+from duplexd.engine.mark_numbers import MarkNumbers
 from duplexd.engine.reads import Reads
 from duplexd.engine.samples import Samples
 from duplexd.journal.group_commit import GroupCommit
 from duplexd.replication.leg_calls import LegCalls
 from duplexd.runtime.threads import ThreadWorkers
 from tests.support.hanging_leg import PATIENCE_SECONDS, HangingLeg
-from tests.unit.engine.parts import NAMES, Parts
+from tests.unit.engine.parts import NAMES, SMALL, Parts
 from tests.unit.replication.fakes import InlineWorkers
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ class Hanging:
         )
         self.primaries: list[tuple[str, OSError]] = []
         self.file = CheckpointFile(parts.disk, "/state")
+        numbers = MarkNumbers(parts.timeline, parts.volumes, self.calls, SMALL)
         self.checkpointer = Checkpointer(
             parts.timeline,
             parts.volumes,
             self.failed_legs,
             self.file,
-            Samples(parts.timeline, self.calls, "alpha"),
+            Samples(parts.timeline, self.calls, numbers, "alpha"),
             self.calls,
             parts.clock,
         )
