@@ -109,7 +109,8 @@ class MarkNumbers:
         await self._writes.call_all(todo, self._legs.patience.secondary_s)
 
     def _leave(self, each: _Marking) -> None:
-        self._left.add(each.leg)
+        if self.has(each.leg):  # else nobody would forget it, and a reference keeps an image open
+            self._left.add(each.leg)
 
     def _note(self, each: _Marking, written: bool) -> None:
         if not written:

@@ -7,7 +7,8 @@ disk of those behind gets a worker.
 
 A disk that hangs has hundreds of paths, and each would hang a thread. So two of its calls that hang
 stand for the whole disk: no more is called there until one of them has returned. One is not enough,
-because the files of a network file system can hang one by one.
+because the files of a network file system can hang one by one. What has returned is not referred to
+any more, for an image that was given up is closed with its last reference (`engine/hung.py`).
 """
 
 from __future__ import annotations
@@ -89,18 +90,21 @@ class OneByOne(Generic[T, R]):
             await walking
         except HungError as error:
             at = next(number for number, thing in enumerate(asked) if thing is error.what)
-            self._given_up[asked[at]] = self._disk_of(asked[at])
-            self._hung(asked[at])
+            self._gave_up(asked[at])
             return asked[at + 1 :]
         finally:
             walking.cancel()
+            del walking  # it has the error, and that this frame: a cycle, which kept things open
         return ()
+
+    def _gave_up(self, thing: T) -> None:
+        self._given_up[thing] = self._disk_of(thing)
+        if thing not in self._inside:  # it has returned meanwhile
+            self._given_up.pop(thing, None)
+        self._hung(thing)
 
     def _answering(self, things: Iterable[T]) -> Iterable[T]:
         """Those that can be called; of the others it is said why not."""
-        self._given_up = {
-            thing: disk for thing, disk in self._given_up.items() if thing in self._inside
-        }
         hanging = list(self._given_up.values())
         silent = {disk for disk in hanging if hanging.count(disk) >= HANG_MAX}
         for thing in things:
@@ -126,4 +130,5 @@ class OneByOne(Generic[T, R]):
                     result = self._call(thing)
             finally:
                 self._inside.discard(thing)
+                self._given_up.pop(thing, None)
             found.append((thing, result))

@@ -5,8 +5,10 @@ that hangs takes two threads.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
+import weakref
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -145,3 +147,36 @@ async def test_many_results_leave_the_loop_to_others(workers: ThreadWorkers) -> 
     other.cancel()
     assert found == list(range(1000))
     assert max(after - before for before, after in itertools.pairwise(turns)) <= 64
+
+
+class Image:
+    """An open image, which its last reference closes."""
+
+
+async def test_nothing_refers_to_what_was_given_up_once_its_call_has_returned(
+    workers: ThreadWorkers,
+) -> None:
+    answers, threads = threading.Event(), list[threading.Thread]()
+
+    def call(_image: Image) -> None:
+        threads.append(threading.current_thread())
+        answers.wait(PATIENCE_SECONDS)
+
+    hung: list[bool] = []
+    looks: OneByOne[Image, None] = OneByOne(
+        workers, call, lambda _image: "disk", lambda _image, _none: None,
+        lambda _image: hung.append(True),
+    )  # fmt: skip
+    image = Image()
+    open_still = weakref.ref(image)
+    gc.disable()
+    try:
+        await looks.call_all([image], SECONDS)
+        assert hung == [True]
+        del image
+        assert open_still() is not None, "a thread uses it"
+        answers.set()
+        threads[0].join(PATIENCE_SECONDS)
+        assert open_still() is None
+    finally:
+        gc.enable()
