@@ -22,6 +22,7 @@ from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
 from duplexd.nbd_server.admitted import Admitted
 from duplexd.nbd_server.handed import Handed
+from duplexd.nbd_server.left_behind import behind
 from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from duplexd.nbd.handshake import Handshake
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
+    from duplexd.nbd_server.left_behind import LeftBehind
     from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
@@ -75,8 +77,7 @@ class Connection(Admitted):
         self._dispatch: Dispatch | None = None
         self._fd = -1
         self._feeding = False
-        # The client has gone, after a DISC that was not received: all it had sent before that
-        self._left: memoryview | None = None
+        self._left: LeftBehind | None = None
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._progress = Progress(server.limits)
         self._stopping = False
@@ -134,9 +135,10 @@ class Connection(Admitted):
 
     def _gone(self) -> None:
         self._lost = False
+        if self._left:
+            self._left.drop()
         self._end_negotiation()
-        # a cycle; the buffers must not wait for the collector
-        self._receiver = self._dispatch = None
+        self._receiver = self._dispatch = None  # a cycle; buffers would wait for the collector
         if self._timer is not None:
             self._timer.cancel()
         if self._expiry is not None:
@@ -239,11 +241,13 @@ class Connection(Admitted):
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped or receiver.ended:
             return
-        if self._left is None and receiver.says_goodbye(unread := self._wire.unread()):
-            self._left = memoryview(unread)
+        if self._left is None:
+            self._left = behind(receiver, self._wire, self._server.waiting)
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
+        if self._left:
+            self._left.drop()
         self._left = None
         if self._dispatch is not None:
             self._dispatch.drop()
@@ -411,18 +415,14 @@ class Connection(Admitted):
             self._server.hangups.unwatch(self._fd)
             self._wire.resume_reading()
 
-    def _feed(self, receiver: Receiver, left: memoryview) -> None:
+    def _feed(self, receiver: Receiver, left: LeftBehind) -> None:
         """Go on with what a client left behind, a piece in each turn of the loop."""
         if self._feeding:  # within the call below
             return
-        buffer = self.get_buffer(-1)
-        count = min(len(buffer), len(left))
-        buffer[:count] = left[:count]
-        self._left = left[count:]
         self._feeding = True
-        self.buffer_updated(count)
+        self.buffer_updated(left.take(self.get_buffer(-1)))
         self._feeding = False
-        if self._left or receiver.ended or receiver.more:
+        if left or receiver.ended or receiver.more:
             self._progressed()
         else:  # what looked like DISC was part of a payload
             self._drop()

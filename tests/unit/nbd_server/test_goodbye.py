@@ -246,6 +246,39 @@ async def test_a_stop_does_not_wait_for_them_for_ever(
     await listeners.start()
 
 
+@NARROW
+async def test_what_was_not_received_counts_until_it_is_done(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    waiting = listeners.server.waiting
+    peer = await connect()
+    before = waiting.used
+    await not_read(peer, backend)
+    held = waiting.used
+    await say_goodbye(peer, 3, vanish)
+    await eventually(lambda: waiting.used >= held + 3 * KIB)
+    backend.release()
+    await eventually(lambda: not listeners.server.connections)
+    assert done(backend) == [1, 2, 3, 0x98, 0x99]
+    assert waiting.used <= before
+
+
+@NARROW
+async def test_without_room_for_what_was_not_received_the_client_has_vanished(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    """Each client may leave as much as its socket's buffer holds, for as long as a hold lasts."""
+    waiting = listeners.server.waiting
+    peer = await connect()
+    await not_read(peer, backend)
+    waiting.add(waiting.limit_bytes)
+    await say_goodbye(peer, 3, vanish)
+    await eventually(lambda: not listeners.server.connections)
+    waiting.add(-waiting.limit_bytes)
+    backend.release()
+    assert not set(done(backend)) & {1, 2, 3}
+
+
 def test_what_was_not_received_is_looked_at_and_left() -> None:
     one, other = socket.socketpair()
     with one, other:
