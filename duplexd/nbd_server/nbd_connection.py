@@ -22,13 +22,13 @@ from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
 from duplexd.nbd_server.admitted import Admitted
 from duplexd.nbd_server.handed import Handed
-from duplexd.nbd_server.left_behind import behind
 from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 from duplexd.nbd_server.sockets import tune
 from duplexd.nbd_server.stalls import Progress
 from duplexd.nbd_server.structured import begin
+from duplexd.nbd_server.unreceived import kept
 from duplexd.net.allow import caller_of
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from duplexd.nbd.handshake import Handshake
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
-    from duplexd.nbd_server.left_behind import LeftBehind
     from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
+    from duplexd.nbd_server.unreceived import Unreceived
 
 
 class Connection(Admitted):
@@ -77,7 +77,7 @@ class Connection(Admitted):
         self._dispatch: Dispatch | None = None
         self._fd = -1
         self._feeding = False
-        self._left: LeftBehind | None = None
+        self._left: Unreceived | None = None
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._progress = Progress(server.limits)
         self._stopping = False
@@ -242,7 +242,7 @@ class Connection(Admitted):
         if receiver is None or dispatch is None or dispatch.dropped or receiver.ended:
             return
         if self._left is None:
-            self._left = behind(receiver, self._wire, self._server.waiting)
+            self._left = kept(receiver, self._wire, self._server.waiting)
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
@@ -415,7 +415,7 @@ class Connection(Admitted):
             self._server.hangups.unwatch(self._fd)
             self._wire.resume_reading()
 
-    def _feed(self, receiver: Receiver, left: LeftBehind) -> None:
+    def _feed(self, receiver: Receiver, left: Unreceived) -> None:
         """Go on with what a client left behind, a piece in each turn of the loop."""
         if self._feeding:  # within the call below
             return

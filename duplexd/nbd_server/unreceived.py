@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.sockets import Carrier
 
 
-class LeftBehind:
+class Unreceived:
     """True while there is something. What is not taken is to be dropped."""
 
     __slots__ = ("_budget", "_content")
@@ -43,9 +43,9 @@ class LeftBehind:
         self._content = self._content[:0]
 
 
-def behind(receiver: Receiver, wire: Carrier, budget: Budget) -> LeftBehind | None:
+def kept(receiver: Receiver, wire: Carrier, budget: Budget) -> Unreceived | None:
     """What is in the socket, if DISC is the last of it and there is room."""
     unread = wire.unread()
     if not receiver.says_goodbye(unread) or not budget.fits(len(unread)):
         return None
-    return LeftBehind(unread, budget)
+    return Unreceived(unread, budget)
