@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-AT_ONCE_MAX = 4  # in one turn of the loop: to look at what a client left may take milliseconds
-
-
 class HangupWatch:
     """Calls back once for each watched socket whose other side has closed. One epoll set, itself
     watched by the loop.
@@ -48,7 +45,9 @@ class HangupWatch:
         self._epoll.close()
 
     def _ready(self) -> None:
-        for fd, _events in self._epoll.poll(0, AT_ONCE_MAX):  # the others are ready still
+        # All at once, however long that takes: a change of one who is called later could be done
+        # after it has come back and written something newer
+        for fd, _events in self._epoll.poll(0):
             callback = self._callbacks.get(fd)
             self.unwatch(fd)
             if callback is not None:

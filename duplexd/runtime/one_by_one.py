@@ -87,6 +87,7 @@ class OneByOne(Generic[T, R]):
             while not walking.done():
                 await asyncio.wait((walking,), timeout=_SAID_SECONDS)
                 await self._say(found)
+            await self._say(found)  # of what was found meanwhile
             await walking
         except HungError as error:
             at = next(number for number, thing in enumerate(asked) if thing is error.what)
