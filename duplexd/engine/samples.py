@@ -211,7 +211,7 @@ class Samples:
                 self._unsynced.append(Outcome(planned, None, error))
             image = task.known if _is_settled(leg) else task.unseen()
         else:
-            if written or not self._marks.has(leg):
+            if written or task.known is None or not self._marks.has(leg):
                 self._marks.carries(leg, mark)
             if stamp is not None:
                 self._taken[leg] = stamp

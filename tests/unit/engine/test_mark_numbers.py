@@ -5,7 +5,8 @@ state directory that ends earlier is noticed by that.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import errno
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -313,3 +314,85 @@ async def test_a_set_of_one_moment_is_not_refused() -> None:
     async with running(disk=disk) as core:
         assert await core.read("data", FIRST, 4096) == (0, OLD)
         assert core.pair().failed == ""
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed", "power"])
+def test_with_the_right_state_back_only_what_the_wrong_start_served_is_refused(how: str) -> None:
+    """That start has the number that the first one of the right state would have."""
+    disk, configured = new_disk(), settings({"data": "sync", "idle": "sync"})
+    copied = []
+
+    async def begin() -> Core:
+        core = await Core.begin(disk, configured)
+        disk.now_ns = lambda: int(core.clock.wall() * 1e9)
+        return core
+
+    async def first() -> None:
+        core = await begin()
+        for name in core.states():
+            assert await core.write(name, FIRST, OLD) == 0
+        await core.controller.checkpointer.checkpoint()
+        copied.append(disk.copies("/state"))
+        core.clock.now += 0.5
+        assert await core.write("data", FIRST, NEW) == 0
+        await core.controller.stop()
+
+    async def wrong() -> None:
+        core = await begin()
+        assert core.pair("data").failed
+        assert not core.pair("idle").failed
+        await core.controller.stop()
+
+    async def right() -> None:
+        core = await begin()
+        assert not core.pair("data").failed
+        assert core.pair("idle").failed
+        assert await core.write("data", SECOND, LATEST) == 0
+        assert await core.flush() == 0
+        await asyncio.sleep(4 * TICK_S)
+        await (core.controller.stop() if how == "stopped" else core.crash(power=how == "power"))
+
+    run(first())
+    kept = disk.copies("/state")
+    disk.put("/state", copied[0])
+    run(wrong())
+    disk.put("/state", kept)
+    for _ in range(3):
+        run(right())
+
+
+def test_an_image_that_was_given_another_id_keeps_it() -> None:
+    """What an adopt knows nothing of any more, though it stays open."""
+    disk, configured = new_disk(), settings()
+
+    async def stopped() -> None:
+        core = await Core.begin(disk, configured)
+        assert await core.write("data", FIRST, OLD) == 0
+        await core.controller.stop()
+
+    async def adopted() -> None:
+        core = await Core.begin(disk, configured)
+        core.refuse_swaps()
+        assert await core.write("data", FIRST, OLD) == 0
+        await core.controller.checkpointer.checkpoint()
+        disk.fail("/a/data.img", errno.EIO, operation="sync")
+        assert await core.write("data", SECOND, NEW) == 0
+        with suppress(OSError):
+            await core.controller.checkpointer.checkpoint()
+        assert core.pair().failed
+        disk.heal("/a/data.img")
+        await core.controller.adopt(["data"])
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        for place in range(2, 6):
+            assert await core.write("data", place * 4096, NEW) == 0
+            await asyncio.sleep(2 * TICK_S)
+        secondary = Mark.unpack(core.pair().copy_of.read_mark())
+        recorded = core.pair().record.secondary_image
+        assert secondary is not None
+        assert recorded is not None
+        assert secondary.id == recorded.id
+        await core.crash(power=False)
+
+    run(stopped())
+    run(adopted())
