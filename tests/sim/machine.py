@@ -155,16 +155,18 @@ class Machine:
             self.hangs.end()
         loop.set_task_factory(None)
         loop.limit(TURNS_MAX)
-        while tasks:  # what one that is cancelled begins is cancelled too
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(_turns(3))
-            tasks = {task for task in asyncio.all_tasks(loop) if not task.done()}
-        loop.close()
-        if self.hangs is not None:
-            self.hangs.close()
-            self.hangs = None
-        self.disk.dead = was_dead
+        try:
+            while tasks:  # what one that is cancelled begins is cancelled too
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(_turns(3))
+                tasks = {task for task in asyncio.all_tasks(loop) if not task.done()}
+        finally:  # a planted mistake may stop the loop
+            loop.close()
+            if self.hangs is not None:
+                self.hangs.close()
+                self.hangs = None
+            self.disk.dead = was_dead
 
     async def start(self) -> None:
         """A new controller on what the disk holds. Raises what the engine's `start` raises."""
