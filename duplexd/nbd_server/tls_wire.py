@@ -9,7 +9,7 @@ has a place, so at most one buffer of it waits. Replies are encrypted in pieces,
 client takes what was encrypted; the rest waits as it is, as in `Wire`. What is longer than a piece,
 or behind something that waits, goes in turns with the long replies of all other connections:
 encrypting takes the loop longer than sending. And so does what came in many records: one of a
-single byte costs as much as one of a thousand.
+single byte, or of none, costs as much as one of a thousand.
 
 An end without close_notify is an end like any other: requests have a length, so nothing can be cut
 off unnoticed. Ours is sent, and no answer to it is waited for.
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
+from duplexd.nbd_server.tls_records import Ciphertext
 from duplexd.runtime.pipes import Pipe
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ class TlsWire:
         self._wire = wire
         self._connection = connection
         self._up: Callable[[], None] | None = up  # until it was called
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(incoming, self._outgoing, server_side=True)
+        self._ciphertext = Ciphertext(incoming)
         self._input = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent: deque[memoryview] = deque()
         self._again: asyncio.Handle | None = None  # decrypts what is here
@@ -155,12 +157,12 @@ class TlsWire:
 
     def unread(self) -> bytes:
         """See `Wire`; it is taken from here. Nothing if that would keep the loop too long."""
-        self._incoming.write(self._wire.unread())
+        self._ciphertext.came(memoryview(self._wire.unread()))
         pieces, records_max, ended = list[bytes](), UNREAD_RECORDS_MAX, False
         while records_max and not ended:
             count, ended, records_max = self._read_into(self._input, records_max)
             pieces.append(bytes(self._input[:count]))
-            ended = ended or not count
+            ended = ended or (not count and records_max > 0)
         return b"".join(pieces) if ended else b""
 
     # ------------------------------------------------------------- what the wire calls on it
@@ -174,11 +176,8 @@ class TlsWire:
 
     def buffer_updated(self, count: int, /) -> None:
         """Ciphertext came."""
-        self._incoming.write(self._input[:count])
-        if self._up is not None:
-            self._shake_hands(self._up)
-        else:
-            self._decrypt()
+        self._ciphertext.came(self._input[:count])
+        self._decrypt()
 
     def eof_received(self) -> None:
         """The client has gone, or shut down its side."""
@@ -211,23 +210,6 @@ class TlsWire:
 
     # ---------------------------------------------------------------------------------- receiving
 
-    def _shake_hands(self, up: Callable[[], None]) -> None:
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
-        except ssl.SSLError as error:
-            self._flush()  # an alert says to the client what is wrong
-            log.debug("NBD client failed in TLS", reason=reason(error))
-            self._closing = True
-            self._wire.close()
-            return
-        self._flush()
-        self._up = None
-        up()
-        self._decrypt()
-
     def _decrypt_resumed(self) -> None:
         self._again = None
         self._decrypt_again()
@@ -241,11 +223,16 @@ class TlsWire:
         records in turns with others.
         """
         records_max = RECORDS_MAX
+        if self._up is not None:
+            records_max = self._shake_hands(self._up, records_max)
         while self._reading and not self._closing:
             if not records_max:
                 self._behind = True
                 self._sends.ask(self)
                 break
+            if self._up is not None:
+                self._wire.resume_reading()
+                return
             buffer = self._connection.get_buffer(-1)
             count, ended, records_max = self._read_into(buffer, records_max)
             if count:
@@ -254,27 +241,52 @@ class TlsWire:
                 self._wire.pause_reading()
                 self.eof_received()
                 return
-            else:
+            elif records_max:
                 self._wire.resume_reading()
                 return
         self._wire.pause_reading()
+
+    def _shake_hands(self, up: Callable[[], None], records_max: int) -> int:
+        """Go on with the handshake as far as what came goes. Returns how many records more there
+        may be in this turn.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                if records_max and self._ciphertext.pass_on():
+                    records_max -= 1
+                    continue
+                self._flush()
+                return records_max
+            except ssl.SSLError as error:
+                self._flush()  # an alert says to the client what is wrong
+                log.debug("NBD client failed in TLS", reason=reason(error))
+                self._closing = True
+                self._wire.close()
+                return records_max
+            self._flush()
+            self._up = None
+            up()
+            return records_max
 
     def _read_into(self, buffer: memoryview, records_max: int) -> tuple[int, bool, int]:
         """Fill the buffer as far as there is something: how far, whether that was the end, and how
         many records more there may be in this turn.
         """
         filled, ended = 0, False
-        while filled < len(buffer) and records_max and not ended:
+        while filled < len(buffer) and not ended:
             try:
                 count = cast("int", self._tls.read(len(buffer) - filled, buffer[filled:]))
             except ssl.SSLWantReadError:
-                break
+                if not records_max or not self._ciphertext.pass_on():
+                    break
+                records_max -= 1
             except ssl.SSLError as error:
                 log.debug("NBD client broke TLS", reason=reason(error))
                 ended = True
             else:
                 filled += count
-                records_max -= 1
                 ended = not count  # close_notify
         self._flush()  # what TLS itself has to answer
         return filled, ended, records_max

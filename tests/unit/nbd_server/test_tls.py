@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -25,12 +26,14 @@ from duplexd.nbd_server.reach import Door, Listener, Policy
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
 from duplexd.nbd_server.sockets import Wire
+from duplexd.nbd_server.tls_records import Ciphertext
 from duplexd.nbd_server.tls_wire import ENCRYPTED_BYTES, RECORDS_MAX, TlsWire
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.allow import Allow
 from duplexd.net.expiry import Expiry
 from tests.support.certificates import HOST, Certificates
+from tests.support.tls13 import Records
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 from tests.unit.nbd_server.test_sockets import Seen
 
@@ -249,6 +252,80 @@ async def test_many_records_are_decrypted_in_turns(tmp_path: Path) -> None:
         await asyncio.sleep(0)
     assert seen.received == sent, "the end comes behind what was sent before it"
     ends.close()
+
+
+async def test_records_without_data_are_decrypted_in_turns(tmp_path: Path) -> None:
+    """Of updates of the key OpenSSL works through as many as it has, in one call."""
+    certificates = Certificates(tmp_path)
+    asked: list[Callable[[], None]] = []
+    ends = Ends(tls.server_context(certificates, "nbd.tls", tls.OPTIONAL), RoundRobin(asked.append))
+    context = certificates.context(None)
+    context.keylog_filename = str(tmp_path / "secrets")
+    await ends.shake_hands(context)
+    records, turns = Records(context), 0
+    ends.theirs.send(records.data(b"before "))
+    for _ in range(5):
+        ends.theirs.send(b"".join(records.key_update() for _ in range(RECORDS_MAX)))
+    ends.theirs.send(records.data(b"behind"))
+    while len(ends.seen.received) < len(b"before behind"):
+        if asked:
+            asked.pop()()
+            turns += 1
+        await asyncio.sleep(0)
+    assert ends.seen.received == b"before behind"
+    assert turns >= 5
+    ends.close()
+
+
+async def test_a_handshake_in_many_records_takes_turns(tmp_path: Path) -> None:
+    """A hello in pieces of one byte: OpenSSL puts up with that."""
+    certificates = Certificates(tmp_path)
+    asked: list[Callable[[], None]] = []
+    ends = Ends(tls.server_context(certificates, "nbd.tls", tls.OPTIONAL), RoundRobin(asked.append))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = certificates.context(None).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    kind, content = hello[:3], hello[5:]
+    ends.theirs.send(b"".join(kind + b"\x00\x01" + bytes([byte]) for byte in content))
+    ends.theirs.setblocking(False)
+    turns = 0
+    while not incoming.pending:
+        if asked:
+            asked.pop()()
+            turns += 1
+        await asyncio.sleep(0)
+        with contextlib.suppress(BlockingIOError):
+            incoming.write(ends.theirs.recv(1 << 16))
+    assert turns >= len(content) // RECORDS_MAX - 1, "the first came with what was received"
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    assert client.version()
+    ends.theirs.send(outgoing.read())
+    while not ends.up.is_set():
+        if asked:
+            asked.pop()()
+        await asyncio.sleep(0)
+    ends.wire.abort()
+    ends.theirs.close()
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 6, 100, 16384])
+def test_ciphertext_is_passed_on_by_records_however_it_comes(size: int) -> None:
+    records = [b"\x17\x03\x03" + len(body).to_bytes(2) + body for body in (b"", b"a", b"b" * 5000)]
+    stream, passed = b"".join(records * 3), list[bytes]()
+    tls_input = ssl.MemoryBIO()
+    ciphertext, buffer = Ciphertext(tls_input), memoryview(bytearray(16384))
+    for start in range(0, len(stream), size):
+        piece = stream[start : start + size]
+        buffer[: len(piece)] = piece
+        ciphertext.came(buffer[: len(piece)])
+        while ciphertext.pass_on():
+            passed.append(tls_input.read())
+    assert b"".join(passed) == stream
+    if size >= len(stream):
+        assert passed == [records[0], records[1] + records[2]] * 3, "long ones come with others"
 
 
 @pytest.mark.parametrize("records", [7, 8])
