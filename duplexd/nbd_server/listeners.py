@@ -126,14 +126,16 @@ class Listeners:
                     continue
                 inherited = self._inherited.get(address)
                 if inherited is not None and not any(each.is_lost for each in inherited):
-                    bound[address] = self._inherited.pop(address)
-                    for each in inherited:
-                        each.protect(listener.group, listener.mode)
+                    bound[address] = inherited
                     continue
                 bound[address] = await _bind(listener)
                 for each in bound[address]:
                     undo.callback(each.close)
             undo.pop_all()
+        for address in self._inherited.keys() & bound.keys():
+            if bound[address] is self._inherited[address]:
+                for each in self._inherited.pop(address):
+                    each.protect(wanted[address].group, wanted[address].mode)
         again = [address for address in bound if address in self._endpoints]
         for address in again:
             self._close(self._endpoints.pop(address))  # the file is that of the new socket by now

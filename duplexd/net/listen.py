@@ -88,11 +88,12 @@ class BoundSocket:
     def protect(self, group: int, mode: int) -> None:
         """Give the file of a Unix socket another group (-1: the daemon's own) and mode."""
         if self.ours and isinstance(self.address, UnixAddress):
+            path, owner = self.address.path, os.getegid() if group < 0 else group
             with contextlib.suppress(OSError):
-                if _identity(self.address.path) == self._identity:
-                    os.chmod(self.address.path, 0)  # nobody gets in half-way
-                    os.chown(self.address.path, -1, os.getegid() if group < 0 else group)
-                    os.chmod(self.address.path, mode)
+                if _identity(path) == self._identity and not _is_protected(path, owner, mode):
+                    os.chmod(path, 0)  # nobody gets in half-way
+                    os.chown(path, -1, owner)
+                    os.chmod(path, mode)
 
     def close(self) -> None:
         """For a socket that nothing serves; one that is served is closed by its server."""
@@ -210,6 +211,11 @@ def _bind_tcp(address: TcpAddress) -> list[BoundSocket]:
             sockets.append(sock)
         undo.pop_all()
     return [BoundSocket(sock) for sock in sockets]
+
+
+def _is_protected(path: str, group: int, mode: int) -> bool:
+    status = os.lstat(path)
+    return status.st_gid == group and stat.S_IMODE(status.st_mode) == mode
 
 
 def _identity(path: str) -> tuple[int, int]:
