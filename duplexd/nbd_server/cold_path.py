@@ -104,7 +104,7 @@ class Requests:
         self._share_bytes = server.limits.connection_share_bytes
         self._request_bytes = server.limits.request_bytes
         self._long: LongWrite | None = None  # that is being received
-        self._longs: dict[LongWrite, None] = {}  # that are not answered
+        self._longs: dict[LongWrite, None] = {}  # of which pieces may be in flight
         self._wire = wire
         self._volume = volume
         self.takes_pipes = wire.takes_pipes
@@ -164,8 +164,8 @@ class Requests:
         self.backlog = []
         long, self._long = self._long, None
         if long is not None:
-            long.abandoned = True
-            self._forget(long)
+            long.abandoned = True  # its pieces are not, until they are done or the client goes
+            self._unanswered()
 
     # A WRITE in pieces
 
@@ -195,7 +195,8 @@ class Requests:
         if long is not None and not long.coming:
             self._long = None
             if long.refused:
-                self._forget(long)
+                del self._longs[long]
+                self._unanswered()
                 self._replies.append(self._reply(c.CMD_WRITE, *long.answer()))
         return change
 
@@ -212,8 +213,7 @@ class Requests:
         if long.is_done:
             self._longs.pop(long, None)
 
-    def _forget(self, long: LongWrite) -> None:
-        del self._longs[long]
+    def _unanswered(self) -> None:
         self.in_flight -= 1
         self.payload_bytes -= self._request_bytes
 
