@@ -156,6 +156,11 @@ class Receiver:
         self._use(other)
         self._start, self._end = 0, rest
 
+    def untaken(self, count: int) -> bytes:
+        """The first `count` bytes that were put into `buffer()`, before `received`."""
+        here = self._rest if self.large else self._buffer[self._end :]
+        return bytes(here[:count])
+
     def says_goodbye(self, unread: bytes) -> bool:
         """Whether the last that the client sent is DISC; `unread` was not received yet.
 

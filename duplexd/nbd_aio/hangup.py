@@ -4,6 +4,10 @@ A connection over its limits is not read, so the end of its stream would go unse
 change must not outlive its connection: the client may have reconnected and written something newer.
 The event loop has no callback for a hang-up of a socket that it does not read, so those are watched
 by an epoll set of our own, for EPOLLRDHUP alone.
+
+That comes when the loop comes to it. Whoever takes requests of a client in the meantime asks
+`Presence`, which knows what is true at this moment: what another client sends after this one has
+gone must not be overtaken by what this one had sent.
 """
 
 from __future__ import annotations
@@ -24,10 +28,10 @@ class HangupWatch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         loop.add_reader(self._epoll.fileno(), self._ready)
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """`unwatch` must come before the socket is closed."""
         if fd not in self._callbacks:
             self._epoll.register(fd, select.EPOLLRDHUP)  # errors and hang-ups are always reported
@@ -47,8 +51,23 @@ class HangupWatch:
     def _ready(self) -> None:
         # All at once, however long that takes: a change of one who is called later could be done
         # after it has come back and written something newer
-        for fd, _events in self._epoll.poll(0):
+        for fd, _events in self._epoll.poll(0, max(1, len(self._callbacks))):
             callback = self._callbacks.get(fd)
             self.unwatch(fd)
             if callback is not None:
                 callback()
+
+
+class Presence:
+    """Whether the other side of a socket still may send something."""
+
+    __slots__ = ("_poll",)
+
+    def __init__(self, fd: int) -> None:
+        poll = select.poll()
+        poll.register(fd, select.POLLRDHUP)
+        self._poll = poll.poll
+
+    def has_gone(self) -> bool:
+        """Ask the kernel; the socket is not closed."""
+        return bool(self._poll(0))

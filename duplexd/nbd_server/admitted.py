@@ -14,7 +14,7 @@ from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.secured import identified
 from duplexd.nbd_server.tls_wire import TlsWire
 from duplexd.nbd_server.visible_exports import VisibleExports
-from duplexd.net.allow import Caller
+from duplexd.net.allow import Caller, caller_of
 from duplexd.net.certificate_names import valid_until
 from duplexd.net.expiry import Expiry
 
@@ -48,8 +48,35 @@ class Admitted:
         self._server = server
 
     def stop(self) -> None:
-        """Take no further request; close when what is in flight is answered."""
+        """See `Served`."""
         raise NotImplementedError
+
+    def abort(self) -> None:
+        """See `Served`."""
+        raise NotImplementedError
+
+    @property
+    def is_ending(self) -> bool:
+        """See `Served`."""
+        raise NotImplementedError
+
+    def _takes_place(self) -> bool:
+        """Whether the client may come in, and there is a place for it, which is taken."""
+        self.exports.caller = caller = caller_of(self._socket.sock)
+        if self.exports.is_kept_out():
+            self._server.log.debug("NBD client is not allowed", caller=str(caller))
+            return False
+        self._peer = self._server.place_for(caller)
+        return self._peer is not None
+
+    def _give_place_back(self) -> None:
+        """The connection is closed."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._server.tls_turns.withdraw(self, self._peer)
+        if self._peer is not None:
+            self._server.places.leave(self._peer)
+            self._peer = None
 
     @property
     def secured(self) -> bool:
@@ -75,7 +102,10 @@ class Admitted:
         self._server.log.info(
             "NBD client is disconnected", caller=str(self.exports.caller), reason=why
         )
-        self.stop()
+        if self.is_ending:
+            self.abort()  # nothing ends it before its client has taken all replies
+        else:
+            self.stop()
 
     def _secured_by(self, owner: Receiving, up: Callable[[], None]) -> Carrier:
         """The client asked for TLS: put it onto the socket, in its turn."""

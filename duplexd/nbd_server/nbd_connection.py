@@ -6,8 +6,10 @@ arrived. The price is that flow control is explicit: the socket is read only whi
 was read has a place to go, see `_adjust`.
 
 A client that goes takes its changes with it, those that have not begun: it may send them again over
-another connection. After DISC it does not: all that came before is done, whether it waits for the
-replies, closes its half behind it, or has gone altogether.
+another connection, and newer ones behind them. So before anything is taken of a client, what has
+just come or what waited here, the kernel is asked whether it is still there. After DISC it sends
+nothing again: all that came before is done, whether it waits for the replies, closes its half
+behind it, or has gone altogether.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
+from duplexd.nbd_aio.hangup import Presence
 from duplexd.nbd_server.admitted import Admitted
 from duplexd.nbd_server.handed import Handed
 from duplexd.nbd_server.negotiation import Negotiation
@@ -29,7 +32,6 @@ from duplexd.nbd_server.sockets import tune
 from duplexd.nbd_server.stalls import Progress
 from duplexd.nbd_server.structured import begin
 from duplexd.nbd_server.unreceived import kept
-from duplexd.net.allow import caller_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -62,6 +64,7 @@ class Connection(Admitted):
         "_left",
         "_lost",
         "_negotiation",
+        "_presence",
         "_progress",
         "_receiver",
         "_stopping",
@@ -88,19 +91,13 @@ class Connection(Admitted):
     def connection_made(self, wire: Wire) -> None:
         """Greet, unless there is no place for it."""
         self._wire = self._socket = wire
-        server = self._server
-        self.exports.caller = caller_of(wire.sock)
-        if self.exports.is_kept_out():
-            server.log.debug("NBD client is not allowed", caller=str(self.exports.caller))
-            self._wire.abort()
+        if not self._takes_place():
+            wire.abort()
             return
-        self._peer = server.place_for(self.exports.caller)
-        if self._peer is None:
-            self._wire.abort()
-            return
-        server.connections.add(self)
+        self._server.connections.add(self)
         self._fd = wire.sock.fileno()
-        tune(wire.sock, server.limits)
+        self._presence = Presence(self._fd)
+        tune(wire.sock, self._server.limits)
         self._greet(wire)
 
     def _greet(self, wire: Wire) -> None:
@@ -130,32 +127,20 @@ class Connection(Admitted):
             dispatch.stalled = True
             self._progressed()
         else:
-            self._drop()
             self._gone()
 
     def _gone(self) -> None:
         self._lost = False
-        if self._left:
-            self._left.drop()
+        self._drop()
         self._end_negotiation()
         self._receiver = self._dispatch = None  # a cycle; buffers would wait for the collector
         if self._timer is not None:
             self._timer.cancel()
-        if self._expiry is not None:
-            self._expiry.cancel()
         self._buffers.smaller()  # gives back what it counted
-        self._server.tls_turns.withdraw(self, self._peer)
-        if self._peer is not None:
-            self._server.places.leave(self._peer)
-            self._peer = None
+        self._give_place_back()
         self._server.disconnected(self)
         if self.volume is not None:
             self._server.left(self, self.volume)
-            self._server.log.info(
-                "NBD client disconnected",
-                volume=self.volume.name,
-                connections=self.volume.connections,
-            )
             self.volume = None
 
     def stop(self) -> None:
@@ -207,9 +192,10 @@ class Connection(Admitted):
             dispatch.leaving = True
             self._server.reads.resume(volume)
         self._adjust()
+        if not dispatch.rests or not receiver.may_be_left or receiver.broken:
+            return None
         waiting = [receiver.packed(request) for request in dispatch.backlog]
-        ready = dispatch.rests and receiver.may_be_left and not receiver.broken
-        if not ready or None in waiting:
+        if None in waiting:
             return None
         unread = b"".join([*filter(None, waiting), receiver.left(), self._socket.received_before()])
         size, flags, negotiated = self._chosen
@@ -218,31 +204,41 @@ class Connection(Admitted):
             self._socket.sock, self.exports.listener.address, volume.name, size, flags,
             negotiated, unread, self._socket.give_away(),
         )  # fmt: skip
-        self._drop()
         self._gone()
         return handed
 
     def abort(self) -> None:
         """Close now."""
-        self._drop()
         if self._lost:
             self._gone()
         else:
+            self._drop()
             self._wire.abort()
 
-    def _hung_up(self) -> None:
-        """The client sends nothing more, and not all of what it sent has been received."""
-        self._find_goodbye()
-        if self._left is None:
+    def _has_left(self, count: int = 0) -> bool:
+        """Whether the client sends nothing more, though not all of what it sent has been taken:
+        `count` bytes were just received. Then none of that is taken, or, after DISC, in turns.
+        """
+        receiver = self._receiver
+        if receiver is None or receiver.ended or self._left is not None or self._lost:
+            return False
+        if not self._presence.has_gone():
+            return False
+        if self._find_goodbye(count):
+            self._wire.pause_reading()
+            self._progressed()
+        else:
             self.abort()
+        return True
 
-    def _find_goodbye(self) -> None:
-        """It has gone. Keep what was not received, if DISC is the last: replies lose the socket."""
+    def _find_goodbye(self, count: int = 0) -> bool:
+        """It has gone. Keep what was not taken, if DISC is the last: replies lose the socket."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped or receiver.ended:
-            return
+            return False
         if self._left is None:
-            self._left = kept(receiver, self._wire, self._server.waiting)
+            self._left = kept(receiver, count, self._wire, self._server.waiting)
+        return self._left is not None
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
@@ -278,6 +274,8 @@ class Connection(Admitted):
         if receiver is None or dispatch is None:
             if self._negotiation is not None:
                 self._negotiation.received(count)
+            return
+        if self._has_left(count):
             return
         requests = receiver.received(count)
         if requests:
@@ -318,16 +316,13 @@ class Connection(Admitted):
             self._begin(volume, export, handshake.negotiated, handshake.rest())
 
     def _begin(self, volume: Volume, export: Export, negotiated: Negotiated, rest: bytes) -> None:
-        """`export`: the volume as the handshake announced it. The first requests may be in
-        `rest`.
-        """
+        """`export`: the volume as the handshake announced it; `rest`: what came behind that."""
         flags = export.flags
         self._end_negotiation()
         self._access = Access.READ_ONLY if flags & FLAG_READ_ONLY else Access.FULL
         self.volume = volume
-        volume.joined(self, str(self.exports.caller))
         server, limits = self._server, self._server.limits
-        server.log.info("NBD client connected", volume=volume.name, connections=volume.connections)
+        server.joined(self, volume, self.exports.caller)
         self._chosen = export.size, flags, negotiated
         self._wire.high_bytes = limits.connection_unsent_bytes_max
         flags |= negotiated_flags(negotiated)
@@ -366,6 +361,8 @@ class Connection(Admitted):
             return
         receiver = self._receiver
         if receiver is not None:
+            if (dispatch.backlog or receiver.more) and self._has_left():
+                return
             if dispatch.backlog:
                 dispatch.go_on()
             if receiver.more and not dispatch.backlog:
@@ -404,7 +401,7 @@ class Connection(Admitted):
             dispatch.stalled = True
             self._wire.pause_reading()
             if self._left is None and not self._lost:
-                self._server.hangups.watch(self._fd, self._hung_up)
+                self._server.hangups.watch(self._fd, self._has_left)
         elif self._left is not None:
             self._feed(receiver, self._left)
         elif dispatch.leaving and receiver.may_be_left:
@@ -422,6 +419,8 @@ class Connection(Admitted):
         self._feeding = True
         self.buffer_updated(left.take(self.get_buffer(-1)))
         self._feeding = False
+        if self._receiver is None:
+            return  # that was its end
         if left or receiver.ended or receiver.more:
             self._progressed()
         else:  # what looked like DISC was part of a payload

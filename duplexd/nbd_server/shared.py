@@ -185,11 +185,17 @@ class Server:
             volume.failing.pop(what, None)
             log.info("requests of the volume succeed again", volume=volume.name, what=what)
 
+    def joined(self, connection: Reader, volume: Volume, caller: Caller) -> None:
+        """A connection has chosen this volume."""
+        volume.joined(connection, str(caller))
+        self.log.info("NBD client connected", volume=volume.name, connections=volume.connections)
+
     def left(self, connection: Reader, volume: Volume) -> None:
         """A connection that had chosen this volume is closed. What failed of a point is forgotten
         with its last one: nobody will ask for it again.
         """
         volume.left(connection)
+        self.log.info("NBD client disconnected", volume=volume.name, connections=volume.connections)
         if volume.of != volume.name and not volume.connections:
             for what in ("read", "change", "flush"):
                 self.failing.pop((volume.counted_as, what), 0)

@@ -43,9 +43,11 @@ class Unreceived:
         self._content = self._content[:0]
 
 
-def kept(receiver: Receiver, wire: Carrier, budget: Budget) -> Unreceived | None:
-    """What is in the socket, if DISC is the last of it and there is room."""
-    unread = wire.unread()
+def kept(receiver: Receiver, count: int, wire: Carrier, budget: Budget) -> Unreceived | None:
+    """What was just received, so many bytes, and what is in the socket, if DISC is the last of it
+    and there is room.
+    """
+    unread = receiver.untaken(count) + wire.unread()
     if not receiver.says_goodbye(unread) or not budget.fits(len(unread)):
         return None
     return Unreceived(unread, budget)

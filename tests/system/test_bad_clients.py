@@ -244,3 +244,21 @@ def test_clients_that_leave_much_behind(served: tuple[Daemon, Callable[[str], Cl
                 client.sock.send(bulk)
     assert good.write(0, b"x" * 4096) == 0
     assert resident(daemon) - before < 128 * MIB
+
+
+@pytest.mark.parametrize("writes", [1, 64])
+def test_a_client_that_goes_overtakes_nobody(
+    served: tuple[Daemon, Callable[[str], Client]], writes: int
+) -> None:
+    """It closes with WRITEs on the way, and another connection writes something newer."""
+    _, connect = served
+    other = connect("data")
+    for _ in range(20):
+        gone = connect("data")
+        blocks = range(writes - 1, -1, -1)
+        old = (m.request(0, c.CMD_WRITE, 1, 512 * block, 512) + b"o" * 512 for block in blocks)
+        gone.send(b"".join(old))
+        gone.sock.close()
+        assert other.write(0, b"n" * 512) == 0
+        other.write(MIB, b"")  # a turn of the loop, with its batch, or two
+        assert other.read(0, 512) == b"n" * 512

@@ -19,7 +19,7 @@ from duplexd.nbd_server.reach import OPEN, Access, Door, Listener, Policy, may
 from duplexd.net.address import UnixAddress
 from duplexd.net.allow import Allow, Caller, parse_allow, resolve
 from tests.unit.nbd_server.memory_backend import MemoryVolume
-from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,6 +83,9 @@ def test_the_table_of_two_doors() -> None:
 
 def test_only_root_is_not_special() -> None:
     assert may(Caller(uid=0), OPEN, Door(allow("user:1000"))) == Access.NO
+
+
+MIB = 1 << 20
 
 
 class Serving:
@@ -332,6 +335,28 @@ async def test_who_reads_a_point_that_ends_is_disconnected(
     reader.end_reading("the test")
     assert await peer.closed()
     assert not points.volumes["data@c1"].readers
+    peer.close()
+
+
+async def test_a_goodbye_keeps_nobody_connected_whom_the_rules_exclude(
+    serving: Serving, backend: MemoryBackend
+) -> None:
+    """It waits for the replies to all that it sent before DISC, as slowly as it likes."""
+    peer = await serving.peer()
+    await peer.go("data")
+    for _ in range(200):
+        peer.nbd.read(0, MIB)
+    peer.nbd.disconnect()
+    await peer.send()
+    peer.half_close()
+    (connection,) = serving.listeners.server.connections
+    await eventually(lambda: connection.is_ending)
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    received = 0
+    while more := await peer.receive():
+        received += len(more)
+    assert received < 100 * MIB
+    await eventually(lambda: backend.volumes["data"].connections == 0)
     peer.close()
 
 
