@@ -188,6 +188,7 @@ class Assembly:
             reserve_of(config),
             self._announcements.event,
             self._given.adopt,
+            grow=not self._given.stands_in,  # if it fails, the program before it could not shrink
         )
         controller = self.controller = await recovery.run(self._patience)
         self._undo.callback(structlog.get_logger("duplexd").info, "stopped")

@@ -544,6 +544,30 @@ def test_if_the_next_program_cannot_serve_the_one_before_it_goes_on(
         assert restart(daemon)["clients_kept"] == 1
 
 
+def test_volumes_grow_once_there_is_no_way_back(stand_in: StandIn) -> None:
+    """The program before goes on with the size that it has in its configuration."""
+    daemon = stand_in
+    wait_duplex(daemon)
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        daemon.files.volumes = {**daemon.files.volumes, "v0": "64MiB"}
+        daemon.files.write()
+        daemon.fails("listen")
+        assert run_duplexctl(daemon.files, "restart").returncode == 1
+        assert sizes(daemon) == [32 * MIB] * VOLUMES
+        assert talk.read(0, 512) == b"x" * 512
+        daemon.fails("")
+        assert restart(daemon)["clients_kept"] == 1
+        assert sizes(daemon) == [64 * MIB, *[32 * MIB] * (VOLUMES - 1)]
+        assert talk.read(0, 512) == b"x" * 512
+    verified = run_duplexctl(daemon.files, "verify", "v0")
+    assert verified.returncode == 0, verified.stdout
+
+
+def sizes(daemon: Daemon) -> list[int]:
+    return [volume["size"] for volume in daemon.request("GET", "/v1/status")[1]["volumes"]]
+
+
 def read_for_ever(talk: Talk) -> None:
     while True:
         talk.read(0, 512)
