@@ -455,6 +455,34 @@ def test_an_address_that_is_taken_keeps_clients_waiting_for_a_moment_only(
         assert talk.read(0, 512) == b"x" * 512
 
 
+def test_without_its_address_the_next_program_has_changed_no_volume(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    """The old program has the volume in its configuration that the new one is to remove. It would
+    begin it anew, and copy over the cut.
+    """
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    with closing(Talk(files.nbd_socket, "v1")) as talk, closing(socket.socket()) as taken:
+        talk.write(0, b"cut!" * 128)
+        assert run_duplexctl(files, "suspend", "v1").returncode == 0
+        talk.write(0, b"past" * 128)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        files.groups = {}
+        files.volumes = {name: size for name, size in files.volumes.items() if name != "v1"}
+        files.listen = [f"tcp:127.0.0.1:{taken.getsockname()[1]}"]
+        files.write()
+        done = run_duplexctl(files, "restart")
+        assert done.returncode == 1, (done, daemon.log()[-4000:])
+        assert talk.read(0, 512) == b"past" * 128
+        found = {each["name"]: each for each in daemon.request("GET", "/v1/status")[1]["volumes"]}
+        assert found["v1"]["state"] == "SUSPENDED"
+        assert found["v1"]["secondary"]["cut"]["verdict"] == "consistent"
+        with files.secondary_of("v1").open("rb") as secondary:
+            assert secondary.read(512) == b"cut!" * 128
+
+
 class StandIn(Daemon):
     """A daemon whose next program fails as `fault` says; see `tests/support/next_program.py`."""
 
