@@ -483,6 +483,41 @@ def test_without_its_address_the_next_program_has_changed_no_volume(
             assert secondary.read(512) == b"cut!" * 128
 
 
+@pytest.mark.parametrize("other", ["none", "exchanged with v1"])
+def test_a_primary_that_is_another_image_refuses_it(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], other: str
+) -> None:
+    """A volume that is served would not be, or from its secondary alone."""
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    mine, text = str(files.primary("v0")), files.text()
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        theirs = str(files.primary("none" if other == "none" else "v1"))
+        changed = text.replace(theirs, "THEIRS").replace(mine, theirs).replace("THEIRS", mine)
+        files.config.write_text(changed)
+        refused = run_duplexctl(files, "restart")
+        assert refused.returncode == 5, refused
+        assert "is not the image that the volume is served from" in refused.stderr
+        assert "nothing changed" in refused.stderr
+        assert talk.read(0, 512) == b"x" * 512
+
+
+def test_an_image_that_was_moved_is_found(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    primary = files.primary("v0")
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        moved = primary.rename(primary.with_name("moved.img"))
+        files.config.write_text(files.text().replace(str(primary), str(moved)))
+        assert restart(daemon)["clients_kept"] == 1
+        assert talk.read(0, 512) == b"x" * 512
+        wait_duplex(daemon)
+
+
 class StandIn(Daemon):
     """A daemon whose next program fails as `fault` says; see `tests/support/next_program.py`."""
 
