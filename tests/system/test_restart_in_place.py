@@ -705,6 +705,29 @@ def test_without_a_program_to_become_it_goes_on_by_itself(stand_in: StandIn) -> 
         assert restart(daemon)["clients_kept"] == 1
 
 
+def test_without_a_program_to_become_it_goes_on_as_the_stand_in_has_served(
+    stand_in: StandIn,
+) -> None:
+    """That has removed a volume, which would be begun anew, over its cut, and added another one."""
+    daemon, files = stand_in, stand_in.files
+    wait_duplex(daemon)
+    with closing(Talk(files.nbd_socket, "v1")) as talk:
+        talk.write(0, b"cut!" * 128)
+        assert run_duplexctl(files, "suspend", "v1").returncode == 0
+        talk.write(0, b"past" * 128)
+    files.groups = {}
+    files.volumes = {"v0": "32MiB", "new": "8MiB"}
+    files.write()
+    daemon.fails("exec")
+    done = run_duplexctl(files, "restart")
+    assert done.returncode == 1, done
+    volumes = daemon.request("GET", "/v1/status")[1]["volumes"]
+    assert {volume["name"] for volume in volumes} == {"v0", "new"}
+    with files.secondary_of("v1").open("rb") as secondary:
+        assert secondary.read(512) == b"cut!" * 128
+    assert daemon.request("POST", "/v1/reload", {})[1]["changes"] == []
+
+
 def test_a_signal_while_clients_are_handed_over_stops_the_daemon(files: DaemonFiles) -> None:
     daemon = StandIn(files)
     daemon.fails("slow")
