@@ -212,6 +212,8 @@ class Assembly:
         self._undo.push_async_callback(listeners.stop)
         if given.link is not None:
             given.link.say(SERVES)
+            if not given.stands_in:
+                given.link.close()
         return listeners, listeners.adopt(given.estate.clients)
 
     async def _exporter(self, control: ControlServer, listeners: Listeners) -> Exporter:

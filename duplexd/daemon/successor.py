@@ -189,6 +189,11 @@ class Successor:
     def pid(self) -> int:
         return self._process.pid
 
+    def leave(self) -> None:
+        """Hear no more of what it refuses."""
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
     def take_over(self, estate: Estate) -> str:
         """Give it the estate: "" once it serves. Otherwise the reason, and it has ended: the estate
         is as it was. Raises DuplexdError if the clients are not as they were. Blocking.
@@ -201,6 +206,7 @@ class Successor:
             self._process.wait(KILLED_SECONDS_MAX)
         late = self.link.hear(AT_ONCE_SECONDS)
         self.link.close()
+        self.leave()
         if late == SERVES:
             raise DuplexdError("the next program has failed while it took over; start it again")
         return "it ended before it served; see the log"

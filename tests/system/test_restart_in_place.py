@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,7 +40,6 @@ from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.daemon import DaemonFiles
 
@@ -726,6 +726,35 @@ def test_without_a_program_to_become_it_goes_on_as_the_stand_in_has_served(
     with files.secondary_of("v1").open("rb") as secondary:
         assert secondary.read(512) == b"cut!" * 128
     assert daemon.request("POST", "/v1/reload", {})[1]["changes"] == []
+
+
+@pytest.mark.parametrize("fault", ["recovery", "exec"])
+def test_a_program_that_goes_on_keeps_nothing_of_the_next_one(
+    stand_in: StandIn, fault: str
+) -> None:
+    daemon = stand_in
+    daemon.fails(fault)
+
+    def fail() -> None:
+        assert run_duplexctl(daemon.files, "restart").returncode == 1
+
+    def kept() -> int:
+        return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+    fail()
+    before = kept()
+    fail()
+    fail()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while kept() > before or children(daemon.pid):
+        assert time.monotonic() < deadline, (before, kept(), children(daemon.pid))
+        time.sleep(0.02)
+
+
+def children(pid: int) -> str:
+    """Their numbers; also of those that have ended, and that nobody has waited for."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return "".join((thread / "children").read_text() for thread in threads)
 
 
 def test_a_signal_while_clients_are_handed_over_stops_the_daemon(files: DaemonFiles) -> None:
