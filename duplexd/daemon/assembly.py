@@ -188,6 +188,7 @@ class Assembly:
             reserve_of(config),
             self._announcements.event,
             self._given.adopt,
+            grow=not self._given.stands_in,  # if it fails, the program before it could not shrink
         )
         controller = self.controller = await recovery.run(self._patience)
         self._undo.callback(structlog.get_logger("duplexd").info, "stopped")
@@ -211,6 +212,8 @@ class Assembly:
         self._undo.push_async_callback(listeners.stop)
         if given.link is not None:
             given.link.say(SERVES)
+            if not given.stands_in:
+                given.link.close()
         return listeners, listeners.adopt(given.estate.clients)
 
     async def _exporter(self, control: ControlServer, listeners: Listeners) -> Exporter:

@@ -1,8 +1,11 @@
-"""Whether the addresses that only the daemon's own process listens on can be had.
+"""Whether the addresses of a new configuration can be had, before anything is done by it.
 
 A stand-in listens for NBD clients alone, so it would serve where the process, once it is the next
-program, finds an address of the new configuration taken. By then there is no way back. The program
-before has given these addresses up when a stand-in begins, so that it can bind each, and let it go.
+program, finds another address taken. By then there is no way back. Its own addresses come after the
+recovery, which removes volumes and takes out secondaries as configured: the program before, which
+goes on if the stand-in fails, has them in its configuration still, and would begin them anew, over
+what they hold. So all are looked at here. The program before has given those of the process up when
+a stand-in begins, so that it can bind each, and let it go.
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from duplexd.daemon import nbd_rules
 from duplexd.net import listen
 from duplexd.net.address import UnixAddress
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
     from duplexd.daemon.succession import Estate
+    from duplexd.nbd_server.reach import Listener
     from duplexd.net.listen import BoundSocket
 
 
@@ -30,6 +35,10 @@ def _bind(config: Config, estate: Estate) -> list[BoundSocket]:
     tls, metrics = config.control.tls, config.metrics.listen
     control = UnixAddress(str(config.control.socket))
     try:
+        for listener in _new(config, estate):
+            found += listen.bind(
+                listener.address, "nbd.listen", listener.group, True, listener.mode
+            )
         if tls is not None:
             found += listen.bind_all(tls.listen, "control.tls.listen")
         if metrics is not None:
@@ -42,3 +51,11 @@ def _bind(config: Config, estate: Estate) -> list[BoundSocket]:
             each.close()
         raise
     return found
+
+
+def _new(config: Config, estate: Estate) -> list[Listener]:
+    """For NBD clients: those that are not listened on already."""
+    lost = {address for address, bound in estate.listening if bound.is_lost}
+    known = {address for address, _bound in estate.listening} - lost
+    known.update(each.address for each in estate.passed.nbd)
+    return [each for each in nbd_rules.listeners_of(config) if each.address not in known]

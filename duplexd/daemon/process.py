@@ -65,8 +65,21 @@ def run(config_path: str, adopt: bool = False) -> None:
             service.refuse_failed()
             return
         service.goes_on()
-        estate, link, config = replaced(left, successor), successor.link, service.config
+        estate, link = replaced(left, successor), successor.link
+        config = _served_by(estate, service.config)
+        limits = _settled(config)
         send_again(came)
+
+
+def _served_by(estate: Estate, before: Config) -> Config:
+    """The configuration of a stand-in that has given up its place. It has removed and added volumes
+    by it; by the one before they would be begun anew, over what they hold. That is used if there
+    was no stand-in, or if it is of a version that takes more.
+    """
+    with contextlib.suppress(DuplexdError):
+        if estate.settings:
+            return parse_in_time(estate.settings, before.source)
+    return before
 
 
 def _configured(path: str, before: Inherited | None) -> tuple[Config, Estate | None]:

@@ -61,6 +61,7 @@ class Recovery:
         reserve: Reserve,
         listener: Callable[[Json], None],
         adopt: bool = False,
+        grow: bool = True,
     ) -> None:
         self._config = config
         self._machine = machine
@@ -69,6 +70,7 @@ class Recovery:
         self._reserve = reserve
         self._listener = listener
         self._adopt = adopt
+        self._grow = grow
         self._shown = ("", -1)  # the stage and the percentage that were reported last
 
     async def run(self, patience: Patience) -> Controller:
@@ -91,7 +93,9 @@ class Recovery:
         events = Events(self._machine.clock)
         events.listeners.append(self._listener)
         limits, report = self._limits, self._progress
-        return await start(self._config, self._machine, events, limits, report, self._adopt)
+        return await start(
+            self._config, self._machine, events, limits, report, self._adopt, self._grow
+        )
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         """In a worker, or in the loop."""

@@ -51,6 +51,8 @@ def replaced(estate: Estate, successor: Successor) -> Estate:
         why = error.strerror or str(error)
     let_watchdog_wait()
     log.error("the next program cannot be started", reason=why)
+    successor.leave()
+    _reap_later(successor.pid)
     back = successor.link.take(go_on_waiting)
     if back is None:
         raise DuplexdError("the program that served meanwhile has failed; start it again")
@@ -78,7 +80,7 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited |
         return None
     let_watchdog_wait()
     descriptor, child, passed = map(int, numbers)
-    threading.Thread(target=_reap, args=(child,), name="stand-in", daemon=True).start()
+    _reap_later(child)
     return Inherited(Link.at(descriptor), passed)
 
 
@@ -98,6 +100,10 @@ class Inherited(NamedTuple):
         if estate is None and self.passed:
             raise DuplexdError("the program that served meanwhile has failed; start it again")
         return estate
+
+
+def _reap_later(child: int) -> None:
+    threading.Thread(target=_reap, args=(child,), name="stand-in", daemon=True).start()
 
 
 def _reap(child: int) -> None:

@@ -21,6 +21,7 @@ import secrets
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -31,12 +32,15 @@ from duplexd.daemon.link import READY, SERVES, go_on_waiting, linked
 from duplexd.daemon.loading import parse_in_time, read_in_time
 from duplexd.daemon.startup import refuse_problems
 from duplexd.daemon.succession import FORMAT, READS
-from duplexd.engine.opening import cannot_shrink
+from duplexd.engine.live_changes import not_the_same
+from duplexd.engine.opening import cannot_shrink, places
 from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file
 from duplexd.journal import format as journal_format
+from duplexd.limits import DaemonLimits
 from duplexd.runtime.child import environment
+from duplexd.runtime.in_time import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from duplexd.daemon.link import Link
     from duplexd.daemon.succession import Estate
     from duplexd.engine.controller import Controller
+    from duplexd.images.leg import Leg
     from duplexd.json_object import Json
     from duplexd.runtime.threads import Workers
 
@@ -109,7 +114,8 @@ class Restarts:
 
         Raises WrongStateError, with nothing changed, if it cannot take over, if a restart is under
         way, for images that hang, for a `state_dir` that is not there, for sizes that have to be
-        reloaded first, and for clones, which end with the program, unless `force`.
+        reloaded first, for other primaries, and for clones, which end with the program, unless
+        `force`.
         """
         clones = self._controller.clones.show()["clones"]
         if clones and not force:
@@ -161,7 +167,9 @@ class Restarts:
             raise _refused(str(error)) from None
         with contextlib.suppress(ConfigurationError):
             settings = await self._workers.run(lambda: parse_in_time(text, source))
-            refuse_sizes(self._controller.volumes.all(), settings)
+            pairs = list(self._controller.volumes.all())
+            refuse_sizes(pairs, settings)
+            await self._workers.run(lambda: refuse_other_primaries(pairs, settings))
         return text
 
     def show(self) -> Json:
@@ -181,6 +189,11 @@ class Successor:
     def pid(self) -> int:
         return self._process.pid
 
+    def leave(self) -> None:
+        """Hear no more of what it refuses."""
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
     def take_over(self, estate: Estate) -> str:
         """Give it the estate: "" once it serves. Otherwise the reason, and it has ended: the estate
         is as it was. Raises DuplexdError if the clients are not as they were. Blocking.
@@ -193,6 +206,7 @@ class Successor:
             self._process.wait(KILLED_SECONDS_MAX)
         late = self.link.hear(AT_ONCE_SECONDS)
         self.link.close()
+        self.leave()
         if late == SERVES:
             raise DuplexdError("the next program has failed while it took over; start it again")
         return "it ended before it served; see the log"
@@ -266,6 +280,29 @@ def refuse_sizes(pairs: Iterable[Pair], settings: Config) -> None:
                 f"volumes.{pair.name}.size: {devices[0].path} is filled with zeroes before the"
                 " volume grows, and clients would wait for it: `duplexctl reload` first"
             )
+
+
+def refuse_other_primaries(pairs: Iterable[Pair], settings: Config) -> None:
+    """Raises WrongStateError for a volume of whose images none would be the one that it is served
+    from: the next program would not serve it, or from its secondary alone. Blocking.
+    """
+    patience = Patience(DaemonLimits().look_seconds_max)
+    for pair in pairs:
+        volume, primary = settings.volumes.get(pair.name), pair.primary
+        if volume is None or pair.failed or isinstance(primary, AbsentLeg):
+            continue
+        paths = [str(path) for path in (volume.primary, volume.secondary) if path is not None]
+        try:
+            found = patience.call(partial(_is_among, primary, paths))
+        except OSError as error:
+            raise _refused(f"{pair.name}: {error.strerror or error}: {', '.join(paths)}") from None
+        if not found:
+            place, _ = places(volume, pair.record.swapped)
+            raise _refused(not_the_same(pair, place))
+
+
+def _is_among(leg: Leg, paths: Iterable[str]) -> bool:
+    return any(leg.in_place(path) for path in paths)
 
 
 def _refused(why: str) -> WrongStateError:

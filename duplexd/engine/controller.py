@@ -100,12 +100,12 @@ async def start(
     limits: EngineLimits | None = None,
     progress: Report = ignore,
     adopt: bool = False,
+    grow: bool = True,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
-    change. `progress` is called with how far it is, in the loop or in a worker.
+    change. `progress` is called with how far it is, in the loop or a worker. `grow`: see `growing`.
     """
-    limits = limits or EngineLimits()
-    state_dir = str(config.controller.state_dir)
+    limits, state_dir = limits or EngineLimits(), str(config.controller.state_dir)
     file = CheckpointFile(machine.disk, state_dir)
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
     recovered = await recover(
@@ -116,7 +116,7 @@ async def start(
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
         progress(FINISHING, 0, 0)
-        await controller.reconcile(recovered, steps)
+        await controller.reconcile(recovered, steps, grow)
     except BaseException as error:
         leave(recovered, steps, machine.workers, error)
         raise
@@ -328,7 +328,7 @@ class Controller:
 
     # --------------------------------------------------------------------- start, stop, reload
 
-    async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
+    async def reconcile(self, recovered: Recovered, steps: Steps, grow: bool = True) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
         timeline, config, workers = self.timeline, self.config, self._machine.workers
         writer, limits, boot_id = timeline.writer, self._limits, self._machine.clock.boot_id()
@@ -342,7 +342,7 @@ class Controller:
         interrupted = await end.written(timeline.at_rest(markers))
         await end.written(timeline.durable())
         await end.clear(self._staging)
-        await end.checkpoint(self.growing.at_start(config.volumes), self.volumes.all())
+        await end.checkpoint(self.growing.at_start(config.volumes, grow), self.volumes.all())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()

@@ -78,12 +78,13 @@ class Growing:
             if name in volumes and pair.id > 0 and volumes[name].size > pair.size
         }
 
-    async def at_start(self, volumes: Mapping[str, VolumeConfig]) -> None:
+    async def at_start(self, volumes: Mapping[str, VolumeConfig], grow: bool = True) -> None:
         """Before clients come, and up to the checkpoint that ends the start. A volume that cannot
         grow now is served as it is: a reload tries again. What an earlier try has left of one that
-        is not to grow any more is cut off. Raises what a checkpoint does.
+        is not to grow any more is cut off. Without `grow` all of that is left to the next start.
+        Raises what a checkpoint does.
         """
-        for pair, size in self.wanted(volumes).items():
+        for pair, size in self.wanted(volumes).items() if grow else ():
             sizes = {pair: size}
             try:
                 await self.fill_devices(sizes)
@@ -93,7 +94,7 @@ class Growing:
                 pair.not_grown = why = _text(error)
                 self._emit("volume-not-grown", volume=pair.name, error=why)
         for pair in self._volumes.all():
-            if pair.record.growing and pair.id > 0:
+            if grow and pair.record.growing and pair.id > 0:
                 with suppress(DuplexdError, OSError):  # it is tried again by the next start
                     await self._cut_off(pair)
         await self._checkpointer.checkpoint()

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,7 +40,6 @@ from tests.support.sockets import Talk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.daemon import DaemonFiles
 
@@ -455,6 +455,69 @@ def test_an_address_that_is_taken_keeps_clients_waiting_for_a_moment_only(
         assert talk.read(0, 512) == b"x" * 512
 
 
+def test_without_its_address_the_next_program_has_changed_no_volume(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    """The old program has the volume in its configuration that the new one is to remove. It would
+    begin it anew, and copy over the cut.
+    """
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    with closing(Talk(files.nbd_socket, "v1")) as talk, closing(socket.socket()) as taken:
+        talk.write(0, b"cut!" * 128)
+        assert run_duplexctl(files, "suspend", "v1").returncode == 0
+        talk.write(0, b"past" * 128)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        files.groups = {}
+        files.volumes = {name: size for name, size in files.volumes.items() if name != "v1"}
+        files.listen = [f"tcp:127.0.0.1:{taken.getsockname()[1]}"]
+        files.write()
+        done = run_duplexctl(files, "restart")
+        assert done.returncode == 1, (done, daemon.log()[-4000:])
+        assert talk.read(0, 512) == b"past" * 128
+        found = {each["name"]: each for each in daemon.request("GET", "/v1/status")[1]["volumes"]}
+        assert found["v1"]["state"] == "SUSPENDED"
+        assert found["v1"]["secondary"]["cut"]["verdict"] == "consistent"
+        with files.secondary_of("v1").open("rb") as secondary:
+            assert secondary.read(512) == b"cut!" * 128
+
+
+@pytest.mark.parametrize("other", ["none", "exchanged with v1"])
+def test_a_primary_that_is_another_image_refuses_it(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon], other: str
+) -> None:
+    """A volume that is served would not be, or from its secondary alone."""
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    mine, text = str(files.primary("v0")), files.text()
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        theirs = str(files.primary("none" if other == "none" else "v1"))
+        changed = text.replace(theirs, "THEIRS").replace(mine, theirs).replace("THEIRS", mine)
+        files.config.write_text(changed)
+        refused = run_duplexctl(files, "restart")
+        assert refused.returncode == 5, refused
+        assert "is not the image that the volume is served from" in refused.stderr
+        assert "nothing changed" in refused.stderr
+        assert talk.read(0, 512) == b"x" * 512
+
+
+def test_an_image_that_was_moved_is_found(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon(files)
+    wait_duplex(daemon)
+    primary = files.primary("v0")
+    with closing(Talk(files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        moved = primary.rename(primary.with_name("moved.img"))
+        files.config.write_text(files.text().replace(str(primary), str(moved)))
+        assert restart(daemon)["clients_kept"] == 1
+        assert talk.read(0, 512) == b"x" * 512
+        wait_duplex(daemon)
+
+
 class StandIn(Daemon):
     """A daemon whose next program fails as `fault` says; see `tests/support/next_program.py`."""
 
@@ -544,6 +607,30 @@ def test_if_the_next_program_cannot_serve_the_one_before_it_goes_on(
         assert restart(daemon)["clients_kept"] == 1
 
 
+def test_volumes_grow_once_there_is_no_way_back(stand_in: StandIn) -> None:
+    """The program before goes on with the size that it has in its configuration."""
+    daemon = stand_in
+    wait_duplex(daemon)
+    with closing(Talk(daemon.files.nbd_socket, "v0")) as talk:
+        talk.write(0, b"x" * 512)
+        daemon.files.volumes = {**daemon.files.volumes, "v0": "64MiB"}
+        daemon.files.write()
+        daemon.fails("listen")
+        assert run_duplexctl(daemon.files, "restart").returncode == 1
+        assert sizes(daemon) == [32 * MIB] * VOLUMES
+        assert talk.read(0, 512) == b"x" * 512
+        daemon.fails("")
+        assert restart(daemon)["clients_kept"] == 1
+        assert sizes(daemon) == [64 * MIB, *[32 * MIB] * (VOLUMES - 1)]
+        assert talk.read(0, 512) == b"x" * 512
+    verified = run_duplexctl(daemon.files, "verify", "v0")
+    assert verified.returncode == 0, verified.stdout
+
+
+def sizes(daemon: Daemon) -> list[int]:
+    return [volume["size"] for volume in daemon.request("GET", "/v1/status")[1]["volumes"]]
+
+
 def read_for_ever(talk: Talk) -> None:
     while True:
         talk.read(0, 512)
@@ -616,6 +703,58 @@ def test_without_a_program_to_become_it_goes_on_by_itself(stand_in: StandIn) -> 
         daemon.wait_log("stand-in: deadlines 0")  # one that goes on would end the process
         daemon.fails("")
         assert restart(daemon)["clients_kept"] == 1
+
+
+def test_without_a_program_to_become_it_goes_on_as_the_stand_in_has_served(
+    stand_in: StandIn,
+) -> None:
+    """That has removed a volume, which would be begun anew, over its cut, and added another one."""
+    daemon, files = stand_in, stand_in.files
+    wait_duplex(daemon)
+    with closing(Talk(files.nbd_socket, "v1")) as talk:
+        talk.write(0, b"cut!" * 128)
+        assert run_duplexctl(files, "suspend", "v1").returncode == 0
+        talk.write(0, b"past" * 128)
+    files.groups = {}
+    files.volumes = {"v0": "32MiB", "new": "8MiB"}
+    files.write()
+    daemon.fails("exec")
+    done = run_duplexctl(files, "restart")
+    assert done.returncode == 1, done
+    volumes = daemon.request("GET", "/v1/status")[1]["volumes"]
+    assert {volume["name"] for volume in volumes} == {"v0", "new"}
+    with files.secondary_of("v1").open("rb") as secondary:
+        assert secondary.read(512) == b"cut!" * 128
+    assert daemon.request("POST", "/v1/reload", {})[1]["changes"] == []
+
+
+@pytest.mark.parametrize("fault", ["recovery", "exec"])
+def test_a_program_that_goes_on_keeps_nothing_of_the_next_one(
+    stand_in: StandIn, fault: str
+) -> None:
+    daemon = stand_in
+    daemon.fails(fault)
+
+    def fail() -> None:
+        assert run_duplexctl(daemon.files, "restart").returncode == 1
+
+    def kept() -> int:
+        return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+    fail()
+    before = kept()
+    fail()
+    fail()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while kept() > before or children(daemon.pid):
+        assert time.monotonic() < deadline, (before, kept(), children(daemon.pid))
+        time.sleep(0.02)
+
+
+def children(pid: int) -> str:
+    """Their numbers; also of those that have ended, and that nobody has waited for."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return "".join((thread / "children").read_text() for thread in threads)
 
 
 def test_a_signal_while_clients_are_handed_over_stops_the_daemon(files: DaemonFiles) -> None:
