@@ -2,10 +2,10 @@
 
 A stand-in listens for NBD clients alone, so it would serve where the process, once it is the next
 program, finds another address taken. By then there is no way back. Its own addresses come after the
-recovery, which removes volumes and takes out secondaries as configured: the program before, which
-goes on if the stand-in fails, has them in its configuration still, and would begin them anew, over
-what they hold. So all are looked at here. The program before has given those of the process up when
-a stand-in begins, so that it can bind each, and let it go.
+recovery, which adds volumes and takes settings as configured; the program before goes on by its own
+configuration if the stand-in fails. So all are looked at here, while nothing has changed. The
+program before has given those of the process up when a stand-in begins, so that it can bind each,
+and let it go.
 """
 
 from __future__ import annotations

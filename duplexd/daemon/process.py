@@ -72,9 +72,9 @@ def run(config_path: str, adopt: bool = False) -> None:
 
 
 def _served_by(estate: Estate, before: Config) -> Config:
-    """The configuration of a stand-in that has given up its place. It has removed and added volumes
-    by it; by the one before they would be begun anew, over what they hold. That is used if there
-    was no stand-in, or if it is of a version that takes more.
+    """The configuration of a stand-in that has given up its place: it has added volumes by it, and
+    clients may have written to them. The one before is used if there was no stand-in, or if it is
+    of a version that takes more.
     """
     with contextlib.suppress(DuplexdError):
         if estate.settings:

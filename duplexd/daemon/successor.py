@@ -21,7 +21,6 @@ import secrets
 import subprocess
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -62,6 +61,7 @@ KILLED_SECONDS_MAX = 10.0
 AT_ONCE_SECONDS = 0.001
 _TEXT_MAX = 2000  # of what it says
 _STDERR = 2
+_RELOAD = "put it back, or `duplexctl reload` first"
 
 
 # What this program writes and the next one has to read, and what it reads itself
@@ -114,8 +114,8 @@ class Restarts:
 
         Raises WrongStateError, with nothing changed, if it cannot take over, if a restart is under
         way, for images that hang, for a `state_dir` that is not there, for sizes that have to be
-        reloaded first, for other primaries, and for clones, which end with the program, unless
-        `force`.
+        reloaded first, and so volumes and secondaries that are not configured any more, for other
+        images, and for clones, which end with the program, unless `force`.
         """
         clones = self._controller.clones.show()["clones"]
         if clones and not force:
@@ -169,7 +169,8 @@ class Restarts:
             settings = await self._workers.run(lambda: parse_in_time(text, source))
             pairs = list(self._controller.volumes.all())
             refuse_sizes(pairs, settings)
-            await self._workers.run(lambda: refuse_other_primaries(pairs, settings))
+            refuse_less(pairs, settings)
+            await self._workers.run(lambda: refuse_other_images(pairs, settings))
         return text
 
     def show(self) -> Json:
@@ -282,27 +283,50 @@ def refuse_sizes(pairs: Iterable[Pair], settings: Config) -> None:
             )
 
 
-def refuse_other_primaries(pairs: Iterable[Pair], settings: Config) -> None:
+def refuse_less(pairs: Iterable[Pair], settings: Config) -> None:
+    """Raises WrongStateError for a volume or a secondary that the next program would give up. If
+    that failed, the one that goes on would have it in its configuration still, and begin it anew,
+    over a cut.
+    """
+    for pair in pairs:
+        volume = settings.volumes.get(pair.name)
+        if volume is None:
+            raise _refused(f"volumes.{pair.name}: it is not there any more: {_RELOAD}")
+        if pair.secondary is not None and volume.secondary is None:
+            raise _refused(f"volumes.{pair.name}.secondary: it is not there any more: {_RELOAD}")
+
+
+def refuse_other_images(pairs: Iterable[Pair], settings: Config) -> None:
     """Raises WrongStateError for a volume of whose images none would be the one that it is served
-    from: the next program would not serve it, or from its secondary alone. Blocking.
+    from, because the next program would not serve it, or from its secondary alone; and for one that
+    would have another secondary. Blocking.
     """
     patience = Patience(DaemonLimits().look_seconds_max)
     for pair in pairs:
-        volume, primary = settings.volumes.get(pair.name), pair.primary
-        if volume is None or pair.failed or isinstance(primary, AbsentLeg):
+        volume = settings.volumes.get(pair.name)
+        if volume is None or pair.failed:
             continue
         paths = [str(path) for path in (volume.primary, volume.secondary) if path is not None]
-        try:
-            found = patience.call(partial(_is_among, primary, paths))
-        except OSError as error:
-            raise _refused(f"{pair.name}: {error.strerror or error}: {', '.join(paths)}") from None
-        if not found:
-            place, _ = places(volume, pair.record.swapped)
-            raise _refused(not_the_same(pair, place))
+        here, there = places(volume, pair.record.swapped)
+        if not _leads_to(patience, pair, pair.primary, paths):
+            raise _refused(not_the_same(pair, here))
+        secondary = pair.secondary
+        if secondary is None or there is None or secondary.path in paths:
+            continue
+        if not _leads_to(patience, pair, secondary, paths):
+            key = f"volumes.{pair.name}.{there.key}"
+            raise _refused(f"{key}: {there.path} is not the image that is used: {_RELOAD}")
 
 
-def _is_among(leg: Leg, paths: Iterable[str]) -> bool:
-    return any(leg.in_place(path) for path in paths)
+def _leads_to(patience: Patience, pair: Pair, leg: Leg, paths: Sequence[str]) -> bool:
+    """Whether one of the paths leads to an image that a pair uses, or that image is not there."""
+    if isinstance(leg, AbsentLeg):
+        return True
+    try:
+        return patience.call(lambda: any(leg.in_place(path) for path in paths))
+    except OSError as error:
+        why = f"{pair.name}: {error.strerror or error}: {', '.join(paths)}"
+        raise _refused(why) from None
 
 
 def _refused(why: str) -> WrongStateError:
