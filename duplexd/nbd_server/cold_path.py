@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _pack = SIMPLE_REPLY.pack
+_CHANGES = frozenset({c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES})
 
 
 class Requests:
@@ -63,6 +64,7 @@ class Requests:
         "since",
         "stalled",
         "takes_pipes",
+        "vanished",
         "write_paused",
     )
 
@@ -88,6 +90,7 @@ class Requests:
         self.serving = False  # within `serve`, which sends the replies of what is done at once
         self.since = 0.0  # when the last `serve` began (monotonic)
         self.stalled = False  # the connection does not read, or is about to close
+        self.vanished = False  # the client has gone without DISC: no change of it is taken
         self.write_paused = False
         self.progressed = progressed
         self._changes = server.backend.changes_of(volume)
@@ -160,8 +163,17 @@ class Requests:
     def stop(self) -> None:
         """Refuse what comes from now on."""
         self._stopping = True
-        self._readable = self._writable = -1
+        self._readable = -1
         self.backlog = []
+        self._take_no_change()
+
+    def vanish(self) -> None:
+        """Refuse changes from now on."""
+        self.vanished = True
+        self._take_no_change()
+
+    def _take_no_change(self) -> None:
+        self._writable = -1
         long, self._long = self._long, None
         if long is not None:
             long.abandoned = True  # its pieces are not, until they are done or the client goes
@@ -232,9 +244,9 @@ class Requests:
 
     def _refusal(self, request: Request) -> int:
         """The NBD error for a request that is not plainly right; 0 if it can be served."""
-        if self._stopping:
-            return c.ESHUTDOWN
         flags, command, _cookie, offset, length, _payload = request
+        if self._stopping or (self.vanished and command in _CHANGES):
+            return c.ESHUTDOWN
         error = refusal(flags, command, offset, length, self._size, self._export_flags)
         if not error and command == c.CMD_WRITE_ZEROES and self._is_slow(flags):
             if flags & c.CMD_FLAG_FAST_ZERO:

@@ -6,8 +6,8 @@ arrived. The price is that flow control is explicit: the socket is read only whi
 was read has a place to go, see `_adjust`.
 
 A client that goes takes its changes with it, those that have not begun: it may send them again over
-another connection, and newer ones behind them. So before anything is taken of a client, what has
-just come or what waited here, the kernel is asked whether it is still there. After DISC it sends
+another connection, and newer ones behind them. So before a change is taken of a client, of what has
+just come or of what waited here, the kernel is asked whether it is still there. After DISC it sends
 nothing again: all that came before is done, whether it waits for the replies, closes its half
 behind it, or has gone altogether.
 """
@@ -163,9 +163,7 @@ class Connection(Admitted):
 
     @property
     def is_ending(self) -> bool:
-        """Whether its client has said DISC, and what came before that is not done yet, or it is
-        about to be closed.
-        """
+        """See `Served`."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped:
             return False
@@ -215,21 +213,24 @@ class Connection(Admitted):
             self._drop()
             self._wire.abort()
 
-    def _has_left(self, count: int = 0) -> bool:
-        """Whether the client sends nothing more, though not all of what it sent has been taken:
-        `count` bytes were just received. Then none of that is taken, or, after DISC, in turns.
+    def _has_left(self, received: int = -1) -> bool:
+        """Whether nothing is to be taken, because the client has gone: after DISC all is done, in
+        turns. Of one that just sent so many bytes, and may wait for them, reads are taken.
         """
-        receiver = self._receiver
-        if receiver is None or receiver.ended or self._left is not None or self._lost:
+        receiver, dispatch = self._receiver, self._dispatch
+        if receiver is None or dispatch is None or receiver.ended:
             return False
-        if not self._presence.has_gone():
+        is_known = self._lost or self._left is not None or (received >= 0 and dispatch.vanished)
+        if is_known or not self._presence.has_gone():
             return False
-        if self._find_goodbye(count):
+        if self._find_goodbye(max(received, 0)):
             self._wire.pause_reading()
             self._progressed()
-        else:
+        elif received < 0:
             self.abort()
-        return True
+        else:
+            dispatch.vanish()
+        return received < 0 or not dispatch.vanished
 
     def _find_goodbye(self, count: int = 0) -> bool:
         """It has gone. Keep what was not taken, if DISC is the last: replies lose the socket."""
