@@ -132,7 +132,7 @@ class Assembly:
             self._addresses, self._announcements,
         )  # fmt: skip
         restarts = Restarts(
-            controller, self._workers.disk.of("restart"), self._restart, given.estate,
+            controller, reloads, self._workers.disk.of("restart"), self._restart, given.estate,
             self._lock.is_misplaced, refused,
         )  # fmt: skip
         around = Surroundings(

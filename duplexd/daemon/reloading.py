@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +33,7 @@ from duplexd.runtime.notify import notify
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from duplexd.api.server import ControlServer
     from duplexd.config.daemon_file import Config
@@ -78,6 +79,7 @@ class Reloads:
         self._workers = workers
         self._announcements = announcements
         self._one = asyncio.Lock()
+        self._restarts = False  # another program is about to go on, by what it has read
 
     async def on_signals(self, asked: asyncio.Event) -> None:
         """Reload whenever it is asked for."""
@@ -110,6 +112,17 @@ class Reloads:
                 await self._controller.check_reload(new)
         return differences(old, new)
 
+    @asynccontextmanager
+    async def kept_out(self) -> AsyncGenerator[None]:
+        """No reload goes on, and later ones are refused, unless this is left by an error."""
+        async with self._one:
+            self._restarts = True
+            try:
+                yield
+            except BaseException:
+                self._restarts = False
+                raise
+
     def hooks(self, group: str) -> GroupHooks | None:
         """What is run around suspends of a group, by the configuration in force."""
         found = self.config.groups.get(group)
@@ -121,6 +134,8 @@ class Reloads:
 
     async def _alone(self) -> list[str]:
         async with self._one:
+            if self._restarts:
+                raise WrongStateError("a restart is under way; reload after it")
             now_us = time.monotonic_ns() // 1000
             status = "reading the configuration again"
             notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS={status}")

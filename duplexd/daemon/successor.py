@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
     from duplexd.daemon.link import Link
+    from duplexd.daemon.reloading import Reloads
     from duplexd.daemon.succession import Estate
     from duplexd.engine.controller import Controller
     from duplexd.images.leg import Leg
@@ -92,6 +93,7 @@ class Restarts:
     def __init__(
         self,
         controller: Controller,
+        reloads: Reloads,
         workers: Workers,
         begin: Callable[[str, Successor], None],
         estate: Estate,
@@ -100,6 +102,7 @@ class Restarts:
         command: Callable[[], Sequence[str]] = own_command,
     ) -> None:
         self._controller = controller
+        self._reloads = reloads
         self._workers = workers
         self._begin = begin
         self._misplaced = misplaced
@@ -127,12 +130,8 @@ class Restarts:
             raise WrongStateError("a restart is under way")
         self._begun = True
         try:
-            await self._workers.run(self._refuse_misplaced)
-            with contextlib.suppress(OSError, DuplexdError):  # the stop says so
-                await self._controller.checkpointer.checkpoint()  # what can be synced before it
-            refuse_hung(self._controller.volumes.all())
-            text = await self._checked()
-            successor = await self._workers.run(lambda: begin_successor(self._command(), text))
+            async with self._reloads.kept_out():  # a reload may add what would be given up
+                successor = await self._successor()
         except BaseException:
             self._begun = False
             raise
@@ -141,6 +140,14 @@ class Restarts:
         self._begin(number, successor)
         about = {"version": successor.version, "previous_version": __version__}
         return {"id": number, **about, "program": self._program}
+
+    async def _successor(self) -> Successor:
+        await self._workers.run(self._refuse_misplaced)
+        with contextlib.suppress(OSError, DuplexdError):  # the stop says so
+            await self._controller.checkpointer.checkpoint()  # what can be synced before it
+        refuse_hung(self._controller.volumes.all())
+        text = await self._checked()
+        return await self._workers.run(lambda: begin_successor(self._command(), text))
 
     def _refuse_misplaced(self) -> None:
         """The next program would find another state, or none, and clients would lose their volumes.

@@ -34,12 +34,23 @@ if TYPE_CHECKING:
 class Admitted:
     """A client that came through a listener. `volume`: what it has chosen, with `_access`."""
 
-    __slots__ = ("_access", "_expiry", "_peer", "_server", "_socket", "_wire", "exports", "volume")
+    __slots__ = (
+        "_access",
+        "_expiry",
+        "_peer",
+        "_server",
+        "_socket",
+        "_wire",
+        "exports",
+        "lost",
+        "volume",
+    )
 
     _wire: Carrier  # the socket, or TLS on it
     _socket: Wire
 
     def __init__(self, server: Server, listener: Listener) -> None:
+        self.lost = False  # its socket is closed, and what came before DISC is not done yet
         self.exports = VisibleExports(server, listener, Caller())
         self.volume: Volume | None = None
         self._access = Access.NO
@@ -102,7 +113,7 @@ class Admitted:
         self._server.log.info(
             "NBD client is disconnected", caller=str(self.exports.caller), reason=why
         )
-        if self.is_ending:
+        if self.is_ending and not self.lost:
             self.abort()  # nothing ends it before its client has taken all replies
         else:
             self.stop()

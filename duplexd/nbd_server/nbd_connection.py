@@ -62,7 +62,6 @@ class Connection(Admitted):
         "_fd",
         "_feeding",
         "_left",
-        "_lost",
         "_negotiation",
         "_presence",
         "_progress",
@@ -81,7 +80,6 @@ class Connection(Admitted):
         self._fd = -1
         self._feeding = False
         self._left: Unreceived | None = None
-        self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._progress = Progress(server.limits)
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -122,7 +120,7 @@ class Connection(Admitted):
         receiver, dispatch = self._receiver, self._dispatch
         ended = receiver is not None and receiver.ended
         if dispatch is not None and (self._left is not None or (ended and dispatch.is_unfinished)):
-            self._lost = True
+            self.lost = True
             dispatch.replies_are_taken()  # they go nowhere
             dispatch.stalled = True
             self._progressed()
@@ -130,7 +128,7 @@ class Connection(Admitted):
             self._gone()
 
     def _gone(self) -> None:
-        self._lost = False
+        self.lost = False
         self._drop()
         self._end_negotiation()
         self._receiver = self._dispatch = None  # a cycle; buffers would wait for the collector
@@ -207,30 +205,30 @@ class Connection(Admitted):
 
     def abort(self) -> None:
         """Close now."""
-        if self._lost:
+        if self.lost:
             self._gone()
         else:
             self._drop()
             self._wire.abort()
 
-    def _has_left(self, received: int = -1) -> bool:
+    def _has_left(self, received: int = 0) -> bool:
         """Whether nothing is to be taken, because the client has gone: after DISC all is done, in
         turns. Of one that just sent so many bytes, and may wait for them, reads are taken.
         """
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or receiver.ended:
             return False
-        is_known = self._lost or self._left is not None or (received >= 0 and dispatch.vanished)
+        is_known = self.lost or self._left is not None or (received > 0 and dispatch.vanished)
         if is_known or not self._presence.has_gone():
             return False
-        if self._find_goodbye(max(received, 0)):
+        if self._find_goodbye(received):
             self._wire.pause_reading()
             self._progressed()
-        elif received < 0:
-            self.abort()
-        else:
+        elif received:
             dispatch.vanish()
-        return received < 0 or not dispatch.vanished
+        else:
+            self.abort()
+        return not (received and dispatch.vanished)
 
     def _find_goodbye(self, count: int = 0) -> bool:
         """It has gone. Keep what was not taken, if DISC is the last: replies lose the socket."""
@@ -276,7 +274,7 @@ class Connection(Admitted):
             if self._negotiation is not None:
                 self._negotiation.received(count)
             return
-        if self._has_left(count):
+        if count and self._has_left(count):
             return
         requests = receiver.received(count)
         if requests:
@@ -375,7 +373,7 @@ class Connection(Admitted):
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped:
             return
-        if self._wire.is_closing() and not self._lost:
+        if self._wire.is_closing() and not self.lost:
             return
         if receiver.broken:
             self._server.log.info(
@@ -401,7 +399,7 @@ class Connection(Admitted):
         ):
             dispatch.stalled = True
             self._wire.pause_reading()
-            if self._left is None and not self._lost:
+            if self._left is None and not self.lost:
                 self._server.hangups.watch(self._fd, self._has_left)
         elif self._left is not None:
             self._feed(receiver, self._left)
@@ -429,7 +427,7 @@ class Connection(Admitted):
             self._leave()
 
     def _leave(self) -> None:
-        if self._lost:
+        if self.lost:
             self._gone()
         else:
             self._close()
@@ -437,7 +435,7 @@ class Connection(Admitted):
     def look(self, now: float) -> None:
         """See `Served`. A receive buffer that has grown is given back when nothing came."""
         receiver, dispatch, wire, socket = self._receiver, self._dispatch, self._wire, self._socket
-        if receiver is None or dispatch is None or self._lost:
+        if receiver is None or dispatch is None or self.lost:
             return
         if why := self._progress.look(now, receiver, wire, socket, reads=not dispatch.stalled):
             self._server.log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -101,6 +102,10 @@ class Reloading:
     async def once(self) -> list[str]:
         return await self._reloads.reload()
 
+    @property
+    def one(self) -> Reloads:
+        return self._reloads
+
     async def of(self, text: str) -> list[str]:
         self._file.write_text(text)
         return await self.once()
@@ -149,3 +154,19 @@ async def test_what_neither_the_engine_nor_the_listeners_change_is_named_by_its_
 ) -> None:
     text = config_text() + "\nread_only = true\n"
     assert await reloading.of(text) == ["volumes.v.read_only: was false, is true"]
+
+
+async def test_nothing_is_reloaded_between_the_checks_of_a_restart_and_its_end(
+    reloading: Reloading,
+) -> None:
+    """It could add a volume that the next program, which has read the file before, gives up."""
+    with pytest.raises(WrongStateError, match="no successor"):
+        async with reloading.one.kept_out():
+            waiting = asyncio.create_task(reloading.once())
+            await asyncio.sleep(0)
+            raise WrongStateError("no successor")
+    assert await waiting, "the restart was refused"
+    async with reloading.one.kept_out():
+        pass
+    with pytest.raises(WrongStateError, match="a restart is under way"):
+        await reloading.once()

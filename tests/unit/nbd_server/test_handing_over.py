@@ -12,7 +12,7 @@ import pytest
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
-from duplexd.nbd.messages import EXTENDED_REQUEST, REQUEST
+from duplexd.nbd.messages import EXTENDED_REQUEST, REQUEST, SIMPLE_REPLY
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.replies import EXTENDED
 from duplexd.nbd_server.handed import Handed
@@ -23,6 +23,8 @@ from tests.unit.nbd_server.conftest import VOLUME_BYTES
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duplexd.nbd_server.listeners import Listeners
     from tests.unit.nbd_server.memory_backend import MemoryBackend
 
@@ -40,10 +42,14 @@ def address_of(listeners: Listeners) -> UnixAddress:
 
 
 def adopt(
-    listeners: Listeners, unread: bytes, negotiated: Negotiated = NOTHING, unsent: bytes = b""
+    listeners: Listeners,
+    unread: bytes,
+    negotiated: Negotiated = NOTHING,
+    unsent: bytes = b"",
+    ends: tuple[socket.socket, socket.socket] | None = None,
 ) -> socket.socket:
     """The client's end of a connection that is adopted."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = ends or socket.socketpair()
     ours.setblocking(False)
     flags = c.FLAG_HAS_FLAGS | c.FLAG_SEND_FLUSH | c.FLAG_SEND_FUA | c.FLAG_SEND_TRIM
     flags |= c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN | c.FLAG_SEND_CACHE
@@ -77,6 +83,32 @@ async def test_what_came_before_is_done_first_also_after_a_goodbye(
         backend.holding = False
         backend.release()
         await eventually(lambda: not backend.volumes["data"].connections)
+    assert done(backend) == list(range(1, 61))
+
+
+def over_tcp() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        return server.accept()[0], theirs
+
+
+@pytest.mark.parametrize("before", [0, 5 * KIB])
+@pytest.mark.parametrize("ends", [socket.socketpair, over_tcp])
+async def test_who_said_goodbye_during_a_restart_finds_all_done(
+    listeners: Listeners,
+    backend: MemoryBackend,
+    ends: Callable[[], tuple[socket.socket, socket.socket]],
+    before: int,
+) -> None:
+    """More than is received at once; and it has closed its half when the next program begins."""
+    sent = b"".join(map(write, range(60)))
+    sent += REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_DISC, 99, 0, 0)
+    ours, theirs = ends()
+    theirs.sendall(sent[before:])
+    theirs.shutdown(socket.SHUT_WR)
+    with adopt(listeners, sent[:before], ends=(ours, theirs)):
+        await eventually(lambda: not backend.volumes["data"].connections)
+        assert len(theirs.recv(1 << 16, socket.MSG_WAITALL)) == 60 * SIMPLE_REPLY.size
     assert done(backend) == list(range(1, 61))
 
 
