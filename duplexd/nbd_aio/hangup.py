@@ -5,9 +5,9 @@ change must not outlive its connection: the client may have reconnected and writ
 The event loop has no callback for a hang-up of a socket that it does not read, so those are watched
 by an epoll set of our own, for EPOLLRDHUP alone.
 
-That comes when the loop comes to it. Whoever takes requests of a client in the meantime asks
-`Presence`, which knows what is true at this moment: what another client sends after this one has
-gone must not be overtaken by what this one had sent.
+That comes when the loop comes to it. Whoever takes requests of a client in the meantime asks the
+kernel, which knows what is true at this moment: what another client sends after this one has gone
+must not be overtaken by what this one had sent.
 """
 
 from __future__ import annotations
@@ -58,16 +58,11 @@ class HangupWatch:
                 callback()
 
 
-class Presence:
-    """Whether the other side of a socket still may send something."""
-
-    __slots__ = ("_poll",)
-
-    def __init__(self, fd: int) -> None:
-        poll = select.poll()
-        poll.register(fd, select.POLLRDHUP)
-        self._poll = poll.poll
-
-    def has_gone(self) -> bool:
-        """Ask the kernel; the socket is not closed."""
-        return bool(self._poll(0))
+def asks_whether_gone(fd: int) -> Callable[[int], list[tuple[int, int]]]:
+    """What asks the kernel whether the other side of a socket sends nothing more: called with 0
+    milliseconds, it returns something if so. It is asked for each request, so it is a method of
+    `select.poll` itself.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return poll.poll

@@ -22,7 +22,7 @@ from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
-from duplexd.nbd_aio.hangup import Presence
+from duplexd.nbd_aio.hangup import asks_whether_gone
 from duplexd.nbd_server.admitted import Admitted
 from duplexd.nbd_server.handed import Handed
 from duplexd.nbd_server.negotiation import Negotiation
@@ -61,9 +61,9 @@ class Connection(Admitted):
         "_dispatch",
         "_fd",
         "_feeding",
+        "_gone_now",
         "_left",
         "_negotiation",
-        "_presence",
         "_progress",
         "_receiver",
         "_stopping",
@@ -94,7 +94,7 @@ class Connection(Admitted):
             return
         self._server.connections.add(self)
         self._fd = wire.sock.fileno()
-        self._presence = Presence(self._fd)
+        self._gone_now = asks_whether_gone(self._fd)
         tune(wire.sock, self._server.limits)
         self._greet(wire)
 
@@ -212,14 +212,14 @@ class Connection(Admitted):
             self._wire.abort()
 
     def _has_left(self, received: int = 0) -> bool:
-        """Whether nothing is to be taken, because the client has gone: after DISC all is done, in
+        """Whether nothing is to be taken of a client that has gone: after DISC all is done, in
         turns. Of one that just sent so many bytes, and may wait for them, reads are taken.
         """
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or receiver.ended:
             return False
         is_known = self.lost or self._left is not None or (received > 0 and dispatch.vanished)
-        if is_known or not self._presence.has_gone():
+        if is_known:
             return False
         if self._find_goodbye(received):
             self._wire.pause_reading()
@@ -274,7 +274,7 @@ class Connection(Admitted):
             if self._negotiation is not None:
                 self._negotiation.received(count)
             return
-        if count and self._has_left(count):
+        if count and self._gone_now(0) and self._has_left(count):
             return
         requests = receiver.received(count)
         if requests:
@@ -360,7 +360,7 @@ class Connection(Admitted):
             return
         receiver = self._receiver
         if receiver is not None:
-            if (dispatch.backlog or receiver.more) and self._has_left():
+            if (dispatch.backlog or receiver.more) and self._gone_now(0) and self._has_left():
                 return
             if dispatch.backlog:
                 dispatch.go_on()

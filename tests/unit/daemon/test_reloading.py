@@ -160,12 +160,17 @@ async def test_nothing_is_reloaded_between_the_checks_of_a_restart_and_its_end(
     reloading: Reloading,
 ) -> None:
     """It could add a volume that the next program, which has read the file before, gives up."""
-    with pytest.raises(WrongStateError, match="no successor"):
+    waiting: list[asyncio.Task[list[str]]] = []
+
+    async def refused() -> None:
         async with reloading.one.kept_out():
-            waiting = asyncio.create_task(reloading.once())
+            waiting.append(asyncio.create_task(reloading.once()))
             await asyncio.sleep(0)
             raise WrongStateError("no successor")
-    assert await waiting, "the restart was refused"
+
+    with pytest.raises(WrongStateError, match="no successor"):
+        await refused()
+    await waiting[0]
     async with reloading.one.kept_out():
         pass
     with pytest.raises(WrongStateError, match="a restart is under way"):
