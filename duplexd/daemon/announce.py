@@ -137,9 +137,13 @@ def _refused(problems: Sequence[str]) -> str:
 
 
 def level(event: Json) -> str:
-    """The level of an event in the log. A suspend that nobody asked for is a warning."""
+    """The level of an event in the log. A suspend that nobody asked for is a warning, and so is an
+    image that was left with an error.
+    """
     if event["event"] == "hook-ended":
         return "info" if event["status"] == "ok" else "error"
     if event["event"] == "suspended" and event.get("reason", "by command") != "by command":
+        return "warning"
+    if event["event"] == "secondary-left" and event["error"]:
         return "warning"
     return EVENT_LEVELS.get(event["event"], "info")

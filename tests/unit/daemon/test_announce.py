@@ -58,6 +58,8 @@ def test_a_failed_controller_serves_nothing_that_counts() -> None:
         ({"event": "suspended", "reason": "by command"}, "info"),
         ({"event": "suspended", "reason": "by secondary error"}, "warning"),
         ({"event": "volume-not-served"}, "error"),
+        ({"event": "secondary-left", "error": None}, "info"),
+        ({"event": "secondary-left", "error": "s.img: Input/output error"}, "warning"),
         ({"event": "swapped"}, "warning"),
         ({"event": "duplex"}, "info"),
     ],
