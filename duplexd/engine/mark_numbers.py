@@ -25,6 +25,7 @@ from duplexd.core.pair_states import SUSPENDED
 from duplexd.engine.periodic import Periodic
 from duplexd.images.probe import brand
 from duplexd.runtime.one_by_one import HANG_MAX
+from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -51,7 +52,8 @@ class MarkNumbers:
         self._marks: dict[Leg, Mark] = {}  # as they were written last by this start
         self._left: set[Leg] = set()  # could not be marked
         self._number = 0  # that was looked at
-        self._writing: dict[Leg, asyncio.Future[None]] = {}  # done when the call returns
+        self._writing: dict[Leg, asyncio.Task[None]] = {}  # until that is over, or given up
+        self._inside: set[Leg] = set()  # that a worker marks now, given up or not
         self._periodic = Periodic("mark numbers", timeline, limits.sync_interval_s, self.look)
 
     def start(self) -> None:
@@ -107,9 +109,9 @@ class MarkNumbers:
         return mark if brand(leg, mark, durable=False) else None
 
     async def over(self, legs: Iterable[Leg]) -> None:
-        """Wait until none of these is being marked by a look; not for ever for one that hangs."""
+        """Wait until none of these is being marked by a look, but for those that hang."""
         if writing := [self._writing[leg] for leg in legs if leg in self._writing]:
-            await asyncio.wait(writing, timeout=self._legs.patience.secondary_s)
+            await asyncio.wait(writing)
 
     async def look(self) -> None:
         """Begin to mark a few images, if the journal has come further."""
@@ -117,17 +119,16 @@ class MarkNumbers:
         if number <= self._number:
             return
         self._number = number
+        loop = asyncio.get_running_loop()
         for leg in nsmallest(_EACH_TIME, self._behind(number), lambda leg: self._marks[leg].number):
             mark = self._marks[leg]._replace(number=number)
-            self._writing[leg] = asyncio.get_running_loop().create_future()
-            self._legs.workers.of(leg).submit(
-                partial(_written, leg, mark), partial(self._wrote, leg, mark)
-            )
+            self._writing[leg] = loop.create_task(self._write(leg, mark), name="mark an image")
 
     def _behind(self, number: int) -> Iterator[Leg]:
-        unanswered = Counter(leg.device for leg in self._writing)
+        unanswered = {*self._writing, *self._inside}
+        on_disk = Counter(leg.device for leg in unanswered)
         for leg in self._dirty():
-            is_free = leg not in self._writing and unanswered[leg.device] < HANG_MAX
+            is_free = leg not in unanswered and on_disk[leg.device] < HANG_MAX
             mark = self._marks.get(leg)
             if is_free and leg not in self._left and mark is not None and mark.number < number:
                 yield leg
@@ -141,16 +142,27 @@ class MarkNumbers:
             if secondary is not None and pair.secondary_dirty and not is_at_cut:
                 yield secondary
 
-    def _wrote(self, leg: Leg, mark: Mark, written: bool | None, _error: object) -> None:
-        self._writing.pop(leg).set_result(None)
-        self.wrote(leg, mark, bool(written))
+    async def _write(self, leg: Leg, mark: Mark) -> None:
+        watch: Watch[Leg] = Watch()
+        seconds = self._legs.patience.secondary_s
+        call = partial(self._call, watch, leg, mark)
+        try:
+            written = await patiently(self._legs.workers.of(leg), watch, call, lambda _leg: seconds)
+        except HungError:
+            return
+        finally:
+            del self._writing[leg]
+        self.wrote(leg, mark, written)
 
-
-def _written(leg: Leg, mark: Mark) -> bool:
-    """In a worker: False for one that was closed meanwhile, whose disk fails, or that carries no
-    marks.
-    """
-    try:
-        return brand(leg, mark, durable=False)
-    except OSError:
-        return False
+    def _call(self, watch: Watch[Leg], leg: Leg, mark: Mark) -> bool:
+        """In a worker: False for one that was closed meanwhile, whose disk fails, or that carries
+        no marks.
+        """
+        self._inside.add(leg)
+        try:
+            with watch.at(leg):
+                return brand(leg, mark, durable=False)
+        except OSError:
+            return False
+        finally:
+            self._inside.discard(leg)
