@@ -13,7 +13,9 @@ import pytest
 
 from duplexd.engine import mark_numbers
 from duplexd.images.probe import Mark
+from duplexd.journal.tally import unpack
 from duplexd.limits import EngineLimits
+from duplexd.runtime.tally_file import TallyFile
 from tests.sim.disk import SimDisk
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 
@@ -358,6 +360,41 @@ def test_a_start_that_dies_before_its_marker_leaves_a_note(
     run(dies())
     disk.crash(power=False)
     run(starts_again())
+
+
+class Noted(TallyFile):
+    """What a start writes to it."""
+
+    content = b""
+
+    def begin(self, content: bytes) -> memoryview | None:
+        self.content = content
+        return memoryview(bytearray(content))
+
+
+def test_a_start_that_found_itself_behind_has_the_same_number_everywhere() -> None:
+    """In the journal, in its tally, and in the fences of its leases."""
+    disk, configured = new_disk(), settings()
+    copied: list[dict[str, Image]] = []
+    run(life("stopped", disk, configured, copied))
+
+    async def again() -> None:
+        async with running(disk=disk):
+            """The images know of a start that the copy does not know."""
+
+    async def behind() -> None:
+        noted = Noted("")
+        core = await Core.begin(disk, configured, tally=noted)
+        writer, ledger = core.controller.timeline.writer, core.controller.timeline.ledger
+        tally = unpack(noted.content, writer.ring.controller, core.clock.boot_id())
+        assert tally is not None
+        assert tally.starts == core.controller.leases.participant.start == ledger.starts
+        assert ledger.starts == ledger.ahead.latest + 1 == 3
+        await core.controller.stop()
+
+    run(again())
+    disk.put("/state", copied[0])
+    run(behind())
 
 
 async def test_a_set_of_one_moment_is_not_refused() -> None:
