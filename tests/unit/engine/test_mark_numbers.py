@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.engine import mark_numbers
+from duplexd.engine.opening import why_absent
 from duplexd.images.probe import Mark
 from duplexd.journal.tally import unpack
 from duplexd.limits import EngineLimits
@@ -360,6 +361,34 @@ def test_a_start_that_dies_before_its_marker_leaves_a_note(
     run(dies())
     disk.crash(power=False)
     run(starts_again())
+
+
+@pytest.mark.parametrize("mark", [b"[" * 3000, b"Infinity", str(1 << 64).encode()])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_mark_that_cannot_be_read_is_no_reason_to_end_a_start(side: str, mark: bytes) -> None:
+    """Nor to take the image for the one that it was."""
+    disk, configured = new_disk(), settings(BOTH)
+
+    async def first() -> None:
+        async with running(BOTH, disk=disk) as core:
+            for name in BOTH:
+                assert await core.write(name, FIRST, OLD) == 0
+
+    async def again() -> None:
+        leg = disk.open(f"/{side}/data.img")
+        marked = Mark.unpack(leg.read_mark())
+        assert marked is not None
+        damaged = marked.pack().replace(b'"generation":1', b'"generation":' + mark)
+        leg.write_mark(damaged, durable=True)
+        leg.close()
+        core = await Core.begin(disk, configured)
+        assert core.states()["wal"] == "DUPLEX"
+        assert "not known whose image this is" in why_absent(core.pair().secondary)
+        assert disk.copies("/")[f"/{side}/data.img"].mark == damaged, "it is left as it is"
+        await core.controller.stop()
+
+    run(first())
+    run(again())
 
 
 class Noted(TallyFile):
