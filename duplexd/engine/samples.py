@@ -122,7 +122,8 @@ class Samples:
         number = int(saved["sequence"])
         began = self._marks.use(dict(self._known_marks(planned, number)))
         self._looked = (self._looked & legs) - began
-        self._marked = (self._marked & legs) - began
+        self._marked -= began.union(*(_unrecorded(pair) for pair in planned))
+        self._marked &= legs
         self._new = {leg: number for leg, number in self._new.items() if leg in legs}
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
@@ -337,6 +338,11 @@ class Samples:
             if not durable:
                 raise
             raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+
+
+def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:
+    """Those that have no id, or no longer the one that they had."""
+    return {leg for leg, image in zip(pair.legs, pair.images, strict=True) if image is None}
 
 
 def _has_failed(pair: Pair, leg: Leg) -> bool:
