@@ -99,7 +99,7 @@ class Samples:
         try:
             mark = self._marks.write(leg)
         except OSError:
-            mark = None  # if it can be synced, it has failed in nothing
+            mark = None  # it keeps the one it has; whether the image fails, its sync says
         leg.sync(times=True)
         return lambda: self._synced(leg, stamp, number, mark)
 
@@ -260,7 +260,7 @@ class Samples:
         return image
 
     def _mark(self, image_id: str, pair: Pair, number: int) -> Mark:
-        """`number` is durable, or is before an image is marked."""
+        """That an image is to carry. `number` has to be durable before it is written."""
         starts = self._timeline.ledger.starts
         return Mark(image_id, self._owner, self._name, pair.name, starts, number)
 
@@ -308,8 +308,8 @@ class Samples:
         return image, mark
 
     def _recognisable(self, task: ImageSnapshot) -> tuple[Image, Mark | None]:
-        """With its id and mark, which each start writes. A new one is tried again with the same id:
-        a mark that hung, and was given up, may be written after the next.
+        """Its id, and its mark, which each start writes, unless a sync has. A new one is tried
+        again with the same id: a mark that hung, and was given up, may be written after the next.
         """
         leg, image, mark = task.leg, task.unread(), None
         if image is None:
@@ -323,7 +323,7 @@ class Samples:
                 mark = self._brand(task, image.id, durable=not marked)
                 marked = mark is not None
             image = image._replace(path=leg.path, place=leg.stamp().place, marked=marked)
-        if leg in self._marked:  # by a sync
+        if leg in self._marked:
             image = image._replace(marked=True, generation=self._timeline.ledger.starts)
         return image, mark
 
