@@ -263,6 +263,12 @@ def is_of_others(known: Known, volume: str, found: Found) -> bool:
 
 def judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
     """What an image is by its mark alone; None if that says nothing against it."""
+    if not mark.owner:
+        return Judgement(
+            "foreign",
+            f"{path}: the extended attribute user.duplexd.image is not one that duplexd writes: it"
+            " is not known whose image this is",
+        )
     if mark.owner != known.owner:
         return Judgement(
             "foreign",

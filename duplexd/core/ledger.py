@@ -168,7 +168,7 @@ class Ledger(Unmarked):
             change_history.widen(self.pairs.values())
         self.boot, self.closed = marker.boot, False
         self.ahead = self.ahead.found(self.starts, marker.ahead)
-        self.starts = max(self.starts, self.ahead.latest) + 1  # a number of its own
+        self.starts = self.ahead.next_start(self.starts)
 
     @_fold.register
     def _(self, _marker: markers.Close, _place: Place) -> None:

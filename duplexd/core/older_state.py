@@ -28,6 +28,10 @@ class OlderState(NamedTuple):
             return self
         return OlderState(self.copied or starts, max(self.latest, latest), self.end or end)
 
+    def next_start(self, starts: int) -> int:
+        """The number of the start after so many: none of those that it lacks."""
+        return max(starts, self.latest) + 1
+
     def pack(self) -> tuple[int, ...]:
         """For the checkpoint. `end` came later, and is left out where there is none."""
         return tuple(self) if self.end else (self.copied, self.latest)

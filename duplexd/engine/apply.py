@@ -215,17 +215,19 @@ class Executor:
             return
         watch.inside.append(JOURNAL)  # it moves from here
         change, failure = batch.changes[batch.at], batch.healing
-        pair = change.volume
-        if error.what is pair.primary:
-            if failure is not None:
-                self._torn(batch, failure)
+        pair, is_primary = change.volume, error.what is change.volume.primary
+        # First of all: a pair that goes on without its primary is not frozen with others.
+        batch.dead |= {
+            pair: PrimaryFailure(change, HungError(leg, error.seconds))
+            for pair, leg, use in others
+            if use == PRIMARY and pair not in batch.dead
+        }
+        if failure is not None or not is_primary:
+            self._torn(batch, failure or SecondaryFailure(pair, change.sequence, error))
+        if is_primary:
             self._primary_failed(batch, watch, change, error, final=True)
-            self._leave(batch, change, others, error)
-            self._apply(batch, watch, batch.at + 1, False)
-            return
-        self._torn(batch, failure or SecondaryFailure(pair, change.sequence, error))
         self._leave(batch, change, others, error)
-        self._apply(batch, watch, batch.at, True)
+        self._apply(batch, watch, batch.at + is_primary, not is_primary)
 
     def _apply(self, batch: Batch, watch: Watch[Note], first: int, half: bool) -> None:
         """Apply the changes from place `first` on; `half`: its secondary is done.
@@ -344,12 +346,7 @@ class Executor:
     def _leave(
         self, batch: Batch, change: PairChange, others: Sequence[Access], error: HungError
     ) -> None:
-        """Give these legs nothing after `change`: they hang. A secondary of its own pair has it."""
-        batch.dead |= {
-            pair: PrimaryFailure(change, HungError(leg, error.seconds))
-            for pair, leg, use in others
-            if use == PRIMARY and pair not in batch.dead
-        }
+        """Give these secondaries nothing after `change`. That of its own pair has it."""
         for pair, leg, use in others:
             if use != PRIMARY and pair not in batch.frozen:
                 hung = HungError(leg, error.seconds)

@@ -362,6 +362,7 @@ class Checkpointer:
 
     async def _sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
         syncs = self._syncs
+        await self._samples.marks_over([pair.secondary for pair in pairs if pair.secondary])
         await syncs.others(pairs)
         planned = await syncs.planned_at_rest((), pairs, set(pairs))
         try:

@@ -103,7 +103,7 @@ class Leases:
         self._events = events
         self._limits = limits
         # The marker of this start is not written yet; fences are above those of the last one.
-        start = timeline.ledger.starts + 1
+        start = timeline.ledger.ahead.next_start(timeline.ledger.starts)
         self.participant: Participant[Hold] = Participant(
             timeline.ledger.state_of, timeline.append, start
         )

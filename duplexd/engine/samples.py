@@ -11,7 +11,9 @@ At which number an image is, and what stays true of it until the next checkpoint
 neither a checkpoint nor a start reads more than SAMPLES_MAX blocks, which takes a disk with a
 moving head about a minute.
 
-The time is taken before the sync, which makes it durable: after a power cut no image is older.
+The time is taken before the sync, which makes it durable: after a power cut no image is older. So
+is the mark written, and only a start whose mark is durable is recorded as the last one that used an
+image.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from duplexd.images.probe import Mark, brand
 from duplexd.runtime.tasks import several_at_once, to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.mark_numbers import MarkNumbers
@@ -77,6 +79,8 @@ class Samples:
         self._dirty: set[int] = set()  # volumes whose primaries were written to since then
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._new: dict[Leg, str] = {}  # ids of images that are not recorded yet
+        self._looked: set[Leg] = set()  # by this start, and marked if they are to be
+        self._marked: set[Leg] = set()  # durably, by this start
         self._recorded = False  # by this start
         self._last = last
         self._swaps: dict[int, int] = {}  # of each volume, at the last checkpoint
@@ -92,12 +96,22 @@ class Samples:
         number, stamp = self._timeline.written, leg.stamp()
         if stamp.size < leg.size:
             raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
+        try:
+            mark = self._marks.write(leg)
+        except OSError:
+            mark = None  # it keeps the one it has; whether the image fails, its sync says
         leg.sync(times=True)
-        return lambda: self._synced(leg, stamp, number)
+        return lambda: self._synced(leg, stamp, number, mark)
 
-    def _synced(self, leg: Leg, stamp: Stamp, number: int) -> None:
+    def _synced(self, leg: Leg, stamp: Stamp, number: int, mark: Mark | None) -> None:
         self._stamps[leg], self._numbers[leg] = stamp, number
         self._written.add(leg)
+        if mark is not None and self._marks.wrote(leg, mark):
+            self._marked.add(leg)
+
+    async def marks_over(self, legs: Iterable[Leg]) -> None:
+        """Return when no mark is being written beside a sync of these."""
+        await self._marks.over(legs)
 
     def plan(self, saved: Json, pairs: Sequence[Pair]) -> Plan:
         """At rest, before the regions are closed: `saved` is the checkpoint."""
@@ -105,7 +119,11 @@ class Samples:
         planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
         self._copies_then = {pair.id: pair.record.copies for pair in pairs}
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
-        self._marks.keep(legs)
+        number = int(saved["sequence"])
+        began = self._marks.use(dict(self._known_marks(planned, number)))
+        self._looked = (self._looked & legs) - began
+        self._marked -= began.union(*(_unrecorded(pair) for pair in planned))
+        self._marked &= legs
         self._new = {leg: number for leg, number in self._new.items() if leg in legs}
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
@@ -113,7 +131,20 @@ class Samples:
         self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
         segment, end = self._timeline.writer.segment, int(saved["offset"])
-        return Plan(int(saved["sequence"]), planned, segment, end, per_image)
+        return Plan(number, planned, segment, end, per_image)
+
+    def _known_marks(
+        self, planned: Iterable[PairSnapshot], number: int
+    ) -> Iterator[tuple[Leg, Mark]]:
+        """Of the images that are recorded and in use. A secondary that is SUSPENDED is left alone:
+        who reads it at its cut would find it changed.
+        """
+        for each in planned:
+            ours = None if each.pair.failed else each.legs[0]
+            theirs = None if each.pair.state == pair_states.SUSPENDED else each.legs[1]
+            for leg, image in zip((ours, theirs), each.images, strict=True):
+                if leg is not None and image is not None and not isinstance(leg, AbsentLeg):
+                    yield leg, self._mark(image.id, each.pair, number)
 
     def _plan_one(self, pair: Pair, saved: Json) -> PairSnapshot:
         touched = self._touched.setdefault(pair.id, set())
@@ -165,8 +196,7 @@ class Samples:
         for task in tasks:
             if not isinstance(task.leg, AbsentLeg):
                 task.record(task.unread())
-        async with self._marks.writing:
-            await several_at_once(todo, self._record, _AT_ONCE)
+        await several_at_once(todo, self._record, _AT_ONCE)
         return self._unsynced
 
     def _is_due(self, task: ImageSnapshot) -> bool:
@@ -176,7 +206,7 @@ class Samples:
             task.has_failed
             or known is None
             or task.leg in self._written
-            or not self._marks.has(task.leg)
+            or task.leg not in self._looked
         ):
             return True
         return bool(task.number) and (known.loose or not task.is_sampled)
@@ -200,33 +230,39 @@ class Samples:
         if task.has_failed:
             task.record(task.unseen())
             return
-        mark = self._mark(task)
+        image: Image | None
         try:
-            image: Image | None = await to_its_end(
-                self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, mark, stamp, written))
-            )
+            image = await self._looked_at(task, stamp, written)
         except OSError as error:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
             image = task.known if _is_settled(leg) else task.unseen()
         else:
-            if written or task.known is None or not self._marks.has(leg):
-                self._marks.carries(leg, mark)
+            self._looked.add(leg)
             if stamp is not None:
                 self._taken[leg] = stamp
         task.record(image)
 
-    def _mark(self, task: ImageSnapshot) -> Mark:
-        """For the image, with the number of the checkpoint, which is durable. A new one is tried
-        again with the same id: a mark that hung, and was given up, may be written after the next.
-        """
-        if task.known is not None:
-            image_id = task.known.id
-        else:
-            image_id = self._new.setdefault(task.leg, secrets.token_hex(16))
-        generation, volume = self._timeline.ledger.starts, task.pair.pair.name
-        return Mark(image_id, self._owner, self._name, volume, generation, task.plan.number)
+    async def _looked_at(self, task: ImageSnapshot, stamp: Stamp | None, written: bool) -> Image:
+        leg, is_new = task.leg, task.known is None
+        if is_new:
+            await self._marks.over((leg,))  # it may be known by another id
+            self._new.setdefault(leg, secrets.token_hex(16))
+        image, mark = await to_its_end(
+            self._legs.on(task.pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
+        )
+        if mark is not None and is_new:
+            self._marks.use_also(leg, mark)
+            self._marked.add(leg)
+        elif mark is not None:
+            self._marks.wrote(leg, mark)
+        return image
+
+    def _mark(self, image_id: str, pair: Pair, number: int) -> Mark:
+        """That an image is to carry. `number` has to be durable before it is written."""
+        starts = self._timeline.ledger.starts
+        return Mark(image_id, self._owner, self._name, pair.name, starts, number)
 
     def recorded(self, plan: Plan) -> None:
         """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
@@ -251,13 +287,16 @@ class Samples:
 
     # ------------------------------------------------------------------------------- in a worker
 
-    def _image(self, task: ImageSnapshot, mark: Mark, stamp: Stamp | None, written: bool) -> Image:
-        image = self._marked(task, mark, written)
+    def _image(
+        self, task: ImageSnapshot, stamp: Stamp | None, written: bool
+    ) -> tuple[Image, Mark | None]:
+        """What is recorded of it, and the mark that was written for that."""
+        image, mark = self._recognisable(task)
         sampled = not task.number or task.is_sampled
         if task.known is not None and not written and not image.loose and sampled:
-            return image
+            return image, mark
         stamp = stamp or task.leg.stamp()
-        return image._replace(
+        image = image._replace(
             path=task.leg.path,
             place=stamp.place,
             mtime_ns=stamp.mtime_ns,
@@ -266,29 +305,44 @@ class Samples:
             loose=False,
             until_ns=0,
         )
+        return image, mark
 
-    def _marked(self, task: ImageSnapshot, mark: Mark, synced: bool) -> Image:
-        """Its id and mark, which is written by each start, and again when the image was written to.
-        That of a known image is durable, and its start so recorded, from its next sync on.
+    def _recognisable(self, task: ImageSnapshot) -> tuple[Image, Mark | None]:
+        """Its id, and its mark, which each start writes, unless a sync has. A new one is tried
+        again with the same id: a mark that hung, and was given up, may be written after the next.
         """
-        leg, known = task.leg, task.unread()
-        if known is not None and self._marks.has(leg):
-            if not (synced and known.marked):
-                return known
-            brand(leg, mark, durable=False)
-            return known._replace(generation=mark.generation)
-        marked = _first_mark(leg, mark) if known is None else brand(leg, mark, durable=False)
-        if known is None:
-            after = task.plan.number
-            return Image(mark.id, leg.path, "", 0, marked, mark.generation, after=after)
-        return known._replace(path=leg.path, place=leg.stamp().place, marked=marked)
+        leg, image, mark = task.leg, task.unread(), None
+        if image is None:
+            mark = self._brand(task, self._new[leg], durable=True)
+            marked, number = mark is not None, task.plan.number
+            starts = self._timeline.ledger.starts
+            return Image(self._new[leg], leg.path, "", 0, marked, starts, after=number), mark
+        if leg not in self._looked:
+            marked = bool(leg.read_mark())
+            if self._marks.uses(leg) and leg not in self._marked:
+                mark = self._brand(task, image.id, durable=not marked)
+                marked = mark is not None
+            image = image._replace(path=leg.path, place=leg.stamp().place, marked=marked)
+        if leg in self._marked:
+            image = image._replace(marked=True, generation=self._timeline.ledger.starts)
+        return image, mark
+
+    def _brand(self, task: ImageSnapshot, image_id: str, durable: bool) -> Mark | None:
+        """None if it takes no mark. The first one of an image is durable: once it is recorded that
+        it has one, an image without is another.
+        """
+        leg, mark = task.leg, self._mark(image_id, task.pair.pair, task.plan.number)
+        try:
+            return mark if brand(leg, mark, durable) else None
+        except OSError as error:
+            if not durable:
+                raise
+            raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
 
 
-def _first_mark(leg: Leg, mark: Mark) -> bool:
-    try:
-        return brand(leg, mark, durable=True)
-    except OSError as error:
-        raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:
+    """Those that have no id, or no longer the one that they had."""
+    return {leg for leg, image in zip(pair.legs, pair.images, strict=True) if image is None}
 
 
 def _has_failed(pair: Pair, leg: Leg) -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 4096
 _TRIED_BLOCKS = 16
+_COUNTS_END = 1 << 62  # of starts, and of numbers of a journal
 _checksum = crc32.iscsi
 
 
@@ -51,19 +52,20 @@ class Mark(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Mark | None:
-        """The reverse; None for anything else."""
+        """The reverse; None for anything else: for what `pack` does not write."""
         try:
             fields = json.loads(data)
-            return cls(
-                str(fields["id"]),
-                str(fields["owner"]),
-                str(fields["name"]),
-                str(fields["volume"]),
-                int(fields["generation"]),
-                int(fields.get("number", 0)),
-            )
-        except (ValueError, KeyError, TypeError):
+            texts = fields["id"], fields["owner"], fields["name"], fields["volume"]
+            counts = fields["generation"], fields.get("number", 0)
+            are_texts = all(type(text) is str and text.encode() for text in texts)
+            are_counts = all(type(n) is int and 0 <= n < _COUNTS_END for n in counts)
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
+        return cls(*texts, *counts) if are_texts and are_counts else None
+
+
+# Something is there that no version of this program writes: it is not known whose image that is.
+UNREADABLE = Mark("", "", "", "", 0)
 
 
 class Piece(NamedTuple):
@@ -146,7 +148,8 @@ def probe(leg: Shown, offsets: Iterable[int], last: Piece | None = None) -> Foun
             last_there = checksum(leg, last.offset, last.length) == last.crc
     except OSError as error:
         unreadable = error.strerror or str(error)
-    mark = Mark.unpack(leg.read_mark())
+    carried = leg.read_mark()
+    mark = Mark.unpack(carried) or UNREADABLE if carried else None
     return Found(
         leg.path, stamp.place, stamp.size, stamp.mtime_ns, mark, samples, last_there, unreadable
     )

@@ -81,8 +81,10 @@ class Search:
         if self._tally is not None and crc == self._tally.crc:
             self._starts = starts
 
-    def verdict(self, starts: int) -> Verdict:
-        """Whether the journal, all of which was read, has everything. It knows `starts` starts."""
+    def verdict(self, starts: int, coming: int) -> Verdict:
+        """Whether the journal, all of which was read, has everything. It knows `starts` starts; the
+        next one has number `coming`.
+        """
         tally = self._tally
         if tally is None or tally.starts < starts:
             return "unknown"
@@ -93,5 +95,5 @@ class Search:
             # killed after its marker was written, and before that was noted; nobody was served
             early = self._starts >= 0 or tally.number < self._from
             return "unknown" if early else "lost"
-        begun = tally.starts == starts + 1  # its marker was not written, so it served nobody
+        begun = tally.starts == coming  # its marker was not written, so it served nobody
         return "whole" if begun and found and tally.vouched else "lost"

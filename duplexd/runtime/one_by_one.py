@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from duplexd.runtime.tasks import several_at_once
 from duplexd.runtime.watch import HungError, Watch, patiently
@@ -76,7 +76,7 @@ class OneByOne(Generic[T, R]):
 
     async def _walk(self, things: Sequence[T], seconds: float) -> Sequence[T]:
         """Call them in one worker. Returns those behind one that hangs."""
-        if not (asked := list(self._answering(things))):
+        if not (asked := deque(self._answering(things))):
             return ()
         watch, found = Watch[T](), deque[tuple[T, R]]()
         calls = partial(self._calls, watch, asked, found)
@@ -90,9 +90,10 @@ class OneByOne(Generic[T, R]):
             await self._say(found)  # of what was found meanwhile
             await walking
         except HungError as error:
-            at = next(number for number, thing in enumerate(asked) if thing is error.what)
-            self._gave_up(asked[at])
-            return asked[at + 1 :]
+            self._gave_up(cast("T", error.what))
+            behind = list(asked)
+            asked.clear()  # the thread that hangs has it
+            return behind
         finally:
             walking.cancel()
             del walking  # it has the error, and that this frame: a cycle, which kept things open
@@ -122,9 +123,10 @@ class OneByOne(Generic[T, R]):
             if number % _TOGETHER == 0:
                 await asyncio.sleep(0)
 
-    def _calls(self, watch: Watch[T], things: Sequence[T], found: deque[tuple[T, R]]) -> None:
-        """In a worker."""
-        for thing in things:
+    def _calls(self, watch: Watch[T], things: deque[T], found: deque[tuple[T, R]]) -> None:
+        """In a worker. One that hangs refers to nothing but what it hangs in."""
+        while things:
+            thing = things.popleft()
             self._inside.add(thing)
             try:
                 with watch.at(thing):

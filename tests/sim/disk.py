@@ -143,7 +143,9 @@ class SimFile:
             return False
         with self._disk.atomic("write_mark", self.path) as happens:
             if happens:
-                self._image.mark = mark
+                self._image.marks.append(mark)
+                if durable:
+                    self._image.sync_mark()
         return True
 
     def in_place(self, path: str = "") -> bool:

@@ -33,7 +33,7 @@ class Image:
         self.durable = bytearray(size)
         self.pending: list[tuple[int, bytes]] = []
         self.opened = False
-        self.mark = b""
+        self.marks = [b""]  # the durable one, and those since, of which any may be on the medium
         self.number = next(_NUMBERS)
         self.mtime_ns = self.durable_mtime_ns = 0
         self._allocated = set(range(-(-size // PAGE))) if allocated else set[int]()
@@ -48,6 +48,11 @@ class Image:
         image.current[:] = content
         image.durable[:] = content
         return image
+
+    @property
+    def mark(self) -> bytes:
+        """That a reader sees."""
+        return self.marks[-1]
 
     def write(self, offset: int, data: bytes) -> None:
         if data:
@@ -96,10 +101,15 @@ class Image:
     def sync(self, times: bool = True) -> None:
         if times:
             self.durable_mtime_ns = self.mtime_ns
+            self.sync_mark()
         self._keep_length()
         for offset, data in self.pending:
             self.durable[offset : offset + len(data)] = data
         self.pending.clear()
+
+    def sync_mark(self) -> None:
+        """The mark is durable."""
+        del self.marks[:-1]
 
     def sync_fails(self, rng: Random) -> None:
         """As Linux does: part of the data was written, the rest counts as clean from now on, and no
@@ -124,6 +134,7 @@ class Image:
         """The medium is what remains."""
         if rng.random() < 0.5:
             self.mtime_ns = self.durable_mtime_ns
+        self.marks = [rng.choice(self.marks)]
         if self._in_flight is not None:
             self.pending.append(self._in_flight)
             self._in_flight = None
@@ -131,6 +142,7 @@ class Image:
 
     def lose(self) -> None:
         """The medium is what remains, and nothing was written back without a sync."""
+        del self.marks[1:]
         self._remain(_nothing)
 
     def medium(self) -> bytes:

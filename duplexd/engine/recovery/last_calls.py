@@ -68,9 +68,9 @@ class EndOfStart:
         """From now on, before this start writes anything to the journal (`journal/tally.py`)."""
         if file is None or not boot_id:
             return
-        recovered = self._recovered
-        starts = recovered.journal.ledger.starts + 1
-        tally = Tally(starts, not recovered.lost, writer.written, writer.chain)
+        recovered, ledger = self._recovered, self._recovered.journal.ledger
+        start = ledger.ahead.next_start(ledger.starts)
+        tally = Tally(start, not recovered.lost, writer.written, writer.chain)
         begin = partial(file.begin, pack(tally, writer.ring.controller, boot_id))
         kept = await self._steps.do(self._workers.run(begin))
         if kept is not None:

@@ -132,7 +132,7 @@ def read_journal(
     except BaseException:
         ring.close()
         raise
-    witnessed = search.verdict(ledger.starts)
+    witnessed = search.verdict(ledger.starts, ledger.ahead.next_start(ledger.starts))
     return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete, witnessed)
 
 

@@ -16,13 +16,14 @@ from duplexd.core.identity import (
     Known,
     Side,
     away,
+    is_of_others,
     judge,
     judge_pair,
     latest_start,
 )
 from duplexd.core.image_record import Image
 from duplexd.core.older_state import OlderState
-from duplexd.images.probe import Found, Mark
+from duplexd.images.probe import UNREADABLE, Found, Mark
 
 NOTHING = Facts()
 S = 1_000_000_000
@@ -273,6 +274,16 @@ def test_an_image_that_has_another_role_is_foreign(recorded: Image | None) -> No
         "foreign",
         "/a: this image is the primary of volume wal",
     )
+
+
+@pytest.mark.parametrize("recorded", [IMAGE, None])
+def test_an_image_whose_mark_cannot_be_read_is_foreign(recorded: Image | None) -> None:
+    image = found(mark=UNREADABLE)
+    judgement = judge(KNOWN, recorded, image, Facts())
+    assert judgement.kind == "foreign"
+    assert "not known whose image this is" in judgement.why
+    assert is_of_others(KNOWN, "data", image)
+    assert latest_start(KNOWN, image) == 0
 
 
 def test_an_image_that_was_replaced_once_is_foreign() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
+    from duplexd.runtime.tally_file import TallyFile
 
 T = TypeVar("T")
 
@@ -86,13 +87,14 @@ class Core:
         workers: int = 2,
         limits: EngineLimits | None = None,
         adopt: bool = False,
+        tally: TallyFile | None = None,
     ) -> Core:
         clock = HandClock(disk)
         simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
         events = Events(clock)
         seen: list[Json] = []
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, simulated, simulated, PromptWorkers())
+        machine = Machine(disk, clock, simulated, simulated, PromptWorkers(), tally)
         controller = await start(settings, machine, events, limits, adopt=adopt)
         return cls(disk, clock, simulated, controller, seen)
 

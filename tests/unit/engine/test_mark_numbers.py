@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.engine import mark_numbers
+from duplexd.engine.opening import why_absent
 from duplexd.images.probe import Mark
+from duplexd.journal.tally import unpack
 from duplexd.limits import EngineLimits
+from duplexd.runtime.tally_file import TallyFile
+from tests.sim.disk import SimDisk
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from duplexd.config.daemon_file import Config
-    from duplexd.engine.mark_numbers import MarkNumbers
-    from tests.sim.disk import SimDisk
     from tests.sim.image import Image
 
 TICK_S = EngineLimits().sync_interval_s
@@ -113,16 +115,76 @@ async def test_an_image_that_cannot_be_marked_costs_nothing() -> None:
         assert (core.pair().failed, set(core.states().values())) == ("", {"DUPLEX"})
 
 
-async def test_a_checkpoint_that_gives_an_image_another_id_waits_for_its_mark() -> None:
-    async with running() as core:
-        space = core.controller.space
-        marks: MarkNumbers = space._numbers
-        async with marks.writing:
-            taking = asyncio.ensure_future(core.controller.checkpointer.checkpoint())
-            assert await core.write("data", 0, NEW) == 0
-            await core.turns()
-            assert not taking.done()
-        await taking
+@pytest.mark.parametrize("power", [False, True])
+def test_a_secondary_at_its_cut_is_left_alone(power: bool) -> None:
+    """Who reads it there, as tar does, would find it changed."""
+    disk, configured, touched = new_disk(), settings(BOTH), list[str]()
+
+    def note(operation: str, path: str) -> None:
+        touched.extend([operation] if path == "/b/data.img" and operation != "sync" else [])
+
+    async def suspended(core: Core) -> None:
+        disk.before = note
+        for place in range(4):
+            assert await core.write("data", place * 4096, NEW) == 0
+            await asyncio.sleep(2 * TICK_S)
+            await core.controller.checkpointer.checkpoint()
+        assert core.states()["data"] == "SUSPENDED"
+        disk.before = None
+
+    async def begun() -> None:
+        core = await Core.begin(disk, configured)
+        for place in range(4):
+            assert await core.write("data", place * 4096, OLD) == 0
+            await asyncio.sleep(TICK_S)
+        await core.controller.suspend(["data"])
+        await suspended(core)
+        await core.crash(power)
+
+    async def begun_again() -> None:
+        disk.before = note
+        core = await Core.begin(disk, configured)
+        await suspended(core)
+        primary, secondary = numbers(core)
+        assert secondary < primary, "that goes on"
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        await core.controller.checkpointer.checkpoint()
+        assert min(numbers(core)) >= primary
+        await core.controller.stop()
+
+    run(begun())
+    run(begun_again())
+    assert touched == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_power_cut_that_takes_a_mark_leaves_the_image_what_it_is(seed: int) -> None:
+    """Its sync had begun before this start marked it: a new image failed, and all is done again."""
+    disk, three = SimDisk(seed), settings({**BOTH, "new": "sync"})
+    for directory in ("/a", "/b"):
+        disk.make_directory(directory)
+
+    async def first() -> None:
+        async with running(BOTH, disk=disk) as core:
+            for name in BOTH:
+                assert await core.write(name, FIRST, OLD) == 0
+
+    async def second() -> None:
+        disk.fail("/b/new.img", errno.EIO, operation="write_mark")
+        core = await Core.begin(disk, three)
+        await core.crash(power=True)
+        disk.heal("/b/new.img")
+
+    async def third() -> None:
+        core = await Core.begin(disk, three)
+        assert [pair.failed for pair in core.controller.volumes.all()] == [""] * 3
+        assert {core.states()[name] for name in BOTH} <= {"DUPLEX", "PENDING"}
+        await core.controller.stop()
+
+    run(first())
+    run(second())
+    run(third())
 
 
 # ------------------------------------------------------------------------- an older state directory
@@ -299,6 +361,69 @@ def test_a_start_that_dies_before_its_marker_leaves_a_note(
     run(dies())
     disk.crash(power=False)
     run(starts_again())
+
+
+@pytest.mark.parametrize("mark", [b"[" * 3000, b"Infinity", str(1 << 64).encode()])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_mark_that_cannot_be_read_is_no_reason_to_end_a_start(side: str, mark: bytes) -> None:
+    """Nor to take the image for the one that it was."""
+    disk, configured = new_disk(), settings(BOTH)
+
+    async def first() -> None:
+        async with running(BOTH, disk=disk) as core:
+            for name in BOTH:
+                assert await core.write(name, FIRST, OLD) == 0
+
+    async def again() -> None:
+        leg = disk.open(f"/{side}/data.img")
+        marked = Mark.unpack(leg.read_mark())
+        assert marked is not None
+        damaged = marked.pack().replace(b'"generation":1', b'"generation":' + mark)
+        leg.write_mark(damaged, durable=True)
+        leg.close()
+        core = await Core.begin(disk, configured)
+        assert core.states()["wal"] == "DUPLEX"
+        assert "not known whose image this is" in why_absent(core.pair().secondary)
+        assert disk.copies("/")[f"/{side}/data.img"].mark == damaged, "it is left as it is"
+        await core.controller.stop()
+
+    run(first())
+    run(again())
+
+
+class Noted(TallyFile):
+    """What a start writes to it."""
+
+    content = b""
+
+    def begin(self, content: bytes) -> memoryview | None:
+        self.content = content
+        return memoryview(bytearray(content))
+
+
+def test_a_start_that_found_itself_behind_has_the_same_number_everywhere() -> None:
+    """In the journal, in its tally, and in the fences of its leases."""
+    disk, configured = new_disk(), settings()
+    copied: list[dict[str, Image]] = []
+    run(life("stopped", disk, configured, copied))
+
+    async def again() -> None:
+        async with running(disk=disk):
+            """The images know of a start that the copy does not know."""
+
+    async def behind() -> None:
+        noted = Noted("")
+        core = await Core.begin(disk, configured, tally=noted)
+        writer, ledger = core.controller.timeline.writer, core.controller.timeline.ledger
+        tally = unpack(noted.content, writer.ring.controller, core.clock.boot_id())
+        assert tally is not None
+        assert tally.starts == core.controller.leases.participant.start == ledger.starts
+        assert ledger.starts == ledger.ahead.latest + 1 == 3
+        await core.controller.stop()
+
+    run(again())
+    disk.put("/state", copied[0])
+    run(behind())
 
 
 async def test_a_set_of_one_moment_is_not_refused() -> None:

@@ -8,6 +8,9 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING
 
+import pytest
+
+from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.patience import PRIMARY, SECONDARY, Access, Patience
 from duplexd.engine.batch import Batch
 from duplexd.engine.hung_disks import HungDisks, Silence
@@ -18,8 +21,6 @@ from tests.unit.engine.test_apply import batch_of
 from tests.unit.hanging.worlds import LONG, Hanging, hanging, until
 
 if TYPE_CHECKING:
-    import pytest
-
     from duplexd.engine.batch import Note
 
 DISK = "file 64769"
@@ -253,6 +254,25 @@ def test_a_group_is_suspended_at_one_number_whichever_of_its_secondaries_hang() 
     assert stand(batch) == {"data": 2}
     assert batch.frozen == set(parts.volumes.all())
     assert parts.content("wal", 0, 1) == (b"3", b"1")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "number"),
+    [(("data", SECONDARY), ("wal", PRIMARY), 2), (("wal", PRIMARY), ("data", SECONDARY), 4)],
+)
+def test_a_pair_whose_primary_hangs_goes_on_whatever_hangs_first_in_its_group(
+    first: tuple[str, str], then: tuple[str, str], number: int
+) -> None:
+    parts = Parts()
+    batch = going_on(parts, 2 if first[0] == "data" else 3, first, then)
+    assert stand(batch) == {"data": number}
+    assert [pair.name for pair in batch.frozen] == ["data"]
+    assert parts.content("wal", 0, 1) == (b"1", b"3")
+    assert [change.error for change in batch.changes] == [0] * 4
+    parts.failures.after(batch)
+    assert (parts.pair("data").state, parts.pair("data").failed) == (SUSPENDED, "")
+    wal, (_, secondary) = parts.pair("wal"), parts.legs["wal"]
+    assert (wal.primary, wal.failed) == (secondary, "")
 
 
 def test_another_primary_on_the_disk_gives_way_to_its_secondary() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.core.patience import Patience
 from duplexd.engine.checkpoint import Checkpointer
@@ -47,7 +47,7 @@ class Hanging:
         )
         self.primaries: list[tuple[str, OSError]] = []
         self.file = CheckpointFile(parts.disk, "/state")
-        numbers = MarkNumbers(parts.timeline, parts.volumes, self.calls, SMALL)
+        self.numbers = numbers = MarkNumbers(parts.timeline, parts.volumes, self.calls, SMALL)
         self.checkpointer = Checkpointer(
             parts.timeline,
             parts.volumes,
@@ -89,7 +89,16 @@ class Hanging:
 
 @asynccontextmanager
 async def hanging() -> AsyncIterator[Hanging]:
-    world = Hanging()
+    async with ended(Hanging()) as world:
+        yield world
+
+
+W = TypeVar("W", bound=Hanging)
+
+
+@asynccontextmanager
+async def ended(world: W) -> AsyncIterator[W]:
+    """Its threads end with it."""
     try:
         yield world
     finally:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import errno
+import json
 
 import pytest
 from fastcrc import crc32
 
-from duplexd.images.probe import SAMPLE_BYTES, Mark, Piece, brand, checksum, probe
+from duplexd.images.probe import (
+    SAMPLE_BYTES,
+    UNREADABLE,
+    Mark,
+    Piece,
+    brand,
+    checksum,
+    probe,
+)
 from tests.support.fault_leg import FaultLeg
 from tests.support.memory_leg import MemoryLeg
 
@@ -24,9 +33,37 @@ def test_a_mark_is_read_as_it_was_written() -> None:
     assert Mark.unpack(MARK.pack()) == MARK
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"3", b"[]", b"{}", b'{"id":1}', MARK.pack()[:-1]])
+def with_fields(**fields: object) -> bytes:
+    return json.dumps({**MARK._asdict(), **fields}).encode()
+
+
+_NO_COUNTS: list[object] = [1 << 62, 1 << 64, -1, 1.5, float("inf"), True, "7", None, []]
+_NO_TEXTS: list[object] = ["", 7, None, "\ud800"]
+NO_MARKS: list[bytes] = [
+    *(b"\xff", b"3", b"[]", b"{}", b'{"id":1}', MARK.pack()[:-1], b"[" * 3000),
+    *(with_fields(generation=wrong) for wrong in _NO_COUNTS),
+    *(with_fields(number=wrong) for wrong in _NO_COUNTS),
+    *(with_fields(owner=wrong) for wrong in _NO_TEXTS),
+]
+
+
+@pytest.mark.parametrize("data", [b"", *NO_MARKS])
 def test_anything_else_is_no_mark(data: bytes) -> None:
     assert Mark.unpack(data) is None
+
+
+@pytest.mark.parametrize("data", NO_MARKS)
+def test_what_is_no_mark_is_not_the_same_as_none(data: bytes) -> None:
+    image = leg()
+    assert probe(image, []).mark is None
+    image.write_mark(data, durable=True)
+    assert probe(image, []).mark == UNREADABLE
+
+
+def test_a_mark_of_before_there_were_numbers_is_one() -> None:
+    fields = MARK._asdict()
+    del fields["number"]
+    assert Mark.unpack(json.dumps(fields).encode()) == MARK._replace(number=0)
 
 
 def test_an_image_is_found_with_its_mark_and_the_samples_asked_for() -> None:

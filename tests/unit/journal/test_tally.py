@@ -66,7 +66,7 @@ def judged(disk: SimDisk, tally: Tally) -> Verdict:
     search = Search(tally, 0, 0, 0)
     walk = Walk(existing(disk), START)
     fold(walk, ledger, Since(ledger, 0, 0), lambda _done: None, search)
-    return search.verdict(ledger.starts)
+    return search.verdict(ledger.starts, ledger.starts + 1)
 
 
 def opened(boot: str) -> bytes:
@@ -119,10 +119,17 @@ def test_it_vouches_for_its_own_start_and_its_own_records_alone(
 
 
 def test_a_checkpoint_may_end_at_the_record() -> None:
-    assert Search(Tally(2, False, 9, 5), 9, 5, 2).verdict(2) == "whole"
-    assert Search(Tally(2, False, 9, 5), 9, 6, 2).verdict(2) == "lost"
-    assert Search(Tally(2, False, 8, 5), 9, 5, 2).verdict(2) == "unknown"
-    assert Search(None, 9, 5, 2).verdict(2) == "unknown"
+    assert Search(Tally(2, False, 9, 5), 9, 5, 2).verdict(2, 3) == "whole"
+    assert Search(Tally(2, False, 9, 5), 9, 6, 2).verdict(2, 3) == "lost"
+    assert Search(Tally(2, False, 8, 5), 9, 5, 2).verdict(2, 3) == "unknown"
+    assert Search(None, 9, 5, 2).verdict(2, 3) == "unknown"
+
+
+def test_a_start_that_found_itself_behind_has_not_the_next_number() -> None:
+    """It died before its marker, so it served nobody."""
+    tally = Tally(8, True, 9, 5)
+    assert Search(tally, 9, 5, 2).verdict(2, 8) == "whole"
+    assert Search(tally, 9, 5, 2).verdict(2, 3) == "lost"
 
 
 def test_only_what_is_in_the_file_is_noted() -> None:

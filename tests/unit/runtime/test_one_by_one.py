@@ -180,3 +180,29 @@ async def test_nothing_refers_to_what_was_given_up_once_its_call_has_returned(
         assert open_still() is None
     finally:
         gc.enable()
+
+
+async def test_a_call_that_hangs_refers_to_no_other_that_was_to_be_called(
+    workers: ThreadWorkers,
+) -> None:
+    """Neither before it nor behind it: those may be given up elsewhere, and have to close then."""
+    answers = threading.Event()
+    images = [Image(), Image(), Image()]
+    hangs, others = images[1], [weakref.ref(images[0]), weakref.ref(images[2])]
+
+    def call(image: Image) -> None:
+        if image is hangs:
+            answers.wait(PATIENCE_SECONDS)
+
+    looks: OneByOne[Image, None] = OneByOne(
+        workers, call, lambda image: str(id(image)), lambda _image, _none: None,
+        lambda _image: None,
+    )  # fmt: skip
+    gc.disable()
+    try:
+        await looks.call_all(images, SECONDS)
+        images.clear()
+        assert [open_still() for open_still in others] == [None, None]
+    finally:
+        answers.set()
+        gc.enable()

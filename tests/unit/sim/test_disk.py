@@ -84,6 +84,35 @@ def test_each_sector_holds_what_it_held_at_some_moment() -> None:
     assert len(moments) > 3
 
 
+def marked(mark: bytes, durable: bool = False) -> Callable[[SimFile], object]:
+    return lambda file: file.write_mark(mark, durable)
+
+
+def mark_after_power_cut(seed: int, *steps: Callable[[SimFile], object]) -> bytes:
+    disk = SimDisk(seed)
+    file = disk.create(PATH, SIZE)
+    for step in steps:
+        step(file)
+    disk.crash(power=True)
+    return disk.open(PATH).read_mark()
+
+
+def test_a_power_cut_takes_or_leaves_each_unsynced_mark() -> None:
+    steps = marked(b"1", durable=True), marked(b"2"), marked(b"3")
+    assert {mark_after_power_cut(seed, *steps) for seed in SEEDS} == {b"1", b"2", b"3"}
+
+
+def test_a_sync_without_times_does_not_keep_a_mark_and_one_with_them_does() -> None:
+    def data_only(file: SimFile) -> None:
+        file.sync()
+
+    def with_times(file: SimFile) -> None:
+        file.sync(times=True)
+
+    for step, marks in ((data_only, {b"", b"1"}), (with_times, {b"1"})):
+        assert {mark_after_power_cut(seed, marked(b"1"), step) for seed in SEEDS} == marks
+
+
 def test_a_kill_keeps_what_was_written_and_the_power_cut_after_it_may_not() -> None:
     lost = 0
     for seed in SEEDS:
