@@ -201,6 +201,15 @@ class ImageSnapshot(NamedTuple):
         unchanged = self.pair.touched == frozenset() and left.samples == known.samples
         return left if unchanged and not is_busy else left._replace(loose=True)
 
+    def still_absent(self) -> Image | None:
+        """The same of one that was not there at the last checkpoint either, so that nobody has
+        written to it. A primary gets later what the journal has since then.
+        """
+        known = self.known
+        if known is None or self.role:
+            return known
+        return known.at(known.sampled_at, self.pair.is_old)
+
     def record(self, image: Image | None) -> None:
         """In the checkpoint."""
         self.pair.saved["images"] = tuple(

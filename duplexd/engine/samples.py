@@ -237,7 +237,7 @@ class Samples:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
-            image = task.known if _is_settled(leg) else task.unseen()
+            image = task.still_absent() if _is_settled(leg) else task.unseen()
         else:
             self._looked.add(leg)
             if stamp is not None:
