@@ -216,16 +216,19 @@ class Executor:
         watch.inside.append(JOURNAL)  # it moves from here
         change, failure = batch.changes[batch.at], batch.healing
         pair, is_primary = change.volume, error.what is change.volume.primary
-        # First of all: a pair that goes on without its primary is not frozen with others.
-        batch.dead |= {
+        died = {
             pair: PrimaryFailure(change, HungError(leg, error.seconds))
             for pair, leg, use in others
             if use == PRIMARY and pair not in batch.dead
         }
+        lost = {pair for pair, _leg, use in others if use != PRIMARY}
+        # First of all: a pair that goes on without its primary is not frozen with others.
+        batch.dead |= {each: why for each, why in died.items() if each not in lost}
         if failure is not None or not is_primary:
             self._torn(batch, failure or SecondaryFailure(pair, change.sequence, error))
         if is_primary:
             self._primary_failed(batch, watch, change, error, final=True)
+        batch.dead |= died
         self._leave(batch, change, others, error)
         self._apply(batch, watch, batch.at + is_primary, not is_primary)
 

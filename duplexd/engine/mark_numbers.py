@@ -113,6 +113,10 @@ class MarkNumbers:
         if writing := [self._writing[leg] for leg in legs if leg in self._writing]:
             await asyncio.wait(writing)
 
+    def hangs(self, leg: Leg) -> bool:
+        """Whether a look that was given up may still mark it."""
+        return leg in self._inside
+
     async def look(self) -> None:
         """Begin to mark a few images, if the journal has come further."""
         number = self._timeline.writer.synced

@@ -246,8 +246,10 @@ class Samples:
 
     async def _looked_at(self, task: ImageSnapshot, stamp: Stamp | None, written: bool) -> Image:
         leg, is_new = task.leg, task.known is None
-        if is_new:
-            await self._marks.over((leg,))  # it may be known by another id
+        if is_new:  # it may be known by another id, in a call that writes that when it returns
+            await self._marks.over((leg,))
+            if self._marks.hangs(leg):
+                raise OSError(errno.EBUSY, "a call has not returned", leg.path)
             self._new.setdefault(leg, secrets.token_hex(16))
         image, mark = await to_its_end(
             self._legs.on(task.pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
@@ -276,6 +278,9 @@ class Samples:
         self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
         self._copies = self._copies_then
         for each in plan.pairs:
+            for image in each.legs:
+                if isinstance(image, AbsentLeg):
+                    image.settled = True
             pair, record = each.pair, each.pair.record
             images = dict(zip(each.legs, each.images, strict=True))
             ours = images.get(pair.primary, record.primary_image)
@@ -353,7 +358,4 @@ def _has_failed(pair: Pair, leg: Leg) -> bool:
 
 def _is_settled(leg: Leg) -> bool:
     """Whether what is recorded of an absent image allows for all that may be on it."""
-    settled = isinstance(leg, AbsentLeg) and leg.settled
-    if isinstance(leg, AbsentLeg):
-        leg.settled = True
-    return settled
+    return isinstance(leg, AbsentLeg) and leg.settled

@@ -1,7 +1,9 @@
-"""What is recorded of an image that was not there at the last checkpoint either."""
+"""What is recorded of an image that is not there."""
 
 from __future__ import annotations
 
+import errno
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +12,9 @@ import pytest
 from duplexd.core.image_record import Image
 from duplexd.engine.image_snapshot import ImageSnapshot, PairSnapshot, Plan
 from duplexd.engine.sampled_blocks import UNWRITTEN
+from duplexd.errors import WrongStateError
+from duplexd.runtime.watch import HungError
+from tests.unit.engine.cores import Core, new_disk, run, settings
 
 if TYPE_CHECKING:
     from duplexd.core.pair import Pair
@@ -44,3 +49,40 @@ def test_a_primary_gets_later_what_is_written_while_it_is_away(
     assert image is not None
     assert image.offsets == left
     assert image.sampled_at == KNOWN.sampled_at
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_checkpoint_that_failed_has_not_recorded_that_a_call_hangs(fails: bool) -> None:
+    """That the call may change the image when it returns."""
+    disk, now = new_disk(), [1000.0]
+    disk.now_ns = lambda: int((1_795_000_000 + now[0]) * 1e9)
+
+    async def life() -> None:
+        core = await Core.begin(disk, settings({"data": ""}))
+        controller = core.controller
+
+        def wait(seconds: float) -> None:
+            now[0] += seconds
+            core.clock.now += seconds
+
+        assert await core.write("data", 0, b"old") == 0
+        await controller.checkpointer.checkpoint()
+        wait(5)
+        assert await core.write("data", 0, b"new") == 0
+        pair, leg = core.pair(), core.pair().primary
+        hung = partial(controller.failures.primary_failed, pair, HungError(leg, 30.0))
+        await controller.timeline.at_rest(hung)
+        if fails:
+            disk.fail("/state/checkpoint", errno.ENOSPC)
+            with pytest.raises(OSError, match="space"):
+                await controller.checkpointer.checkpoint()
+            disk.heal("/state/checkpoint")
+        wait(1)
+        leg.write(0, b"new")  # the call returns
+        leg.close()
+        with pytest.raises(WrongStateError, match="SIMPLEX"):  # served again, and no more to do
+            await controller.resync(["data"])
+        assert not core.pair().failed
+        await controller.stop()
+
+    run(life())

@@ -292,6 +292,15 @@ def test_a_pair_with_both_legs_on_the_disk_fails_its_changes() -> None:
     assert [change.error for change in batch.changes] == [0, 0, 0, errno.EIO]
 
 
+def test_a_pair_with_both_legs_on_the_disk_is_frozen_with_its_group() -> None:
+    """At the same number: no image of it goes on."""
+    parts = Parts()
+    batch = going_on(parts, 2, ("data", SECONDARY), ("wal", PRIMARY), ("wal", SECONDARY))
+    assert stand(batch) == {"data": 2}
+    assert batch.frozen == set(parts.volumes.all())
+    assert [change.error for change in batch.changes] == [0, 0, 0, errno.EIO]
+
+
 def test_a_hanging_leg_is_on_the_disk_of_the_leg_below() -> None:
     parts = Parts()
     parts.images["data"][0].device = DISK
