@@ -117,11 +117,11 @@ class Reloads:
         """No reload goes on, and later ones are refused, unless this is left by an error."""
         async with self._one:
             self._restarts = True
-            try:
-                yield
-            except BaseException:
-                self._restarts = False
-                raise
+        try:
+            yield
+        except BaseException:
+            self._restarts = False
+            raise
 
     def hooks(self, group: str) -> GroupHooks | None:
         """What is run around suspends of a group, by the configuration in force."""
@@ -134,13 +134,13 @@ class Reloads:
 
     async def _alone(self) -> list[str]:
         async with self._one:
-            if self._restarts:
-                raise WrongStateError("a restart is under way; reload after it")
             now_us = time.monotonic_ns() // 1000
             status = "reading the configuration again"
             notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS={status}")
             refused: list[str] = []
             try:
+                if self._restarts:
+                    raise WrongStateError("a restart is under way; reload after it")
                 changes = await self._once()
             except (DuplexdError, OSError) as error:
                 refused = str(error).splitlines()

@@ -14,6 +14,7 @@ import struct
 import termios
 
 _COUNT = struct.Struct("i")
+_DROPPED_BYTES = 1 << 20  # at once
 
 
 def unread_of(sock: socket.socket) -> bytes:
@@ -23,3 +24,12 @@ def unread_of(sock: socket.socket) -> bytes:
         return sock.recv(count, socket.MSG_PEEK) if count else b""
     except OSError:
         return b""
+
+
+def drop_unread(sock: socket.socket, count: int) -> None:
+    """Receive as much of it, for nobody."""
+    try:
+        while count > 0 and (dropped := len(sock.recv(min(count, _DROPPED_BYTES)))):
+            count -= dropped
+    except OSError:
+        return

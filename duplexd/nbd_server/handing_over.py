@@ -68,10 +68,15 @@ class Resumed(Wire):
         return bytes(self._before)
 
     def unread(self) -> bytes:
-        before, self._before = bytes(self._before), memoryview(b"")
-        return before + super().unread()
+        return bytes(self._before) + super().unread()
+
+    def take_unread(self, count: int) -> None:
+        super().take_unread(count - len(self._before[:count]))
+        self._before = self._before[count:]
 
     def resume_reading(self) -> None:
+        if self._reading:
+            return
         super().resume_reading()
         if self._before:
             self._loop.call_soon(self._readable)

@@ -150,7 +150,7 @@ class Connection(Admitted):
 
         After DISC nobody sends it again: all of it is done, and the connection ends by itself.
         """
-        if self.is_ending:
+        if self.is_ending or (self._gone_now(0) and self._has_left()):
             return
         self._stopping = True
         if self._dispatch is None:
@@ -173,7 +173,7 @@ class Connection(Admitted):
     def may_leave(self) -> bool:
         """Whether `leave` returns its client some time, if the client stays."""
         dispatch, closing = self._dispatch, self._stopping or self._wire.is_closing()
-        if dispatch is None or dispatch.dropped or dispatch.ended or closing:
+        if dispatch is None or dispatch.dropped or dispatch.ended or dispatch.vanished or closing:
             return False
         return self._left is None and self._wire is self._socket
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from duplexd.nbd_server.goodbye import unread_of
+from duplexd.nbd_server.goodbye import drop_unread, unread_of
 from duplexd.net.listen import LISTEN_BACKLOG
 from duplexd.runtime.pipes import Pipe
 
@@ -65,6 +65,8 @@ class Carrier(Protocol):
     def is_closing(self) -> bool: ...
 
     def unread(self) -> bytes: ...
+
+    def take_unread(self, count: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -316,8 +318,14 @@ class Wire:
         return self._closing
 
     def unread(self) -> bytes:
-        """What the client has sent and was not received, once it sends no more."""
+        """What the client has sent and was not received, once it sends no more; it stays there."""
         return unread_of(self.sock)
+
+    def take_unread(self, count: int) -> None:
+        """So many bytes of it are taken: a socket that is closed with some in it resets the
+        connection, and the client loses replies.
+        """
+        drop_unread(self.sock, count)
 
     def close(self) -> None:
         """Read no more; close when the client has taken its replies."""

@@ -68,6 +68,7 @@ class TlsWire:
         self._tls = context.wrap_bio(incoming, self._outgoing, server_side=True)
         self._ciphertext = Ciphertext(incoming)
         self._input = memoryview(bytearray(RECEIVE_BYTES))
+        self._ahead = memoryview(b"")  # decrypted before the connection asked for it
         self._unsent: deque[memoryview] = deque()
         self._again: asyncio.Handle | None = None  # decrypts what is here
         self._behind = False  # its turn comes to decrypt more
@@ -156,14 +157,21 @@ class TlsWire:
         self._wire.abort()
 
     def unread(self) -> bytes:
-        """See `Wire`; it is taken from here. Nothing if that would keep the loop too long."""
-        self._ciphertext.came(memoryview(self._wire.unread()))
+        """See `Wire`. Nothing if that would keep the loop too long."""
+        ciphertext = self._wire.unread()
+        self._wire.take_unread(len(ciphertext))
+        self._ciphertext.came(memoryview(ciphertext))
         pieces, records_max, ended = list[bytes](), UNREAD_RECORDS_MAX, False
         while records_max and not ended:
             count, ended, records_max = self._read_into(self._input, records_max)
             pieces.append(bytes(self._input[:count]))
             ended = ended or (not count and records_max > 0)
-        return b"".join(pieces) if ended else b""
+        self._ahead = memoryview(b"".join(pieces))
+        return bytes(self._ahead) if ended else b""
+
+    def take_unread(self, count: int) -> None:
+        """See `Wire`."""
+        self._ahead = self._ahead[count:]
 
     # ------------------------------------------------------------- what the wire calls on it
 
@@ -274,7 +282,8 @@ class TlsWire:
         """Fill the buffer as far as there is something: how far, whether that was the end, and how
         many records more there may be in this turn.
         """
-        filled, ended = 0, False
+        filled, ended = len(self._ahead[: len(buffer)]), False
+        buffer[:filled], self._ahead = self._ahead[:filled], self._ahead[filled:]
         while filled < len(buffer) and not ended:
             try:
                 count = cast("int", self._tls.read(len(buffer) - filled, buffer[filled:]))

@@ -47,7 +47,9 @@ def kept(receiver: Receiver, count: int, wire: Carrier, budget: Budget) -> Unrec
     """What was just received, so many bytes, and what is in the socket, if DISC is the last of it
     and there is room.
     """
-    unread = receiver.untaken(count) + wire.unread()
-    if not receiver.says_goodbye(unread) or not budget.fits(len(unread)):
+    unread = wire.unread()
+    content = receiver.untaken(count) + unread
+    if not receiver.says_goodbye(content) or not budget.fits(len(content)):
         return None
-    return Unreceived(unread, budget)
+    wire.take_unread(len(unread))
+    return Unreceived(content, budget)

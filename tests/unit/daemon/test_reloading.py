@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -160,17 +159,18 @@ async def test_nothing_is_reloaded_between_the_checks_of_a_restart_and_its_end(
     reloading: Reloading,
 ) -> None:
     """It could add a volume that the next program, which has read the file before, gives up."""
-    waiting: list[asyncio.Task[list[str]]] = []
 
     async def refused() -> None:
         async with reloading.one.kept_out():
-            waiting.append(asyncio.create_task(reloading.once()))
-            await asyncio.sleep(0)
+            with pytest.raises(WrongStateError, match="a restart is under way"):
+                await reloading.once()
             raise WrongStateError("no successor")
 
     with pytest.raises(WrongStateError, match="no successor"):
         await refused()
-    await waiting[0]
+    assert "a restart is under way" in reloading.announcements.line(), "a signal has no answer"
+    assert reloading.engine.emitted == ["reload-refused"]
+    await reloading.once()
     async with reloading.one.kept_out():
         pass
     with pytest.raises(WrongStateError, match="a restart is under way"):

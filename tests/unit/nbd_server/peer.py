@@ -28,6 +28,10 @@ class Peer:
         self._sock.setblocking(False)
 
     @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
+    @property
     def is_local(self) -> bool:
         """Over a Unix socket."""
         return isinstance(self._address, UnixAddress)

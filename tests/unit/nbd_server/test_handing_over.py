@@ -112,13 +112,30 @@ async def test_who_said_goodbye_during_a_restart_finds_all_done(
     assert done(backend) == list(range(1, 61))
 
 
+@pytest.mark.parametrize("ends", [socket.socketpair, over_tcp])
+async def test_reads_of_one_that_closed_its_half_during_a_restart_are_answered(
+    listeners: Listeners, ends: Callable[[], tuple[socket.socket, socket.socket]]
+) -> None:
+    """The program before has received some of what it sent, up to the middle of a request."""
+    sent = b"".join(
+        REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_READ, index, 0, 512) for index in range(20)
+    )
+    ours, theirs = ends()
+    theirs.sendall(sent[100:])
+    theirs.shutdown(socket.SHUT_WR)
+    with adopt(listeners, sent[:100], ends=(ours, theirs)):
+        await eventually(lambda: not listeners.server.connections)
+        assert len(theirs.recv(1 << 16, socket.MSG_WAITALL)) == 20 * (SIMPLE_REPLY.size + 512)
+
+
 @pytest.mark.parametrize("offset", [0, VOLUME_BYTES])
 async def test_a_stop_goes_on_behind_a_client_that_was_cut_off(
     listeners: Listeners, offset: int
 ) -> None:
     """In the middle of a WRITE in pieces, which may be one that is refused."""
     header = REQUEST.pack(c.REQUEST_MAGIC, 0, c.CMD_WRITE, 0, offset, 4 * MIB)
-    with adopt(listeners, header + bytes(2 * MIB)), adopt(listeners, b"") as other:
+    with adopt(listeners, header + bytes(2 * MIB)) as theirs, adopt(listeners, b"") as other:
+        theirs.sendall(b"x")  # memory is taken for what comes
         await eventually(lambda: listeners.server.waiting.used >= MIB)
         await asyncio.sleep(0.05)
         for connection in list(listeners.server.connections):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.limits import NbdLimits
+from duplexd.nbd.messages import SIMPLE_REPLY
 from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.backend import Change
+    from duplexd.nbd_server.listeners import Listeners
     from tests.unit.nbd_server.memory_backend import MemoryBackend
     from tests.unit.nbd_server.peer import Peer
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 BLOCK = 512
 OLD, NEW = b"o" * BLOCK, b"n" * BLOCK
 BURST = 200  # WRITEs: more than is received at once, or taken in a turn
+SOME = 50  # that are all on the other side when it closes
 
 
 @pytest.fixture
@@ -91,6 +94,7 @@ async def test_one_that_goes_while_its_turn_is_due_is_not_read(
 async def test_what_came_before_a_goodbye_is_done_however_much_it_is(
     connect: Connect, backend: MemoryBackend
 ) -> None:
+    """And answered: a socket that is closed while something is in it would reset the connection."""
     gone, other = await connect(), await connect()
     for index in range(BURST):
         gone.nbd.write(index * BLOCK, OLD)
@@ -98,5 +102,25 @@ async def test_what_came_before_a_goodbye_is_done_however_much_it_is(
     await gone.send()
     gone.half_close()
     assert (await other.reply(other.nbd.write(BURST * BLOCK, NEW))).error == 0
-    assert await gone.closed()
+    await eventually(lambda: backend.volumes["data"].connections == 1)
+    received = b""
+    while data := await asyncio.get_running_loop().sock_recv(gone.sock, 1 << 16):
+        received += data
+    assert len(received) == BURST * SIMPLE_REPLY.size
     assert backend.volumes["data"].data[: BURST * BLOCK] == OLD * BURST
+
+
+async def test_a_stop_finds_out_that_a_client_has_said_goodbye(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    """In the turn of the loop in which that came, so that nothing of it was received."""
+    gone = await connect()
+    for index in range(SOME):
+        gone.nbd.write(index * BLOCK, OLD)
+    gone.nbd.disconnect()
+    await gone.send()
+    gone.close()
+    for connection in list(listeners.server.connections):
+        connection.stop()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert backend.volumes["data"].data[: SOME * BLOCK] == OLD * SOME

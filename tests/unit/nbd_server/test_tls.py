@@ -343,6 +343,8 @@ async def test_what_was_left_in_very_many_records_is_not_looked_at(
         ends.writer.write(b"x")
     await asyncio.sleep(0.05)
     assert ends.wire.unread() == (b"x" * records if records < 8 else b"")
+    ends.wire.resume_reading()
+    await eventually(lambda: ends.seen.received == b"x" * records)  # it was only looked at
     ends.close()
 
 
