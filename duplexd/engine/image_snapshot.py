@@ -203,10 +203,10 @@ class ImageSnapshot(NamedTuple):
 
     def still_absent(self) -> Image | None:
         """The same of one that was not there at the last checkpoint either, so that nobody has
-        written to it. A primary gets later what the journal has since then.
+        written to it. A primary gets later what the journal has since then, if there is any.
         """
-        known = self.known
-        if known is None or self.role:
+        known, lacks = self.known, self.pair.pair.lacks
+        if known is None or self.role or (lacks is not None and not lacks.records):
             return known
         return known.at(known.sampled_at, self.pair.is_old)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from duplexd.core.image_record import Image
+from duplexd.core.pair import Lacks
 from duplexd.engine.image_snapshot import ImageSnapshot, PairSnapshot, Plan
 from duplexd.engine.sampled_blocks import UNWRITTEN
 from duplexd.errors import WrongStateError
@@ -25,22 +26,24 @@ KNOWN = Image("id", "/b/v1", "", 0, True, 3, samples=((0, 11), (1 << SHIFT, 22))
 
 
 @pytest.mark.parametrize(
-    ("role", "touched", "left"),
+    ("role", "lacks", "touched", "left"),
     [
-        (0, frozenset[int](), [0, 1 << SHIFT]),
-        (0, frozenset({1}), [0]),
-        (0, None, []),
-        (1, frozenset({1}), [0, 1 << SHIFT]),
+        (0, None, frozenset[int](), [0, 1 << SHIFT]),
+        (0, None, frozenset({1}), [0]),
+        (0, Lacks(3), frozenset({1}), [0]),
+        (0, None, None, []),
+        (0, Lacks(), None, [0, 1 << SHIFT]),
+        (1, None, frozenset({1}), [0, 1 << SHIFT]),
     ],
-    ids=["nothing", "a region", "anything", "to the primary"],
+    ids=["nothing", "a region", "in the journal", "anything", "nothing lacks", "to the primary"],
 )
 def test_a_primary_gets_later_what_is_written_while_it_is_away(
-    role: int, touched: frozenset[int] | None, left: list[int]
+    role: int, lacks: Lacks | None, touched: frozenset[int] | None, left: list[int]
 ) -> None:
     """A start that brings it there, and dies, must not find it changed by somebody else. Nothing of
     that reaches a secondary before a marker says so.
     """
-    pair = SimpleNamespace(regions=SimpleNamespace(shift=SHIFT))
+    pair = SimpleNamespace(regions=SimpleNamespace(shift=SHIFT), lacks=lacks)
     legs = cast("tuple[Leg, Leg]", (object(), object()))
     images = {"images": (KNOWN, KNOWN)}
     of = PairSnapshot(cast("Pair", pair), images, legs, touched, swaps=0)
