@@ -133,6 +133,11 @@ class Server:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
+    def _answers(self) -> bool:
+        """Servers bind their sockets a moment before they listen."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
+
     def _wait(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
         while not ready():
@@ -154,7 +159,7 @@ class Nbdkit(Server):
             self._image(f"images/{volume}")
         command = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
         self._run(*command, "file", f"dir={self.directory / 'images'}")
-        self._wait(self.socket.exists)
+        self._wait(self._answers)
 
 
 class QemuNbd(Server):
@@ -166,7 +171,7 @@ class QemuNbd(Server):
         command += [f"--aio={qemu_aio()}"]
         command += ["--persistent", "--shared=0", f"--socket={self.socket}"]
         self._run(*command, f"--export-name={volume}", str(self._image("primary.img")))
-        self._wait(self.socket.exists)
+        self._wait(self._answers)
 
 
 class QemuMirror(Server):
@@ -180,7 +185,7 @@ class QemuMirror(Server):
             command += self._pair(volume)
         command += ["--chardev", f"socket,id=qmp,path={monitor},server=on,wait=off"]
         self._run(*command, "--monitor", "chardev=qmp")
-        self._wait(lambda: monitor.exists() and self.socket.exists())
+        self._wait(lambda: monitor.exists() and self._answers())
         with Monitor(monitor) as qmp:
             for volume in self.volumes:
                 qmp.mirror(f"{volume}-a", f"{volume}-b")
