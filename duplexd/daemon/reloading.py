@@ -106,6 +106,7 @@ class Reloads:
             return _read(old, self._passed, given)
 
         async with self._one:
+            self._refuse_beside_restart()
             new = (await self._workers.run(read)).config
             await self._workers.run(lambda: _refuse_taken(old, new))
             with in_file(new):
@@ -139,8 +140,7 @@ class Reloads:
             notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS={status}")
             refused: list[str] = []
             try:
-                if self._restarts:
-                    raise WrongStateError("a restart is under way; reload after it")
+                self._refuse_beside_restart()
                 changes = await self._once()
             except (DuplexdError, OSError) as error:
                 refused = str(error).splitlines()
@@ -151,6 +151,10 @@ class Reloads:
                 notify(f"READY=1\nSTATUS={self._announcements.line()}")
             log.info("reloaded", changes=changes)
             return changes
+
+    def _refuse_beside_restart(self) -> None:
+        if self._restarts:
+            raise WrongStateError("a restart is under way; reload after it")
 
     def _report(self, problems: list[str]) -> None:
         if self.config is self._ruled:

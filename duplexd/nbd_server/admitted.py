@@ -113,10 +113,9 @@ class Admitted:
         self._server.log.info(
             "NBD client is disconnected", caller=str(self.exports.caller), reason=why
         )
+        self.stop()
         if self.is_ending and not self.lost:
-            self.abort()  # nothing ends it before its client has taken all replies
-        else:
-            self.stop()
+            self.abort()  # nothing else ends it before its client has taken all replies
 
     def _secured_by(self, owner: Receiving, up: Callable[[], None]) -> Carrier:
         """The client asked for TLS: put it onto the socket, in its turn."""

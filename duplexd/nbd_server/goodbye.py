@@ -2,8 +2,8 @@
 
 A connection over its limits is not read, so a DISC may wait in the kernel when the client closes.
 Whether it does decides what becomes of its changes, and that has to be known at once: the client
-may be sending them again already. So the kernel's buffer is looked at, which is bounded, and left
-as it is.
+may be sending them again already. So the kernel's buffer is looked at, which is bounded. What is
+kept of it is taken off: a socket that is closed with something in it resets the connection.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ has a place, so at most one buffer of it waits. Replies are encrypted in pieces,
 client takes what was encrypted; the rest waits as it is, as in `Wire`. What is longer than a piece,
 or behind something that waits, goes in turns with the long replies of all other connections:
 encrypting takes the loop longer than sending. And so does what came in many records: one of a
-single byte, or of none, costs as much as one of a thousand.
+single byte, or of none, costs as much as one of a thousand. What a client has left behind is
+decrypted at once, up to a socket's buffer of it: whether DISC is the last of it has to be known.
 
 An end without close_notify is an end like any other: requests have a length, so nothing can be cut
 off unnoticed. Ours is sent, and no answer to it is waited for.

@@ -338,6 +338,24 @@ async def test_who_reads_a_point_that_ends_is_disconnected(
     peer.close()
 
 
+async def test_a_goodbye_that_was_not_received_saves_nothing_of_what_the_rules_exclude(
+    serving: Serving, backend: MemoryBackend
+) -> None:
+    peer = await serving.peer()
+    await peer.go("data")
+    backend.holding = True
+    for index in range(50):
+        peer.nbd.write(index * 512, b"x" * 512)
+    peer.nbd.disconnect()
+    await peer.send()
+    peer.half_close()
+    await serving.rules(Policy({"data": Door(NOBODY)}))  # in the same turn of the loop
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    backend.release()
+    assert backend.volumes["data"].data[: 50 * 512] == bytes(50 * 512)
+    peer.close()
+
+
 async def test_a_goodbye_keeps_nobody_connected_whom_the_rules_exclude(
     serving: Serving, backend: MemoryBackend
 ) -> None:
