@@ -5,7 +5,7 @@ change must not outlive its connection: the client may have reconnected and writ
 The event loop has no callback for a hang-up of a socket that it does not read, so those are watched
 by an epoll set of our own, for EPOLLRDHUP alone.
 
-That comes when the loop comes to it. Whoever takes requests of a client in the meantime asks the
+That comes when the loop comes to it. Whoever takes requests of a client before that asks the
 kernel, which knows what is true at this moment: what another client sends after this one has gone
 must not be overtaken by what this one had sent.
 """
