@@ -6,8 +6,10 @@ it may, and not while it does not take its replies. A payload is not begun to be
 there is room for it.
 
 A connection that is lost cancels its requests. They were not acknowledged, and the client may send
-them again on another connection, where a late one must not overwrite a newer one. DISC makes no
-difference: a client that wants its requests done waits for the replies.
+them again on another connection, where a late one must not overwrite a newer one. So the kernel is
+asked whether the client is still there before one is begun: the news that it has gone may come
+behind what another client has sent since. DISC makes no difference: a client that wants its
+requests done waits for the replies.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from ..nbd.offers import Offers
 from ..nbd.transmission import Receiver
 from ..nbd.typed_request import TypedRequest
 from .executing import Executing
+from .hangup import asks_whether_gone
 
 if TYPE_CHECKING:
     import ssl
@@ -61,6 +64,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._sock: socket.socket  # of our own: that of the transport may be closed before we hear
+        self._gone_now: Callable[[int], list[tuple[int, int]]]
         self._handshake = Handshake(exports, bounds.options_max, offers=_OFFERS, tls=tls)
         self._input = memoryview(bytearray(_RECEIVE_BYTES))
         self._receiver: Receiver | None = None  # from the end of the handshake on
@@ -93,6 +97,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         """See asyncio."""
         self._transport = cast("asyncio.Transport", transport)
         self._sock = transport.get_extra_info("socket").dup()
+        self._gone_now = asks_whether_gone(self._sock.fileno())
         if self._sock.family != socket.AF_UNIX:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._late = self._loop.call_later(self._bounds.handshake_seconds_max, self.abort)
@@ -241,6 +246,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         """Start what there is room for; read on when nothing waits."""
         receiver, backlog = self._receiver, self._backlog
         if receiver is None or self._transport.is_closing():
+            return
+        if (backlog or receiver.more) and self._gone_now(0):
+            self.abort()
             return
         while True:
             while backlog and not self._full and self._fits(backlog[0].content_bytes):

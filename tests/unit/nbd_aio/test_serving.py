@@ -358,6 +358,42 @@ async def test_a_lost_client_cancels_its_requests_also_those_not_begun(address: 
     assert (held.begun, held.content[0]) == (2, 0)
 
 
+async def test_a_client_that_has_gone_overtakes_nobody(address: str, tmp_path: Path) -> None:
+    """Another one sees it go, and writes. The loop comes to that one first: it had sent something
+    before.
+    """
+    ram, old, new = Ram(), b"o" * 512, b"n" * 512
+    async with serve({"": ram}, address):
+        gone, other = [await _raw(tmp_path / "nbd") for _ in range(2)]
+        # without an `await` until all is sent: the server sees it at once
+        other.send(m.request(0, c.CMD_WRITE, 1, 512, 512) + old)
+        gone.send(m.request(0, c.CMD_WRITE, 2, 0, 512) + old)
+        gone.close()
+        other.send(m.request(0, c.CMD_WRITE, 3, 0, 512) + new)
+        with other:
+            await _received(other, 2 * m.SIMPLE_REPLY.size)
+            other.send(m.request(0, c.CMD_READ, 4, 0, 512))
+            await _received(other, m.SIMPLE_REPLY.size + 512)
+    assert bytes(ram.content[:1024]) == new + old
+
+
+async def _raw(path: Path) -> socket.socket:
+    """A client after its handshake."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    await loop.sock_connect(sock, str(path))
+    go = m.option(c.OPT_GO, m.go_data("", []))
+    await loop.sock_sendall(sock, m.CLIENT_FLAGS.pack(3) + go)
+    await _received(sock, 18 + 20 + 12 + 20)  # the greeting and the answer to GO
+    return sock
+
+
+async def _received(sock: socket.socket, count: int) -> None:
+    while count:
+        count -= len(await asyncio.get_running_loop().sock_recv(sock, count))
+
+
 async def test_disconnecting_answers_what_is_in_flight(address: str) -> None:
     held = Held()
     async with serve({"": held}, address):
