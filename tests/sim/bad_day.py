@@ -363,7 +363,7 @@ class UnmarkedDay(BadDay):
         last = self.machine.last
         pairs = last.volumes.all() if last is not None else []
         primaries = {pair.primary.path for pair in pairs}
-        leads = path in primaries if pairs else path.startswith("/a/")
+        leads = path in primaries or not pairs  # a start that died may have known of a swap
         super()._take(path, "missing" if leads and kind == "foreign" else kind)
 
 
