@@ -205,7 +205,11 @@ class Scenario:
             )
             return machine.quiet and not behind
 
-        await machine.until(settled, "rest")
+        while True:
+            await machine.until(settled, "rest")
+            await asyncio.sleep(1e-6)  # what follows from the last answer has been done then
+            if settled():
+                break
         checks.check_quiet(machine, self.cuts, self.unsure)
 
     # ---------------------------------------------------------------------------- the administrator
