@@ -140,6 +140,7 @@ class Increment:
         found = {
             name: Overlay(
                 base.path / old[name].file,
+                known(base.manifest, "it was looked at").cut,
                 [(each["offset"], each["length"]) for each in row["extents"]],
                 row["changed_bytes"],
             )

@@ -25,14 +25,12 @@ if TYPE_CHECKING:
 
 PACKAGES = {
     "qemu-img": "qemu-utils",
-    "qemu-io": "qemu-utils",
     "qemu-nbd": "qemu-utils",
     "setpriv": "util-linux",
     "nice": "coreutils",
 }
 _TIED = ("setpriv", "--pdeathsig", "KILL", "nice")
 _PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
-_PROMPT = b"qemu-io> "  # before each command of a script
 _CHUNK_BYTES = 4096
 _OUTPUT_BYTES_MAX = 1 << 20
 _LOOK_SECONDS = 0.02  # whether a server listens
@@ -58,31 +56,27 @@ def check() -> None:
 async def run(
     command: Sequence[str],
     progress: Callable[[float], None] | None = None,
-    script: Sequence[str] = (),
     output_bytes_max: int = _OUTPUT_BYTES_MAX,
 ) -> bytes:
     """What it writes to stdout, or the beginning of it. `progress` gets percents, if the program
-    shows them; `script` are lines for qemu-io, which shows a prompt for each.
+    shows them.
 
     Raises ProgramError with what it said. A cancellation kills it first.
     """
     process = await asyncio.create_subprocess_exec(
         *_TIED,
         *command,
-        stdin=asyncio.subprocess.PIPE if script else asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, "LC_ALL": "C"},
     )
     stdout, stderr = known(process.stdout, "a pipe"), known(process.stderr, "a pipe")
-    show = _shown(progress, len(script)) if progress is not None else None
+    show = _shown(progress) if progress is not None else None
     try:
-        output, complaint, _, _ = await asyncio.gather(
-            _read(stdout, show, output_bytes_max),
-            _read(stderr, None),
-            _write(process.stdin, script),
-            process.wait(),
+        output, complaint, _ = await asyncio.gather(
+            _read(stdout, show, output_bytes_max), _read(stderr, None), process.wait()
         )
     except BaseException:
         with suppress(ProcessLookupError):
@@ -144,35 +138,18 @@ async def _read(
     return bytes(found)
 
 
-async def _write(stream: asyncio.StreamWriter | None, script: Sequence[str]) -> None:
-    """Only as fast as it is read. A program that ends before says why itself."""
-    if stream is None:
-        return
-    with suppress(ConnectionError):
-        for line in script:
-            stream.write(line.encode() + b"\n")
-            await stream.drain()
-    stream.close()
-
-
-def _shown(progress: Callable[[float], None], lines: int) -> Callable[[bytes], None]:
-    """What finds the progress in the output of a program, whose script has so many lines."""
-    prompts = 0
+def _shown(progress: Callable[[float], None]) -> Callable[[bytes], None]:
+    """What finds the progress in the output of a program."""
 
     def show(chunk: bytes) -> None:
-        nonlocal prompts
-        prompts += chunk.count(_PROMPT[-2:])
-        percents = _PROGRESS.findall(chunk.decode(errors="replace"))
-        if lines:
-            progress(min(100.0, 100 * prompts / lines))
-        elif percents:
+        if percents := _PROGRESS.findall(chunk.decode(errors="replace")):
             progress(float(percents[-1]))
 
     return show
 
 
 def _failed(command: Sequence[str], status: int, complaint: bytes) -> ProgramError:
-    text = complaint.replace(_PROMPT, b"").decode(errors="replace")
+    text = complaint.decode(errors="replace")
     lines = _PROGRESS.sub("", text).split("\n")
     lines = [line for each in lines if (line := each.strip())][-_LINES_MAX:]
     why = "; ".join(lines) or f"exit code {status}"

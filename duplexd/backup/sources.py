@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from duplexd.canary.members import address
 from duplexd.config.groups import LOCAL
 from duplexd.errors import ConfigurationError
+from duplexd.nbd.constants import CONTEXT_UNCHANGED
 from duplexd.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
@@ -38,9 +39,14 @@ class Source(NamedTuple):
     uri: NbdUri
     place: Place
 
-    def image(self) -> str:
-        """As qemu-img takes it."""
+    def image(self, since: str = "") -> str:
+        """As qemu-img takes it. If that is a cut, only what changed since then is data of it, and
+        the rest comes from what it lies on. (QEMU calls the option that chooses what an image says
+        of its extents `x-dirty-bitmap`.)
+        """
         file: Json = {"driver": "nbd", "export": self.uri.export, "server": self._server()}
+        if since:
+            file["x-dirty-bitmap"] = CONTEXT_UNCHANGED + since
         if self.uri.tls:
             file |= {"tls-creds": _id(self.name), "tls-hostname": self._host()}
         return "json:" + json.dumps({"driver": "raw", "file": file})

@@ -3,7 +3,9 @@
 The maps of all intervals in between are united once, in a worker, and the union is kept, because a
 client that copies a large volume asks thousands of times. It never changes while the point stands.
 What is asked of it is answered in the loop, for all clients one question a turn, each with few
-extents: nobody waits for a volume that has a million of them, and who wants all asks on.
+extents: nobody waits for a volume that has a million of them, and who wants all asks on. A question
+for the first extent alone, as QEMU asks, is no more work than any other request, and is answered
+with it.
 
 Never too little: where it is not known what changed, everything has.
 """
@@ -50,6 +52,9 @@ class DirtyBitmaps:
         if not isinstance(volume, Point) or since is None:  # forgotten since it was selected
             done([(offset, length, True)])
             return
+        if extents_max == 1 and (changed := self._kept_of(volume, since)) is not None:
+            done(within(changed, offset, length, 1))
+            return
         answer = self._answer(volume, since, offset, length, extents_max, done)
         task = asyncio.get_running_loop().create_task(answer)
         self._tasks.add(task)
@@ -75,20 +80,29 @@ class DirtyBitmaps:
 
     async def _united(self, point: Point, since: str) -> ChangeMap:
         """One union at a time: a client that asks for more than are kept takes one thread."""
-        key = point.pair.id, since, point.cut.id
-        changed = self._kept.pop(key, None)
+        changed = self._kept_of(point, since)
         if changed is None:
             async with self._uniting:
-                changed = self._kept.pop(key, None)
+                changed = self._kept_of(point, since)
                 if changed is None:
                     between = await self._changes.extents(point.of, since, point.cut.id)
                     changed = between.changed
-                    if UNREADABLE in between.why:  # perhaps only this time
-                        return changed
-        self._kept[key] = changed
+                    if UNREADABLE not in between.why:  # perhaps only this time
+                        self._keep(point, since, changed)
+        return changed
+
+    def _kept_of(self, point: Point, since: str) -> ChangeMap | None:
+        """It is the one used last now."""
+        key = point.pair.id, since, point.cut.id
+        changed = self._kept.pop(key, None)
+        if changed is not None:
+            self._kept[key] = changed
+        return changed
+
+    def _keep(self, point: Point, since: str, changed: ChangeMap) -> None:
+        self._kept[point.pair.id, since, point.cut.id] = changed
         if len(self._kept) > self._kept_max:
             del self._kept[next(iter(self._kept))]
-        return changed
 
 
 def within(changed: ChangeMap, offset: int, length: int, extents_max: int) -> list[Extent]:

@@ -55,6 +55,7 @@ REP_ERR_EXT_HEADER_REQD = REP_FLAG_ERROR + 10
 # Metadata contexts
 CONTEXT_ALLOCATION = "base:allocation"
 CONTEXT_DIRTY_BITMAP = "qemu:dirty-bitmap:"  # and the name of a bitmap
+CONTEXT_UNCHANGED = "x-duplexd:unchanged:"  # and the name of a bitmap
 
 # Information types of INFO and GO
 INFO_EXPORT = 0

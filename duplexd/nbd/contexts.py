@@ -2,13 +2,15 @@
 
 Every export has `base:allocation`. One that knows what changed since something earlier has a
 `qemu:dirty-bitmap:NAME` for each such thing, named as QEMU names its bitmaps, because the backup
-programs that read bitmaps know that namespace.
+programs that read bitmaps know that namespace. `x-duplexd:unchanged:NAME` says the same as
+`base:allocation` would of an image that has only what changed, and lies on that of the earlier cut:
+where nothing changed there is a hole, whose content is unknown. Programs that copy skip those.
 
 A bitmap may have several names, and there may be a thousand of them. So a query that names none
-gets the newest, each by one of its names, and a full name is answered in any case; the
-specification allows for that. (ovirt-imageio takes no bitmap if two are listed: a second name would
-be one too many.) A client may select a few only, because each costs something in every
-BLOCK_STATUS.
+gets the newest, each by one of its names and in QEMU's namespace alone, and a full name is answered
+in any case; the specification allows for that. (ovirt-imageio takes no bitmap if two are listed: a
+second name would be one too many.) A client may select a few only, because each costs something in
+every BLOCK_STATUS.
 Source: NetworkBlockDevice/nbd, doc/proto.md, "Metadata querying"; QEMU, docs/interop/nbd.txt.
 """
 
@@ -22,6 +24,7 @@ from .constants import (
     BITMAPS_SELECTED_MAX,
     CONTEXT_ALLOCATION,
     CONTEXT_DIRTY_BITMAP,
+    CONTEXT_UNCHANGED,
 )
 
 if TYPE_CHECKING:
@@ -32,9 +35,10 @@ ALLOCATION_ID, FIRST_BITMAP_ID = 1, 2  # what BLOCK_STATUS calls them, on one co
 
 def bitmap_of(context: str) -> str | None:
     """The name of the bitmap that a context is about, if it is about one."""
-    if not context.startswith(CONTEXT_DIRTY_BITMAP):
-        return None
-    return context.removeprefix(CONTEXT_DIRTY_BITMAP)
+    for prefix in (CONTEXT_DIRTY_BITMAP, CONTEXT_UNCHANGED):
+        if context.startswith(prefix):
+            return context.removeprefix(prefix)
+    return None
 
 
 def listed(queries: Sequence[str], bitmaps: Mapping[str, str]) -> tuple[str, ...]:

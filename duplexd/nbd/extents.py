@@ -22,6 +22,7 @@ Status = tuple[int, int]
 
 ALLOCATION_STATES = c.STATE_HOLE | c.STATE_ZERO, 0  # of extents that are no data, and that are
 BITMAP_STATES = 0, c.STATE_DIRTY  # of extents that did not change, and that did
+UNCHANGED_STATES = c.STATE_HOLE, 0  # the same
 
 
 def without_short_holes(extents: Sequence[Extent], hole_bytes_min: int) -> list[Extent]:

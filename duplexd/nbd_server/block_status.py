@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.nbd.constants import CMD_FLAG_REQ_ONE, CONTEXT_ALLOCATION
+from duplexd.nbd.constants import CMD_FLAG_REQ_ONE, CONTEXT_ALLOCATION, CONTEXT_UNCHANGED
 from duplexd.nbd.contexts import bitmap_of
-from duplexd.nbd.extents import ALLOCATION_STATES, BITMAP_STATES, statuses
+from duplexd.nbd.extents import ALLOCATION_STATES, BITMAP_STATES, UNCHANGED_STATES, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +69,9 @@ class StatusQuery:
         self._take(extents, ALLOCATION_STATES)
 
     def _changed(self, extents: list[Extent]) -> None:
-        self._take(extents, BITMAP_STATES)
+        _number, context = self._contexts[len(self.found)]
+        as_holes = context.startswith(CONTEXT_UNCHANGED)
+        self._take(extents, UNCHANGED_STATES if as_holes else BITMAP_STATES)
 
     def _take(self, extents: list[Extent], states: tuple[int, int]) -> None:
         number, _name = self._contexts[len(self.found)]

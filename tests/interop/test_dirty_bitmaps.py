@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 16 * MIB
 GRAIN = 64 * KIB
-BITMAP = "qemu:dirty-bitmap:"
+BITMAP, UNCHANGED = "qemu:dirty-bitmap:", "x-duplexd:unchanged:"
 
 
 def run(*command: str | Path) -> None:
@@ -59,10 +59,10 @@ class Week:
         """The image that the point is."""
         return self.files.secondary_of("data")
 
-    def dirty(self, bitmap: str) -> list[str]:
+    def dirty(self, bitmap: str, context: str = BITMAP) -> list[str]:
         """The words by which QEMU opens the point to show a bitmap of it."""
         where = f"driver=nbd,server.type=unix,server.path={self.files.nbd_socket}"
-        return ["--image-opts", f"{where},export=data@tuesday,x-dirty-bitmap={BITMAP}{bitmap}"]
+        return ["--image-opts", f"{where},export=data@tuesday,x-dirty-bitmap={context}{bitmap}"]
 
     def suspend(self, tag: str) -> None:
         self.ids[tag] = json.loads(self.ctl("suspend", "data", "--tag", tag, "--json"))["cut"]
@@ -198,6 +198,22 @@ def test_qemu_img_maps_what_changed_and_makes_an_image_of_it(
     allocated = json.loads(client("qemu-img", "map", "--output=json", top))
     own = sum(each["length"] for each in allocated if each["depth"] == 0)
     assert own == sum(length for _, length in CHANGED)
+
+
+def test_qemu_img_copies_what_changed_and_leaves_the_rest_to_the_full_copy(
+    week: Week, full: Path, client: Client
+) -> None:
+    """In one command: what did not change is a hole, and zeroes hide what the full copy has."""
+    for since in (week.ids["monday"], "monday"):
+        top = full.with_name(f"{since}.qcow2")
+        source = week.dirty(since, UNCHANGED)
+        client("qemu-img", "convert", *source, "-O", "qcow2", "-F", "raw", "-B", full, top)
+        client("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, week.is_cut)
+        found = json.loads(client("qemu-img", "map", "--output=json", top))
+        own = [(each["start"], each["length"]) for each in found if each["depth"] == 0]
+        assert own == CHANGED
+    output = client("qemu-img", "map", *week.dirty("sunday", UNCHANGED), status=1)
+    assert f"{UNCHANGED}sunday" in output, output
 
 
 # --------------------------------------------------------------------------------- ovirt-imageio

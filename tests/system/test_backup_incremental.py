@@ -18,6 +18,7 @@ from duplexd.backup.proofs import RECORD
 from duplexd.backup.run import Plan, run
 from duplexd.backup.saved import CHANGED, FULL
 from duplexd.backup.side_by_side import DiffersError
+from duplexd.backup.sources import Source
 from duplexd.backup.steps import Step
 from duplexd.client import Client
 from duplexd.limits import BackupLimits
@@ -248,6 +249,26 @@ class _Watch:
         self.warned.append(text)
 
 
+@pytest.fixture
+def forgotten(daemon: Daemon, destination: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A full backup, and two changes since. What is copied lacks the first: it is taken for a
+    backup of the cut in between.
+    """
+    base = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    assert is_duplex_again(daemon)
+    between = json.loads(run_duplexctl(daemon.files, "suspend", "db", "--json").stdout)["cut"]
+    assert run_duplexctl(daemon.files, "resync", "db", "--wait").returncode == 0
+    write(daemon.files.uri("data"), 0x34, 3 * MIB, GRAIN)
+    image = Source.image
+
+    def of_the_other(source: Source, since: str = "") -> str:
+        return image(source, since and between)
+
+    monkeypatch.setattr(Source, "image", of_the_other)
+    return base
+
+
 class _Forgetful(Client):
     """It learns of all changes but the first."""
 
@@ -272,14 +293,21 @@ async def _run(
     return found.json(), watch.warned
 
 
-async def test_changes_that_are_too_few_make_a_full_backup_where_all_is_verified(
-    daemon: Daemon, destination: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("verify", "client_of"),
+    [(FULL, _Forgetful), (CHANGED, Client)],
+    ids=["known to nobody", "known to be changes"],
+)
+async def test_changes_that_are_not_copied_make_a_full_backup_where_they_are_compared(
+    daemon: Daemon,
+    destination: Path,
+    tmp_path: Path,
+    forgotten: dict[str, Any],
+    verify: str,
+    client_of: type[Client],
 ) -> None:
-    full(daemon, destination)
-    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
-    write(daemon.files.uri("data"), 0x34, 3 * MIB, GRAIN)
-    answer, (warned,) = await _run(daemon, destination, FULL, _Forgetful)
-    assert warned.startswith("this is a full backup: what changed, on ")
+    answer, (warned,) = await _run(daemon, destination, verify, client_of)
+    assert warned.startswith(f"this is a full backup: what changed, on {forgotten['id']}, is not")
     assert "data: the copy differs from the cut" in warned
     assert (answer["base"], answer["verify"]) == (None, FULL)
     assert restored(answer, tmp_path) == secondaries(daemon)
@@ -287,13 +315,11 @@ async def test_changes_that_are_too_few_make_a_full_backup_where_all_is_verified
     assert is_duplex_again(daemon)
 
 
+@pytest.mark.usefixtures("forgotten")
 async def test_changes_that_were_too_few_are_found_by_the_next_run_that_verifies_all(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
     """What `--verify changed` leaves to the controllers."""
-    full(daemon, destination)
-    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
-    write(daemon.files.uri("data"), 0x34, 3 * MIB, GRAIN)
     wrong, warned = await _run(daemon, destination, CHANGED, _Forgetful)
     assert (warned, wrong["verify"]) == ([], CHANGED)
     assert is_duplex_again(daemon)

@@ -27,23 +27,6 @@ async def test_progress_is_read_from_what_qemu_img_writes() -> None:
     assert seen[-1] == 42.5
 
 
-async def test_a_script_is_fed_and_its_prompts_are_its_progress() -> None:
-    seen: list[float] = []
-    script = ["a", "b", "c", "d"]
-    program = "while read line; do printf 'qemu-io> '; test $line != b || sleep 0.1; done"
-    await programs.run(["sh", "-c", program], seen.append, script)
-    assert seen[-1] == 100.0
-
-
-async def test_what_fails_in_a_script_is_said_without_prompts() -> None:
-    script = ["read 0 65536"]
-    with pytest.raises(programs.ProgramError, match=r": read failed: .*|: can't open"):
-        await programs.run(["qemu-io", "json:{}"], None, script)
-    failing = "echo 'qemu-io> read failed: Input/output error'; exit 1"
-    with pytest.raises(programs.ProgramError, match=r"sh -c: read failed: Input/output error"):
-        await programs.run(["sh", "-c", failing], None, script)
-
-
 async def test_a_failure_says_what_the_program_said_and_how_it_ended() -> None:
     with pytest.raises(programs.ProgramError, match="no room left") as caught:
         await programs.run(["sh", "-c", "echo no room left >&2; exit 3"])

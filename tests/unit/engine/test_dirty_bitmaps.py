@@ -233,6 +233,18 @@ async def test_one_question_is_answered_in_a_turn() -> None:
         assert (len(answers), most) == (20, 1)
 
 
+async def test_a_question_for_one_extent_needs_no_turn_of_its_own(unions: mock.Mock) -> None:
+    """Once the map is there: QEMU asks for each extent, and waits for the answer."""
+    async with running() as core:
+        here = await three_cuts(core)
+        whole = await asked(core, "monday")
+        found: list[Extent] = []
+        while (at := sum(length for _, length, _ in found)) < SIZE:
+            core.controller.changed(here, at, SIZE - at, "monday", 1, found.extend)
+        assert found == whole
+        assert unions.call_count == 1
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_asking_on_from_where_an_answer_ends_gives_the_map(seed: int) -> None:
     rng = random.Random(seed)

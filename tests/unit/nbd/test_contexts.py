@@ -13,6 +13,7 @@ from tests.unit.nbd.wire import ALL_OFFERS, FLAGS, FakeExports, haggle, outcomes
 
 ALLOCATION = c.CONTEXT_ALLOCATION
 MONDAY, TUESDAY = "qemu:dirty-bitmap:monday", "qemu:dirty-bitmap:tuesday"
+UNCHANGED = "x-duplexd:unchanged:"
 NEWEST_FIRST = {"c2": "c2", "tuesday": "c2", "c1": "c1", "monday": "c1"}
 C1, C2 = "qemu:dirty-bitmap:c1", "qemu:dirty-bitmap:c2"
 MANY = {f"cut{number}": f"cut{number}" for number in range(2000)}
@@ -42,6 +43,8 @@ def asked(number: int, export: str, *queries: str) -> list[tuple[int, str]]:
         (MONDAY, "monday"),
         ("qemu:dirty-bitmap:", ""),
         ("qemu:dirty-bitmap:a:b", "a:b"),
+        (UNCHANGED + "a:b", "a:b"),
+        ("x-duplexd:monday", None),
         ("qemu:allocation-depth", None),
     ],
 )
@@ -57,6 +60,8 @@ def test_a_context_names_a_bitmap_or_none(context: str, bitmap: str | None) -> N
         (["qemu:"], [C2, C1]),
         (["qemu:dirty-bitmap:"], [C2, C1]),
         ([MONDAY], [MONDAY]),
+        (["x-duplexd:", UNCHANGED], []),
+        ([UNCHANGED + "monday"], [UNCHANGED + "monday"]),
         (["qemu:dirty-bitmap:", MONDAY, ALLOCATION], [ALLOCATION, C2, C1, MONDAY]),
         (["qemu", "qemu:dirty-bitmap", "qemu:dirty-bitmap:mon", "monday", "qemu:monday"], []),
     ],
@@ -73,6 +78,7 @@ def test_what_is_listed(queries: list[str], names: list[str]) -> None:
         ([MONDAY], [(2, MONDAY)]),
         ([MONDAY, ALLOCATION, C1, TUESDAY], [(1, ALLOCATION), (2, MONDAY), (3, C1), (4, TUESDAY)]),
         ([MONDAY, MONDAY, "qemu:dirty-bitmap:sunday"], [(2, MONDAY)]),
+        ([UNCHANGED + "c1", UNCHANGED + "c3", C1], [(2, UNCHANGED + "c1"), (3, C1)]),
     ],
 )
 def test_what_is_selected(queries: list[str], chosen: list[tuple[int, str]]) -> None:

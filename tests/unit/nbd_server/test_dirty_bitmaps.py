@@ -56,6 +56,15 @@ async def test_what_changed_is_dirty_and_the_rest_is_not(chunky: Chunky) -> None
     assert chunk.statuses == (2, [(MIB - 512, 1), (2 * MIB, 0), (MIB, 1), (512, 0)])
 
 
+async def test_what_has_not_changed_is_a_hole_of_unknown_content(chunky: Chunky) -> None:
+    """Not a zero: it is what the earlier image has."""
+    peer = await chunky(c.CONTEXT_UNCHANGED + "monday", MONDAY)
+    unchanged, dirty = await peer.ask(c.CMD_BLOCK_STATUS, 512, 4 * MIB)
+    hole = c.STATE_HOLE
+    assert unchanged.statuses == (2, [(MIB - 512, 0), (2 * MIB, hole), (MIB, 0), (512, hole)])
+    assert dirty.statuses == (3, [(MIB - 512, 1), (2 * MIB, 0), (MIB, 1), (512, 0)])
+
+
 async def test_contexts_are_answered_in_chunks_of_one_reply(
     chunky: Chunky, backend: MemoryBackend
 ) -> None:
