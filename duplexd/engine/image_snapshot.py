@@ -203,10 +203,11 @@ class ImageSnapshot(NamedTuple):
 
     def still_absent(self) -> Image | None:
         """The same of one that was not there at the last checkpoint either, so that nobody has
-        written to it. A primary gets later what the journal has since then, if there is any.
+        written to it. A primary gets later what the journal has since then: of what a start has
+        counted, that start has left out the very blocks already (`identity.away`).
         """
-        known, lacks = self.known, self.pair.pair.lacks
-        if known is None or self.role or (lacks is not None and not lacks.records):
+        known = self.known
+        if known is None or self.role or self.pair.pair.lacks is not None:
             return known
         return known.at(known.sampled_at, self.pair.is_old)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from duplexd.errors import DuplexdError
 from duplexd.units import KIB
 from tests.sim.machine import Died, Machine, broken_sync
 from tests.sim.test_damage import Writing
+
+if TYPE_CHECKING:
+    from tests.sim.image import Image
 
 
 def gets_a_secondary_during_a_checkpoint(seed: int) -> None:
@@ -84,3 +88,42 @@ def test_a_primary_that_lost_a_change_and_refuses_it_again_is_not_served() -> No
     machine.live(takes_it)
     machine.crash(power=True)
     assert machine.disk.content("/a/data")[8192:12288] == b"b" * 4096
+
+
+def test_an_older_primary_that_is_refused_once_is_refused_again() -> None:
+    """A block device is known by samples alone. What the journal has for it must not take those of
+    other blocks of the region, or the older copy is taken at the second look.
+    """
+    machine, refused = Machine(1), list[str]()
+    machine.disk.unmarked = True
+    machine.add_volume("data", 256 * KIB, True, "sync")
+
+    async def is_copied_and_goes_on() -> None:
+        await machine.start()
+        writing, controller = Writing(machine), machine.controller
+        await writing.write("data", 8192, b"a" * 4096)
+        await controller.checkpointer.checkpoint()
+        await controller.suspend(["data"])
+        older.update(machine.disk.copies("/a/data"))
+        await writing.write("data", 8192, b"b" * 4096)
+        for _ in range(2):  # the second one closes the region
+            await controller.checkpointer.checkpoint()
+        await writing.write("data", 16384, b"c" * 4096)
+        machine.disk.die()
+        await asyncio.sleep(0)
+
+    async def starts() -> None:
+        await machine.start()
+        refused.append(machine.controller.volumes.by_name["data"].failed)
+        with pytest.raises(DuplexdError, match="changed or replaced by an older copy"):
+            await machine.controller.resync(["data"])
+        await machine.controller.stop()
+
+    older: dict[str, Image] = {}
+    with pytest.raises(Died):
+        machine.live(is_copied_and_goes_on)
+    machine.crash(power=False)
+    machine.disk.put("/a/data", older)
+    for _ in range(3):
+        machine.live(starts)
+    assert all("older copy" in why for why in refused)
