@@ -27,7 +27,7 @@ from duplexd.images.absent import AbsentLeg
 from duplexd.known import known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from duplexd.core.image_record import Image
     from duplexd.core.pair import Pair
@@ -41,7 +41,8 @@ Samples = tuple[tuple[int, int], ...]
 class PairSnapshot(NamedTuple):
     """A pair at the checkpoint's number; `saved` is its part of the checkpoint. `legs`: its primary
     and secondary. `touched`: regions that were written to since the checkpoint before, None if that
-    is not known. `swaps`: of this run.
+    is not known. `swaps`: of this run. `by_records`: whether each change since that checkpoint has
+    a record, and none was on the other image.
     """
 
     pair: Pair
@@ -49,6 +50,7 @@ class PairSnapshot(NamedTuple):
     legs: tuple[Leg, Leg | None]
     touched: frozenset[int] | None
     swaps: int
+    by_records: bool = False
 
     @property
     def images(self) -> tuple[Image | None, Image | None]:
@@ -88,7 +90,8 @@ class Plan(NamedTuple):
 
 class ImageSnapshot(NamedTuple):
     """One image to be recorded. `role`: 0 for the primary, 1 for the secondary. `known`: as it was
-    recorded before; `last`: the number of the last checkpoint.
+    recorded before; `last`: the number of the last checkpoint. `written`: of a primary that failed,
+    the blocks sampled then that a record touches since; None if that is not known.
     """
 
     pair: PairSnapshot
@@ -97,6 +100,7 @@ class ImageSnapshot(NamedTuple):
     plan: Plan
     known: Image | None
     last: int
+    written: Container[int] | None = None
 
     @property
     def leg(self) -> Leg:
@@ -192,11 +196,15 @@ class ImageSnapshot(NamedTuple):
     def unseen(self) -> Image | None:
         """What to record of an image that is not there, or fails: what was written since the last
         checkpoint may be on it, or not. A call that hangs may also change its time when it returns
-        at last.
+        at last. A primary whose regions were written to keeps the blocks that no record touches: an
+        older copy may differ in nothing else.
         """
         left, known, leg = self.left, self.known, self.leg
         if left is None or known is None:
             return None
+        written = self.written
+        if written is not None:
+            left = known.at(left.sampled_at, lambda at: self.pair.is_old(at) or at not in written)
         is_busy = isinstance(leg, AbsentLeg) and leg.busy
         unchanged = self.pair.touched == frozenset() and left.samples == known.samples
         return left if unchanged and not is_busy else left._replace(loose=True)

@@ -32,7 +32,7 @@ from duplexd.core.since import known, uncertain
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, may_have, places, why_absent
 from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.image_faults import Noted
-from duplexd.engine.recovery.primary_replay import PrimaryReplay
+from duplexd.engine.recovery.primary_replay import PrimaryReplay, touching
 from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.volumes import introduce
 from duplexd.errors import DamageError, DuplexdError, WrongStateError
@@ -369,7 +369,10 @@ class Reopening:
         timeline = self._timeline
         owner = timeline.writer.ring.controller.hex()
         ours = known(timeline.ledger, owner, timeline.written)
-        judgement = judge(ours, recorded, found, facts_of(pair, before))
+        facts = facts_of(pair, before)
+        if role == PRIMARY and not adopt and pair.lacks is None and not facts.complete:
+            facts = await self._by_records(pair, facts, offsets)
+        judgement = judge(ours, recorded, found, facts)
         if judgement.current and isinstance(before, AbsentLeg) and before.short == found.place:
             judgement = Judgement(
                 "changed", f"{before.path}: the image was truncated, and extended"
@@ -378,6 +381,20 @@ class Reopening:
             await self._opener.close(leg)
             raise WrongStateError(judgement.why)
         return leg, judgement
+
+    async def _by_records(self, pair: Pair, facts: Facts, offsets: Sequence[int]) -> Facts:
+        """The same of a primary that failed while the daemon ran: each change that may be on it, or
+        not, has a record, and says nothing of other blocks of its region.
+        """
+        ring, tail, watch = self._timeline.writer.ring, self._timeline.written, Watch[Noted]()
+        first, chunk = pair.record.primary_at + 1, self._chunk_bytes
+        look = partial(touching, ring, pair, first, tail, offsets, chunk, watch)
+        seconds = self._opener.seconds(PRIMARY)
+        try:
+            touched = await patiently(self._workers, watch, look, lambda _what: seconds)
+        except HungError:
+            return facts  # the replay says so
+        return facts if touched is None else facts._replace(touched=touched, uncertain=())
 
 
 def facts_of(pair: Pair, before: Leg) -> Facts:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,16 +30,19 @@ from duplexd.core.image_record import Image
 from duplexd.core.patience import SYNC
 from duplexd.engine.image_snapshot import ImageSnapshot, PairSnapshot, Plan
 from duplexd.engine.leg_syncs import Outcome, Planned
+from duplexd.engine.recovery.primary_replay import touching
 from duplexd.engine.sampled_blocks import UNWRITTEN, Bounds, Recent, recent
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import truncated
 from duplexd.images.probe import Mark, brand
 from duplexd.runtime.tasks import several_at_once, to_its_end
+from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.core.patience import Waited
     from duplexd.engine.mark_numbers import MarkNumbers
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
@@ -52,6 +56,7 @@ SAMPLES_MAX = 8192  # of all images
 _PER_IMAGE_MAX, _PER_IMAGE_MIN = 64, 4
 _NEVER = 1 << 62
 _AT_ONCE = 32  # images that are looked at
+_CHUNK_BYTES = 1 << 20  # of the journal, read at once
 
 
 class _UnsyncedError(OSError):
@@ -154,17 +159,21 @@ class Samples:
         if not self._recorded:  # an unclean stop may have lost records of these
             touched.update(pair.regions.open)
         known, swaps = self._known(pair, saved, touched), pair.record.swaps
-        return PairSnapshot(pair, saved, (pair.primary, pair.secondary), known, swaps)
+        by_records = self._recorded and self._is_as_before(pair, saved)
+        return PairSnapshot(pair, saved, (pair.primary, pair.secondary), known, swaps, by_records)
+
+    def _is_as_before(self, pair: Pair, saved: Json) -> bool:
+        """Whether its images have the roles of the last checkpoint, and none was copied to."""
+        if pair.secondary is not None and None in saved["images"]:
+            return False  # it had no secondary; or one was copied to, as that of another role
+        swaps, copies = self._swaps.get(pair.id, 0), self._copies.get(pair.id, 0)
+        return (swaps, copies) == (pair.record.swaps, pair.record.copies)
 
     def _known(self, pair: Pair, saved: Json, touched: set[int]) -> frozenset[int] | None:
         """Where it was written to since the last checkpoint; None if that is not known."""
         if pair.secondary is None:  # nobody notes regions
             return None if pair.id in self._dirty else frozenset()
-        if None in saved["images"] or self._swaps.get(pair.id, 0) != pair.record.swaps:
-            return None  # it had no secondary; or one image was copied to, as that of another role
-        if self._copies.get(pair.id, 0) != pair.record.copies:
-            return None  # a repair copies where nobody wrote
-        return frozenset(touched)
+        return frozenset(touched) if self._is_as_before(pair, saved) else None
 
     async def take(self, plan: Plan) -> list[Outcome]:
         """Record the images, in the checkpoint that the plan was made for, once it is durable.
@@ -228,7 +237,7 @@ class Samples:
         pair, leg = task.pair, task.leg
         stamp, written = self._stamps.get(leg), leg in self._written
         if task.has_failed:
-            task.record(task.unseen())
+            task.record((await self._with_written(task)).unseen())
             return
         image: Image | None
         try:
@@ -237,12 +246,28 @@ class Samples:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
-            image = task.still_absent() if _is_settled(leg) else task.unseen()
+            settled = _is_settled(leg)
+            image = task.still_absent() if settled else (await self._with_written(task)).unseen()
         else:
             self._looked.add(leg)
             if stamp is not None:
                 self._taken[leg] = stamp
         task.record(image)
+
+    async def _with_written(self, task: ImageSnapshot) -> ImageSnapshot:
+        """With what the journal has since the last checkpoint for a primary that failed since: an
+        older copy may differ only in other blocks of the regions that were written to.
+        """
+        pair, known = task.pair.pair, task.known
+        if task.role or known is None or not task.pair.by_records or known.sampled_at != self._last:
+            return task
+        ring, first, last = self._timeline.writer.ring, self._last + 1, task.plan.number
+        watch: Watch[Waited] = Watch()
+        look = partial(touching, ring, pair, first, last, known.offsets, _CHUNK_BYTES, watch)
+        try:
+            return task._replace(written=await to_its_end(self._legs.walk(ring, watch, look)))
+        except OSError:  # that disk hangs: all of the regions may have been written to
+            return task
 
     async def _looked_at(self, task: ImageSnapshot, stamp: Stamp | None, written: bool) -> Image:
         leg, is_new = task.leg, task.known is None

@@ -127,3 +127,50 @@ def test_an_older_primary_that_is_refused_once_is_refused_again() -> None:
     for _ in range(3):
         machine.live(starts)
     assert all("older copy" in why for why in refused)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_primary_that_failed_and_was_restored_in_place_is_refused(restarts: bool) -> None:
+    """Its time says nothing any more, since a call may have been on its way. What was written since
+    the last checkpoint must not take the samples of other blocks of its region.
+    """
+    machine, older = Machine(1), bytearray()
+    machine.add_volume("data", 256 * KIB, True, "sync")
+
+    async def is_refused() -> None:
+        assert machine.controller.volumes.by_name["data"].failed
+        with pytest.raises(DuplexdError, match="changed or replaced by an older copy"):
+            await machine.controller.resync(["data"])
+
+    def restore() -> None:
+        machine.disk.heal("/a/data")
+        image = machine.disk.take("/a/data")
+        machine.disk.give("/a/data", image)
+        image.write(0, bytes(older))
+
+    async def fails() -> None:
+        await machine.start()
+        writing, controller = Writing(machine), machine.controller
+        await writing.write("data", 8192, b"a" * 4096)
+        await controller.suspend(["data"])
+        older[:] = machine.disk.content("/a/data")
+        await writing.write("data", 8192, b"b" * 4096)
+        for _ in range(2):  # the second one closes the region
+            await controller.checkpointer.checkpoint()
+        await writing.write("data", 16384, b"c" * 4096)
+        machine.disk.fail("/a/data", errno.EIO, operation="sync")
+        await controller.checkpointer.checkpoint()
+        if not restarts:
+            restore()
+            await is_refused()
+        await controller.stop()
+
+    async def starts() -> None:
+        await machine.start()
+        await is_refused()
+        await machine.controller.stop()
+
+    machine.live(fails)
+    if restarts:
+        restore()
+        machine.live(starts)

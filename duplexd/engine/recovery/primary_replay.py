@@ -4,6 +4,7 @@ not there then.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, cast
 
 from duplexd.core.pair import Lacks
@@ -12,6 +13,7 @@ from duplexd.engine.opening import PRIMARY
 from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.progress import PRIMARIES
 from duplexd.engine.recovery.refusals import BLOCK_BYTES, Refusals, different
+from duplexd.images.probe import SAMPLE_BYTES
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 from duplexd.replication.backlog import UNREADABLE
@@ -159,7 +161,8 @@ def lacking(ring: Ring, pair: Pair, tail: int, chunk_bytes: int, watch: StateNot
     """
     lacks = Lacks(last=tail)
     try:
-        for record in _of_pair(ring, pair, tail, chunk_bytes, watch):
+        first = pair.record.primary_at + 1
+        for record in _of_pair(ring, pair, first, tail, chunk_bytes, watch):
             lacks = Lacks(
                 lacks.records + 1,
                 lacks.first or record.sequence,
@@ -171,10 +174,32 @@ def lacking(ring: Ring, pair: Pair, tail: int, chunk_bytes: int, watch: StateNot
     return lacks
 
 
+def touching(
+    ring: Ring,
+    pair: Pair,
+    first: int,
+    last: int,
+    offsets: Sequence[int],
+    chunk_bytes: int,
+    watch: StateNotes,
+) -> set[int] | None:
+    """Which of these blocks records with numbers from `first` to `last` touch; None if that is not
+    known. Blocking, as `lacking`.
+    """
+    offsets, touched = sorted(offsets), set[int]()
+    try:
+        for record in _of_pair(ring, pair, first, last, chunk_bytes, watch):
+            at = bisect_right(offsets, record.offset - SAMPLE_BYTES)
+            touched.update(offsets[at : bisect_left(offsets, record.offset + record.length)])
+    except UNREADABLE:
+        return None
+    return touched
+
+
 def _of_pair(
-    ring: Ring, pair: Pair, tail: int, chunk_bytes: int, watch: StateNotes
+    ring: Ring, pair: Pair, first: int, tail: int, chunk_bytes: int, watch: StateNotes
 ) -> Iterator[Record]:
-    first, note = pair.record.primary_at + 1, JournalRead(ring.directory)
+    note = JournalRead(ring.directory)
     with watch.at(note):
         reader = Reader(ring, first) if first <= tail else None
     while reader is not None and reader.sequence <= tail:
