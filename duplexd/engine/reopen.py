@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.config.daemon_file import Config
+    from duplexd.core.image_record import Image
     from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.failures import Failures
@@ -370,8 +371,9 @@ class Reopening:
         owner = timeline.writer.ring.controller.hex()
         ours = known(timeline.ledger, owner, timeline.written)
         facts = facts_of(pair, before)
-        if role == PRIMARY and not adopt and pair.lacks is None and not facts.complete:
-            facts = await self._by_records(pair, facts, offsets)
+        is_by_records = pair.lacks is None and not (record.swaps or record.copies)
+        if recorded is not None and role == PRIMARY and is_by_records and not facts.complete:
+            facts = await self._by_records(pair, recorded, facts)
         judgement = judge(ours, recorded, found, facts)
         if judgement.current and isinstance(before, AbsentLeg) and before.short == found.place:
             judgement = Judgement(
@@ -382,13 +384,14 @@ class Reopening:
             raise WrongStateError(judgement.why)
         return leg, judgement
 
-    async def _by_records(self, pair: Pair, facts: Facts, offsets: Sequence[int]) -> Facts:
-        """The same of a primary that failed while the daemon ran: each change that may be on it, or
-        not, has a record, and says nothing of other blocks of its region.
+    async def _by_records(self, pair: Pair, recorded: Image, facts: Facts) -> Facts:
+        """The same of a primary that failed while the daemon ran, and was never copied to: each
+        change that may be on it, or not, has a record, and says nothing of other blocks of its
+        region.
         """
         ring, tail, watch = self._timeline.writer.ring, self._timeline.written, Watch[Noted]()
-        first, chunk = pair.record.primary_at + 1, self._chunk_bytes
-        look = partial(touching, ring, pair, first, tail, offsets, chunk, watch)
+        first, chunk = min(pair.record.primary_at, recorded.sampled_at) + 1, self._chunk_bytes
+        look = partial(touching, ring, pair, first, tail, recorded.offsets, chunk, watch)
         seconds = self._opener.seconds(PRIMARY)
         try:
             touched = await patiently(self._workers, watch, look, lambda _what: seconds)

@@ -35,7 +35,14 @@ KNOWN = Image("id", "/b/v1", "", 0, True, 3, samples=((0, 11), (1 << SHIFT, 22))
         (0, Lacks(), None, [0, 1 << SHIFT]),
         (1, None, frozenset({1}), [0, 1 << SHIFT]),
     ],
-    ids=["nothing", "a region", "counted by a start", "anything", "nothing lacks", "to the primary"],
+    ids=[
+        "nothing",
+        "a region",
+        "counted by a start",
+        "anything",
+        "nothing lacks",
+        "to the primary",
+    ],
 )
 def test_a_primary_gets_later_what_is_written_while_it_is_away(
     role: int, lacks: Lacks | None, touched: frozenset[int] | None, left: list[int]
