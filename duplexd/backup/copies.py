@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 T = TypeVar("T")
-CREDENTIALS = ".tls"
+CREDENTIALS = "+tls"  # no controller is called that: their images lie beside it
 _DIFFER = 1  # how `qemu-img compare` ends then
 
 

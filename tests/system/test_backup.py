@@ -128,6 +128,24 @@ def test_a_group_over_two_daemons_is_one_backup(tmp_path: Path) -> None:
         assert all(is_duplex_again(each) for each in cluster.daemons.values())
 
 
+@pytest.mark.parametrize("name", [".tls", "manifest"])
+def test_no_name_of_a_controller_takes_its_images_out_of_the_backup(
+    tmp_path: Path,
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    name: str,
+) -> None:
+    daemon = start_daemon(make_files(volumes={"data": SIZE}, name=name))
+    write(daemon.files.uri("data"), 0x41, 0, 64 * KIB)
+    groups = tmp_path / "groups.toml"
+    groups.write_text(
+        f'[controllers."{name}"]\nsocket = "{daemon.files.control_socket}"\n'
+        f'[groups.db]\nmembers = ["{name}:data"]\n'
+    )
+    answer = made(ctl("--groups", str(groups), "--json", "backup", "db", str(tmp_path / "d")))
+    assert restored(answer, tmp_path)[f"{name}:data"][: 64 * KIB] == b"\x41" * (64 * KIB)
+
+
 def test_a_controller_that_is_reached_over_tls_is_copied_and_restored_over_tls(
     tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
