@@ -179,6 +179,7 @@ SECONDARY = fields(
     {
         "usable": flag,
         "as_of_sequence": maybe(whole),
+        "as_of_size": maybe(whole),
         "as_of_time": maybe(number),
         "cut": maybe(CUT),
         "suspended_time": maybe(number),

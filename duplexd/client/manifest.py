@@ -61,7 +61,7 @@ def _row(group: Group, controller: str, status: Json, volume: Json) -> Json:
         "name": group.title(controller, name),
         "controller": status["name"],
         "volume": name,
-        "size": volume["size"],
+        "size": secondary.get("as_of_size") or volume["size"],  # it may have grown since its cut
         "export": export,
         "uris": [str(uri) for uri in uris(export, addresses)] if export else [],
         "cut": cut.get("id"),

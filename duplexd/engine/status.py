@@ -200,6 +200,7 @@ class Status:
         return {
             "usable": usable,
             "as_of_sequence": applied if usable else None,
+            "as_of_size": pair.record.size_at(applied) if usable else None,
             "as_of_time": self._as_of_time(pair) if usable else None,
             "cut": self._archive.of_pair(pair),
             "suspended_time": _suspended_time(pair),

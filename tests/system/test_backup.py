@@ -128,6 +128,31 @@ def test_a_group_over_two_daemons_is_one_backup(tmp_path: Path) -> None:
         assert all(is_duplex_again(each) for each in cluster.daemons.values())
 
 
+def test_a_volume_that_grew_since_the_cut_is_saved_with_the_size_that_it_had(
+    tmp_path: Path,
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    destination: Path,
+) -> None:
+    thaw = tmp_path / "thaw"
+    thaw.write_text(
+        "#!/bin/sh\n"
+        f"sed -i 's/^size = .*/size = {2 * SIZE}/' {tmp_path}/duplexd.toml\n"
+        f'exec {sys.executable} -c "{CTL}" --socket {tmp_path}/ctl.sock reload\n'
+    )
+    thaw.chmod(0o755)
+    hook = f'after_suspend = ["{thaw}"]\nhook_timeout = "60s"'
+    files = make_files(volumes={"data": SIZE}, groups={"db": ["data"]}, extra=hook)
+    daemon = start_daemon(files)
+    answer = made(backup(daemon, destination))
+    assert [volume["size"] for volume in status(daemon)] == [2 * SIZE]
+    assert [volume["size"] for volume in answer["volumes"]] == [SIZE]
+    assert len(restored(answer, tmp_path)["data"]) == SIZE
+    done = run_duplexctl(daemon.files, "restore", "db", "--from", str(destination))
+    assert (done.returncode, "another size" in done.stderr) == (5, True), done.stderr
+    assert [volume["served"] for volume in status(daemon)] == [True]
+
+
 @pytest.mark.parametrize("name", [".tls", "manifest"])
 def test_no_name_of_a_controller_takes_its_images_out_of_the_backup(
     tmp_path: Path,

@@ -106,6 +106,9 @@ class Secondary(Answer):
     as_of_sequence: int | None = Field(
         None, description="it holds exactly the changes up to this number"
     )
+    as_of_size: Bytes | None = Field(
+        None, description="of the volume at that number; it may have grown since"
+    )
     as_of_time: float | None = Field(None, description="when that was")
     cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
     suspended_time: float | None = Field(
