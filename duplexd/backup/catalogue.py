@@ -7,6 +7,7 @@ is wrong with it, too. So of each damage the backups are named that are lost by 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -195,10 +196,14 @@ async def _check(listed: Listed, look: Callable[[Path, SavedVolume], Awaitable[s
 async def _whole(path: Path, volume: SavedVolume) -> str:
     if wrong := await _sums(path, volume):
         return wrong
+    image = ["-f", "qcow2", str(path / volume.file)]
     try:
-        await programs.run(["qemu-img", "check", "-q", "-f", "qcow2", str(path / volume.file)])
+        await programs.run(["qemu-img", "check", "-q", *image])
+        found = await programs.run(["qemu-img", "info", "--output", "json", *image])
     except DuplexdError as error:
         return f"{volume.file}: {error}"
+    if (size := json.loads(found)["virtual-size"]) != volume.size:
+        return f"{volume.file} is the image of a volume of {size} bytes instead of {volume.size}"
     return ""
 
 

@@ -27,7 +27,7 @@ DAY_S = 86400.0
 @pytest.fixture
 def image(tmp_path: Path) -> bytes:
     path = tmp_path / "image"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "4K"], check=True)
     return path.read_bytes()
 
 
@@ -53,6 +53,16 @@ def test_of_two_backups_of_one_second_the_later_one_is_the_newest(tmp_path: Path
     put(tmp_path, earlier, cut_time=1e9 + 0.1)
     put(tmp_path, later, cut_time=1e9 + 0.2)
     assert [each.id for each in catalogue.find(tmp_path)] == [earlier, later]
+
+
+def test_an_image_of_another_size_than_its_volume_cannot_be_restored(
+    tmp_path: Path, image: bytes
+) -> None:
+    row = manifest(name_of(1), image).volumes[0]._replace(size=8192)
+    put(tmp_path, name_of(1), image, volumes=(row,))
+    (found,) = catalogue.find(tmp_path)
+    (wrong,) = asyncio.run(catalogue.check([found]))[0].wrong
+    assert wrong == "data.qcow2 is the image of a volume of 4096 bytes instead of 8192"
 
 
 def _no_manifest(path: Path) -> None:
