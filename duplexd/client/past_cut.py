@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import takewhile
 from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,8 +106,9 @@ def _marked(found: Suspended, plan: Plan, mark: KeptPoint) -> Suspended:
 
 
 def choose(points: Sequence[KeptPoint], group: Group, at: PastPoint) -> KeptPoint:
-    """The mark that is meant: the newest of that tag, or at or before that time. Raises
-    NotFoundError, WrongStateError.
+    """The mark that is meant, of `points` in their order: the newest of that tag, or the last one
+    before the first that is later than that time. A clock may have been set back: then a mark with
+    an earlier time may be a later one. Raises NotFoundError, WrongStateError.
     """
     if at.sequence is not None:
         raise WrongStateError(
@@ -116,12 +118,12 @@ def choose(points: Sequence[KeptPoint], group: Group, at: PastPoint) -> KeptPoin
     marks = [point for point in points if point.kind == "mark"]
     whole = [mark for mark in marks if mark.whole and set(group.members) <= set(mark.members)]
     good = [mark for mark in whole if mark.verdict == CONSISTENT]
-    if at.time is not None:
-        fitting = [mark for mark in good if mark.time <= at.time]
+    if (until := at.time) is not None:
+        fitting = list(takewhile(lambda mark: mark.time <= until, good))
     else:
         fitting = [mark for mark in good if at.mark in {mark.cut, mark.tag}]
     if fitting:
-        return max(fitting, key=lambda mark: mark.time)
+        return fitting[-1]
     if at.time is not None:
         raise WrongStateError(
             f"no consistent mark of {group.name} is at or before {at}{in_reach(good)}"

@@ -52,6 +52,21 @@ def test_the_newest_that_is_consistent_and_of_all_of_it(at: PastPoint, mark: str
 
 
 @pytest.mark.parametrize(
+    ("at", "mark"),
+    [
+        (PastPoint(time=15.0), "m1"),  # m3 has what m2 has, which is of after that time
+        (PastPoint(time=20.0), "m3"),
+        (PastPoint(mark="hourly"), "m3"),
+    ],
+)
+def test_where_the_clock_was_set_back_marks_are_as_new_as_their_order_says(
+    at: PastPoint, mark: str
+) -> None:
+    marks = [point("m1", 10.0), point("m2", 20.0, tag="hourly"), point("m3", 12.0, tag="hourly")]
+    assert choose(marks, GROUP, at).cut == mark
+
+
+@pytest.mark.parametrize(
     ("at", "error", "said"),
     [
         (PastPoint(time=9.9), WrongStateError, "no consistent mark of db is at or before"),
