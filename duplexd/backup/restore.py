@@ -32,6 +32,7 @@ from duplexd.client.restores import Restores, Wanted
 from duplexd.client.results import Result
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.pair_states import DUPLEX, PENDING
+from duplexd.core.readers import NAMED
 from duplexd.errors import DuplexdError, LeaseLostError, WrongStateError
 from duplexd.printable import printable
 
@@ -181,6 +182,8 @@ class _Run:
         self._undo = _way_back(rows)
         if not self._undo and self._plan.undo and not self._restoring.goes_on:
             raise WrongStateError(self._no_way_back(rows))
+        if self._plan.undo and not self._restoring.goes_on:
+            await self._refuse_readers()
         self._watch.step(Step.CLOSE)
         await self._restoring.close()
         try:
@@ -224,6 +227,25 @@ class _Run:
                 " nothing was restored. `duplexctl resync` leaves it; then try again"
             )
         return await self._restoring.check()
+
+    async def _refuse_readers(self) -> None:
+        """A named reader ends with a resync, as a backup does: the way back would end with it."""
+        found = await self._client.status(*self._plan.targets)
+        readers = [
+            f"{row['name']} by {reader['name']}"
+            for row in found.volumes
+            for reader in row.get("readers") or ()
+            if reader["kind"] == NAMED
+        ]
+        if readers:
+            raise WrongStateError(
+                printable(
+                    f"cut {self._undo} would be the way back, and is read: {', '.join(readers)}."
+                    " Who reads it resyncs then, and nothing could be undone any more. Nothing was"
+                    " changed. Wait until that has ended, or end it with `duplexctl release-reader"
+                    " TARGET NAME`; or say --no-undo"
+                )
+            )
 
     def _look_at_way_back(self, rows: Sequence[Json], opened: Sequence[Json]) -> None:
         """A secondary may have failed, or its cut be found void, since `rows` were asked for."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 _LISTED = 5
-CONNECTION, CLONE = "connection", "clone"
+NAMED, CONNECTION, CLONE = "named", "connection", "clone"
 
 
 class Who(NamedTuple):
@@ -75,7 +75,7 @@ class Readers:
         record = self._pairs.get(number)
         named = record.readers if record is not None else {}
         return [
-            *({"name": name, "kind": "named", "since": us / 1e6} for name, us in named.items()),
+            *({"name": name, "kind": NAMED, "since": us / 1e6} for name, us in named.items()),
             *(
                 {"name": who.name, "kind": who.kind, "since": who.since}
                 for who in self._connected.get(number, {}).values()

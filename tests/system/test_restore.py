@@ -253,6 +253,21 @@ async def test_a_way_back_that_is_lost_meanwhile_is_none_in_the_answer(
     assert "data, wal: there is no way back any more" in watch.warned[-1]
 
 
+async def test_a_cut_that_a_backup_reads_is_no_way_back(daemon: Daemon, destination: Path) -> None:
+    """It resyncs when it has ended, whatever was restored meanwhile."""
+    made = await save(daemon, destination)
+    await fill_all(daemon, 2)
+    before = primaries(daemon)
+    async with client_of(daemon) as client:
+        cut = await client.suspend("db", reader="another")
+        why = await refused(daemon, destination)
+        assert f"cut {cut.cut} would be the way back, and is read: data by another" in why
+        assert (primaries(daemon), status(daemon)["served"]) == (before, True)
+        assert (await restore(daemon, destination, undo=False))["backup"] == made["id"]
+        await client.release_reader("db", reader="another")
+    assert (await restore(daemon, destination))["undo"] == cut.cut
+
+
 async def test_one_volume_of_a_backup_leaves_the_others_and_says_so(
     daemon: Daemon, destination: Path, tmp_path: Path
 ) -> None:
