@@ -228,7 +228,8 @@ def surplus(
 ) -> list[str]:
     """Backups of the same targets that are not to be kept, beside the one that was just made; in
     the order in which they may be removed. `unsound`: those that were found to be, by their names:
-    no sound one goes because of them.
+    no sound one goes because of them, nor because of one with a later time, made while a clock was
+    ahead.
     """
     controllers = frozenset(newest.controllers)
     found = _linked([unsound.get(each.id, each) for each in find(directory)])
@@ -237,6 +238,7 @@ def surplus(
         for each in found
         if each.manifest is not None
         and each.manifest.is_of(newest.targets, controllers)
+        and each.manifest.cut_time <= newest.cut_time
         and not each.wrong
     ]
     going = set(retention.surplus(keep, dated)) - {newest.id}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 _LISTED = 5
+_SKEW_SECONDS = 3600  # between the clocks of a controller and of this machine
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -38,12 +39,14 @@ def parse(text: str) -> tuple[str, str]:
     return directory, wanted
 
 
-def choose(found: Sequence[Listed], wanted: str, rows: Sequence[Json], named: set[str]) -> Listed:
+def choose(
+    found: Sequence[Listed], wanted: str, rows: Sequence[Json], named: set[str], now: float
+) -> Listed:
     """The backup of these volumes; `found` are all, oldest first. Raises NotFoundError if there is
-    none, UsageError if several are meant.
+    none, UsageError if several are meant, WrongStateError if it is not known which is the latest.
     """
     if wanted == LATEST:
-        return _latest(found, rows, named)
+        return _latest(found, rows, named, now)
     meant = [each for each in found if wanted in (each.id, each.manifest and each.manifest.tag)]
     if not meant:
         raise NotFoundError(
@@ -57,7 +60,7 @@ def choose(found: Sequence[Listed], wanted: str, rows: Sequence[Json], named: se
     return meant[0]
 
 
-def _latest(found: Sequence[Listed], rows: Sequence[Json], named: set[str]) -> Listed:
+def _latest(found: Sequence[Listed], rows: Sequence[Json], named: set[str], now: float) -> Listed:
     for each in reversed(found):
         if each.manifest is None:
             raise WrongStateError(
@@ -65,6 +68,12 @@ def _latest(found: Sequence[Listed], rows: Sequence[Json], named: set[str]) -> L
                 " restore, by its id"
             )
         if all(_image_of(row, each.manifest, named) for row in rows):
+            if each.manifest.cut_time > now + _SKEW_SECONDS:
+                raise WrongStateError(
+                    f"{each.id} has a time that is still to come: a clock was ahead when it was"
+                    " made, or is behind now, so it is not known which backup is the latest; name"
+                    " the one to restore, by its id"
+                )
             return each
     raise NotFoundError("no backup is of all of these volumes; `duplexctl backups` lists them")
 

@@ -12,6 +12,7 @@ is left. What is where a run was killed is in `Step`.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -114,7 +115,7 @@ async def run(plan: Plan, client: Client, watch: Watch, limits: BackupLimits) ->
         restoring = await Restores(client.groups, client.links_to).of(*plan.targets)
         named = _named(plan.targets, restoring.volumes)
         found = catalogue.find(directory)
-        backup = chosen.choose(found, wanted, restoring.volumes, named)
+        backup = chosen.choose(found, wanted, restoring.volumes, named, time.time())
         watch.step(Step.VERIFY)
         manifest = await _sound(backup, found)
         images = chosen.images(manifest, restoring.volumes, named)

@@ -136,8 +136,15 @@ def test_only_older_good_ones_of_the_same_targets_are_surplus(tmp_path: Path) ->
 def test_the_backup_that_was_just_made_stays_whatever_the_clock_says(tmp_path: Path) -> None:
     for day in (1, 2):
         put(tmp_path, name_of(day), cut_time=day * DAY_S)
-    newest = manifest(name_of(1))  # the clock was set back
+    newest = manifest(name_of(1), cut_time=DAY_S)  # the clock was set back
     assert catalogue.surplus(tmp_path, newest, parse("1"), {}) == []
+
+
+def test_one_of_a_clock_that_was_ahead_stays_and_does_not_count(tmp_path: Path) -> None:
+    for day in (1, 2, 3, 30):
+        put(tmp_path, name_of(day), cut_time=day * DAY_S)
+    newest = manifest(name_of(3), cut_time=3 * DAY_S)
+    assert catalogue.surplus(tmp_path, newest, parse("2"), {}) == [name_of(1)]
 
 
 # ------------------------------------------------------------------------------------- chains

@@ -33,6 +33,7 @@ def row(volume: str, controller: str = "alpha", size: int = 1 << 20) -> Json:
 
 
 DATA, WAL = row("data"), row("wal")
+NOW = 1e9
 
 
 def listed(second: int, manifest: Manifest | None = MANIFEST) -> Listed:
@@ -61,28 +62,38 @@ def test_a_directory_of_that_very_name_comes_first(tmp_path: Path) -> None:
         chosen.parse(f"{tmp_path}/a@")
 
 
+def test_a_time_to_come_does_not_say_which_is_the_latest() -> None:
+    """A clock was a month ahead when the first of the two was made."""
+    ahead = listed(2, replace(MANIFEST, cut_time=NOW + 30 * 86400))
+    with pytest.raises(WrongStateError, match=f"{ahead.id} has a time that is still to come"):
+        chosen.choose([listed(1), ahead], "latest", [DATA], set(), NOW)
+    assert chosen.choose([listed(1), ahead], listed(1).id, [DATA], set(), NOW).id == listed(1).id
+    skewed = listed(2, replace(MANIFEST, cut_time=NOW + 60))
+    assert chosen.choose([listed(1), skewed], "latest", [DATA], set(), NOW) is skewed
+
+
 def test_the_latest_is_that_of_these_volumes() -> None:
     others = replace(MANIFEST, volumes=MANIFEST.volumes[:1])
     found = [listed(1), listed(2), listed(3, others)]
-    assert chosen.choose(found, "latest", [DATA, WAL], set()) is found[1]
-    assert chosen.choose(found, "latest", [DATA], set()) is found[2]
+    assert chosen.choose(found, "latest", [DATA, WAL], set(), NOW) is found[1]
+    assert chosen.choose(found, "latest", [DATA], set(), NOW) is found[2]
     with pytest.raises(NotFoundError, match="no backup is of all of these volumes"):
-        chosen.choose(found, "latest", [row("data", "beta")], set())
+        chosen.choose(found, "latest", [row("data", "beta")], set(), NOW)
 
 
 def test_one_that_cannot_be_read_may_be_the_latest() -> None:
     found = [listed(1), listed(2, None)]
     with pytest.raises(WrongStateError, match="may be the latest"):
-        chosen.choose(found, "latest", [DATA], set())
-    assert chosen.choose(found, found[0].id, [DATA], set()) is found[0]
-    assert chosen.choose([found[1], listed(3)], "latest", [DATA], set()).id == listed(3).id
+        chosen.choose(found, "latest", [DATA], set(), NOW)
+    assert chosen.choose(found, found[0].id, [DATA], set(), NOW) is found[0]
+    assert chosen.choose([found[1], listed(3)], "latest", [DATA], set(), NOW).id == listed(3).id
 
 
 def test_a_tag_that_was_used_twice_is_not_guessed() -> None:
     with pytest.raises(UsageError, match="several backups have the tag 'nightly'"):
-        chosen.choose([listed(1), listed(2)], "nightly", [DATA], set())
+        chosen.choose([listed(1), listed(2)], "nightly", [DATA], set(), NOW)
     with pytest.raises(NotFoundError, match="id or tag 'weekly'"):
-        chosen.choose([listed(1)], "weekly", [DATA], set())
+        chosen.choose([listed(1)], "weekly", [DATA], set(), NOW)
 
 
 def test_a_group_has_to_be_what_the_backup_is_of() -> None:
