@@ -20,6 +20,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from ..nbd import constants as c
 from ..nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from ..nbd.offers import Offers
 from ..nbd.transmission import Receiver
@@ -231,8 +232,10 @@ class ServerConnection(asyncio.BufferedProtocol):
     # Transmission
 
     def _keep(self, requests: list[Request]) -> None:
-        """With payloads of their own: the buffer is used again."""
+        """With payloads of their own: the buffer is used again. DISC has no reply."""
         for flags, command, cookie, offset, length, payload in requests:
+            if command == c.CMD_DISC:
+                continue
             kept = bytes(payload) if isinstance(payload, memoryview) else payload
             self._backlog.append(TypedRequest(flags, command, cookie, offset, length, kept))
 

@@ -394,6 +394,14 @@ async def _received(sock: socket.socket, count: int) -> None:
         count -= len(await asyncio.get_running_loop().sock_recv(sock, count))
 
 
+async def test_a_goodbye_is_not_answered(address: str, tmp_path: Path) -> None:
+    async with serve({"": Ram()}, address), asyncio.timeout(SECONDS_MAX):
+        with await _raw(tmp_path / "nbd") as client:
+            client.send(m.request(0, c.CMD_FLUSH, 1, 0, 0) + m.request(0, c.CMD_DISC, 2, 0, 0))
+            await _received(client, m.SIMPLE_REPLY.size)
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+
+
 async def test_disconnecting_answers_what_is_in_flight(address: str) -> None:
     held = Held()
     async with serve({"": held}, address):
