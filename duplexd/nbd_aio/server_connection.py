@@ -8,8 +8,8 @@ there is room for it.
 A connection that is lost cancels its requests. They were not acknowledged, and the client may send
 them again on another connection, where a late one must not overwrite a newer one. So the kernel is
 asked whether the client is still there before one is begun: the news that it has gone may come
-behind what another client has sent since. DISC makes no difference: a client that wants its
-requests done waits for the replies.
+behind what another client has sent since. One that said DISC at the end sends nothing more either,
+and waits for its replies perhaps: all it asked for is done.
 """
 
 from __future__ import annotations
@@ -250,9 +250,10 @@ class ServerConnection(asyncio.BufferedProtocol):
         receiver, backlog = self._receiver, self._backlog
         if receiver is None or self._transport.is_closing():
             return
-        if (backlog or receiver.more) and self._gone_now(0):
-            self.abort()
-            return
+        if not receiver.ended and (backlog or receiver.more) and self._gone_now(0):
+            self._look_for_goodbye(receiver)
+            if not receiver.ended:
+                return
         while True:
             while backlog and not self._full and self._fits(backlog[0].content_bytes):
                 self._start(backlog.popleft())
@@ -271,6 +272,19 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._hangups.unwatch(self._sock.fileno())
         else:
             self._transport.close()
+
+    def _look_for_goodbye(self, receiver: Receiver) -> None:
+        """The client sends nothing more. What it has sent is here or in the kernel's buffer, which
+        is bounded: so nothing is begun, and all is read, until DISC comes or the end.
+        """
+        while receiver.more:
+            self._keep(receiver.received(0))
+        if receiver.ended:
+            return
+        if receiver.broken or (receiver.wants_memory and not self._fits(receiver.large)):
+            self.abort()
+        else:
+            self._read_on(True)
 
     def _start(self, request: TypedRequest) -> None:
         self._bytes += request.content_bytes

@@ -377,6 +377,29 @@ async def test_a_client_that_has_gone_overtakes_nobody(address: str, tmp_path: P
     assert bytes(ram.content[:1024]) == new + old
 
 
+@pytest.mark.parametrize("length", [512, 32 << 10], ids=["at once", "in several pieces"])
+async def test_a_client_that_said_goodbye_and_sends_no_more_gets_its_replies(
+    address: str, tmp_path: Path, length: int
+) -> None:
+    """Whatever waits for room, and although the kernel says that it has closed its half."""
+    ram, count = Ram(), 16
+    content = b"x" * length
+    asked = [m.request(0, c.CMD_WRITE, at, at * length, length) + content for at in range(count)]
+    async with serve({"": ram}, address, bounds=ServerBounds(requests_max=2)):
+        client = await _raw(tmp_path / "nbd")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        goodbye = m.request(0, c.CMD_DISC, count, 0, 0)
+        # without an `await`: the server sees all of it at once, and the end
+        sent = b"".join(asked) + goodbye
+        with client:
+            assert client.send(sent) == len(sent)
+            client.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(SECONDS_MAX):
+                await _received(client, count * m.SIMPLE_REPLY.size)
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+    assert bytes(ram.content[: count * length]) == content * count
+
+
 async def _raw(path: Path) -> socket.socket:
     """A client after its handshake."""
     loop = asyncio.get_running_loop()
@@ -391,7 +414,9 @@ async def _raw(path: Path) -> socket.socket:
 
 async def _received(sock: socket.socket, count: int) -> None:
     while count:
-        count -= len(await asyncio.get_running_loop().sock_recv(sock, count))
+        received = await asyncio.get_running_loop().sock_recv(sock, count)
+        assert received, f"it ended {count} bytes too early"
+        count -= len(received)
 
 
 async def test_a_goodbye_is_not_answered(address: str, tmp_path: Path) -> None:
