@@ -18,6 +18,7 @@ import json
 import os
 import struct
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,10 +59,21 @@ async def write(
     overlay: Overlay,
     progress: Callable[[float], None],
 ) -> None:
-    """Make the image at `path`. Raises ProgramError."""
+    """Make the image at `path`. Raises ProgramError; DiffersError if the controller does not say
+    what changed: it has forgotten that meanwhile, or is older than the context.
+    """
     onto = ["-W", "-O", "qcow2", "-F", "raw", "-B", _zeroes(source.size)]
     command = ["qemu-img", "convert", *credentials, "-p", *onto]
-    await programs.run([*command, source.image(overlay.since), str(path)], progress)
+    changed = source.image(overlay.since)
+    try:
+        await programs.run([*command, changed, str(path)], progress)
+    except programs.ProgramError:
+        opens = partial(_opens, credentials)
+        if await opens(changed) or not await opens(source.image()):
+            raise
+        raise DiffersError(
+            f"{source.name}: what changed since cut {overlay.since} cannot be asked for any more"
+        ) from None
     base = os.path.relpath(overlay.base, path.parent)
     rebase = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base]
     await programs.run([*rebase, str(path)])
@@ -92,6 +104,14 @@ async def compare(job: Job, overlay: Overlay, progress: Callable[[float], None])
         raise DiffersError(str(error)) from None
     except OSError as error:
         raise DuplexdError(f"{name}: the cut cannot be read: {error.strerror or error}") from error
+
+
+async def _opens(credentials: Sequence[str], image: str) -> bool:
+    try:
+        await programs.run(["qemu-img", "info", *credentials, image])
+    except programs.ProgramError:
+        return False
+    return True
 
 
 def _zeroes(size: int) -> str:

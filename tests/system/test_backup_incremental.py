@@ -315,6 +315,28 @@ async def test_changes_that_are_not_copied_make_a_full_backup_where_they_are_com
     assert is_duplex_again(daemon)
 
 
+async def test_a_cut_that_is_forgotten_before_it_is_copied_makes_a_full_backup(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    """As with a daemon that does not have the context: what changed cannot be asked for then."""
+    base = full(daemon, destination)
+    write(daemon.files.uri("data"), 0x33, MIB, GRAIN)
+    assert is_duplex_again(daemon)
+    config = daemon.files.config
+
+    def forget() -> None:
+        if "tracked_cuts" not in config.read_text():
+            config.write_text(config.read_text().replace("[nbd]", "tracked_cuts = 1\n[nbd]"))
+            assert run_duplexctl(daemon.files, "reload").returncode == 0
+
+    answer, (warned,) = await _run(daemon, destination, CHANGED, at={Step.COPY: forget})
+    assert warned.startswith(f"this is a full backup: what changed, on {base['id']}, is not")
+    assert "cannot be asked for any more" in warned
+    assert (answer["base"], answer["verify"]) == (None, FULL)
+    assert restored(answer, tmp_path) == secondaries(daemon)
+    assert is_duplex_again(daemon)
+
+
 @pytest.mark.usefixtures("forgotten")
 async def test_changes_that_were_too_few_are_found_by_the_next_run_that_verifies_all(
     daemon: Daemon, destination: Path, tmp_path: Path
