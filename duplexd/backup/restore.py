@@ -23,6 +23,7 @@ from duplexd.backup import (
     chosen,
     copies,
     destination,
+    on_clones,
     programs,
     side_by_side,
     sources,
@@ -33,7 +34,7 @@ from duplexd.client.restores import Restores, Wanted
 from duplexd.client.results import Result
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.pair_states import DUPLEX, PENDING
-from duplexd.core.readers import NAMED
+from duplexd.core.readers import CLONE, NAMED
 from duplexd.errors import DuplexdError, LeaseLostError, WrongStateError
 from duplexd.printable import printable
 
@@ -230,13 +231,15 @@ class _Run:
         return await self._restoring.check()
 
     async def _refuse_readers(self) -> None:
-        """A named reader ends with a resync, as a backup does: the way back would end with it."""
+        """A named reader ends with a resync, as a backup does, and so does a drill that made its
+        cut: the way back would end with it.
+        """
         found = await self._client.status(*self._plan.targets)
         readers = [
             f"{row['name']} by {reader['name']}"
             for row in found.volumes
             for reader in row.get("readers") or ()
-            if reader["kind"] == NAMED
+            if reader["kind"] == NAMED or (reader["kind"] == CLONE and _is_of_a_drill(row))
         ]
         if readers:
             raise WrongStateError(
@@ -310,6 +313,12 @@ class _Run:
             failed={name: str(error) for name, error in errors.items()},
             exit_codes={name: error.exit_code for name, error in errors.items()},
         )
+
+
+def _is_of_a_drill(volume: Json) -> bool:
+    """Whether the cut that it is at was made by `drill --suspend`."""
+    cut = (volume.get("secondary") or {}).get("cut") or {}
+    return bool(cut.get("tag") == on_clones.TAG)
 
 
 def _way_back(rows: Sequence[Json]) -> str:

@@ -6,6 +6,7 @@ What a backup holds is what `qemu-img convert` makes of it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -266,6 +267,25 @@ async def test_a_cut_that_a_backup_reads_is_no_way_back(daemon: Daemon, destinat
         assert (await restore(daemon, destination, undo=False))["backup"] == made["id"]
         await client.release_reader("db", reader="another")
     assert (await restore(daemon, destination))["undo"] == cut.cut
+
+
+async def test_the_cut_of_a_drill_is_no_way_back(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    """It resyncs when it has ended, too."""
+    await save(daemon, destination)
+    ended = tmp_path / "ended"
+    script = ["sh", "-c", f"until test -e {ended}; do sleep 0.1; done"]
+    command = [*MAIN, "--socket", str(daemon.files.control_socket), "drill", "db", "--suspend"]
+    with subprocess.Popen([*command, "--", *script], cwd=ROOT, env=environment()):  # noqa: ASYNC220
+        try:
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while not status(daemon)["readers"] and time.monotonic() < give_up:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            why = await refused(daemon, destination)
+            assert "would be the way back, and is read: data by clone drill-" in why
+        finally:
+            ended.touch()
 
 
 async def test_one_volume_of_a_backup_leaves_the_others_and_says_so(
