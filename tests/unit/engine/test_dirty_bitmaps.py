@@ -233,16 +233,25 @@ async def test_one_question_is_answered_in_a_turn() -> None:
         assert (len(answers), most) == (20, 1)
 
 
-async def test_a_question_for_one_extent_needs_no_turn_of_its_own(unions: mock.Mock) -> None:
-    """Once the map is there: QEMU asks for each extent, and waits for the answer."""
+async def test_questions_for_one_extent_need_no_turns_of_their_own(unions: mock.Mock) -> None:
+    """Once the map is there: QEMU asks for each extent, and waits for the answer. But not all that
+    a client sends are answered at once.
+    """
     async with running() as core:
         here = await three_cuts(core)
         whole = await asked(core, "monday")
         found: list[Extent] = []
         while (at := sum(length for _, length, _ in found)) < SIZE:
             core.controller.changed(here, at, SIZE - at, "monday", 1, found.extend)
+            await core.turns(1)
         assert found == whole
         assert unions.call_count == 1
+        answers: list[list[Extent]] = []
+        for _ in range(100):
+            core.controller.changed(here, 0, SIZE, "monday", 1, answers.append)
+        assert 1 < len(answers) < 20
+        await core.until(lambda: len(answers) == 100)
+        assert {*map(str, answers)} == {str(whole[:1])}
 
 
 @pytest.mark.parametrize("seed", range(20))
