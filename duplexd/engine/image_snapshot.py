@@ -91,7 +91,7 @@ class Plan(NamedTuple):
 class ImageSnapshot(NamedTuple):
     """One image to be recorded. `role`: 0 for the primary, 1 for the secondary. `known`: as it was
     recorded before; `last`: the number of the last checkpoint. `written`: of a primary that failed,
-    the blocks sampled then that a record touches since; None if that is not known.
+    the blocks sampled before that a record touches since; None if that is not known.
     """
 
     pair: PairSnapshot
@@ -202,9 +202,8 @@ class ImageSnapshot(NamedTuple):
         left, known, leg = self.left, self.known, self.leg
         if left is None or known is None:
             return None
-        written = self.written
-        if written is not None:
-            left = known.at(left.sampled_at, lambda at: self.pair.is_old(at) or at not in written)
+        if self.written is not None:
+            left = known.at(left.sampled_at, self._is_unwritten)
         is_busy = isinstance(leg, AbsentLeg) and leg.busy
         unchanged = self.pair.touched == frozenset() and left.samples == known.samples
         return left if unchanged and not is_busy else left._replace(loose=True)
@@ -217,7 +216,12 @@ class ImageSnapshot(NamedTuple):
         known = self.known
         if known is None or self.role or self.pair.pair.lacks is not None:
             return known
-        return known.at(known.sampled_at, self.pair.is_old)
+        return known.at(known.sampled_at, self._is_unwritten)
+
+    def _is_unwritten(self, offset: int) -> bool:
+        """Whether nothing was written there since the last checkpoint."""
+        by_record = self.written is not None and offset not in self.written
+        return by_record or self.pair.is_old(offset)
 
     def record(self, image: Image | None) -> None:
         """In the checkpoint."""

@@ -79,6 +79,8 @@ class Samples:
         self._stamps: dict[Leg, Stamp] = {}  # from before the last sync of each leg
         self._numbers: dict[Leg, int] = {}  # the last number by then
         self._written: set[Leg] = set()  # synced since they were recorded last
+        self._gone: set[Leg] = set()  # primaries that had failed at the last checkpoint
+        self._gone_then: set[Leg] = set()  # the same at the coming one
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._dirty: set[int] = set()  # volumes whose primaries were written to since then
@@ -123,6 +125,7 @@ class Samples:
         by_id = {pair["id"]: pair for pair in saved["pairs"]}
         planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
         self._copies_then = {pair.id: pair.record.copies for pair in pairs}
+        self._gone_then = {pair.primary for pair in pairs if pair.failed}
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
         number = int(saved["sequence"])
         began = self._marks.use(dict(self._known_marks(planned, number)))
@@ -246,8 +249,8 @@ class Samples:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
-            settled = _is_settled(leg)
-            image = task.still_absent() if settled else (await self._with_written(task)).unseen()
+            task = await self._with_written(task)
+            image = task.still_absent() if _is_settled(leg) else task.unseen()
         else:
             self._looked.add(leg)
             if stamp is not None:
@@ -255,12 +258,15 @@ class Samples:
         task.record(image)
 
     async def _with_written(self, task: ImageSnapshot) -> ImageSnapshot:
-        """With what the journal has since the last checkpoint for a primary that failed since: an
-        older copy may differ only in other blocks of the regions that were written to.
+        """With what the journal has since the last checkpoint for a primary that failed: an older
+        copy may differ only in other blocks of the regions that were written to. If it had failed
+        by then, that is nothing: what is served again is another leg.
         """
         pair, known = task.pair.pair, task.known
-        if task.role or known is None or not task.pair.by_records or known.sampled_at != self._last:
+        if task.role or known is None or not task.pair.by_records:
             return task
+        if task.leg in self._gone:
+            return task._replace(written=())
         ring, first, last = self._timeline.writer.ring, self._last + 1, task.plan.number
         watch: Watch[Waited] = Watch()
         look = partial(touching, ring, pair, first, last, known.offsets, _CHUNK_BYTES, watch)
@@ -301,7 +307,7 @@ class Samples:
         self._dirty.clear()
         self._recorded, self._last = True, plan.number
         self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
-        self._copies = self._copies_then
+        self._copies, self._gone = self._copies_then, self._gone_then
         for each in plan.pairs:
             for image in each.legs:
                 if isinstance(image, AbsentLeg):

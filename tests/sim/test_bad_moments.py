@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import DuplexdError
+from duplexd.runtime.watch import HungError
 from duplexd.units import KIB
 from tests.sim.machine import Died, Machine, broken_sync
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
     from tests.sim.image import Image
 
 
@@ -174,3 +176,96 @@ def test_a_primary_that_failed_and_was_restored_in_place_is_refused(restarts: bo
     if restarts:
         restore()
         machine.live(starts)
+
+
+class Failing:
+    """A volume whose primary fails after some checkpoints; then either it is there again, or an
+    older copy of it is. `older`: its content before all of that.
+    """
+
+    def __init__(self, secondary: bool = True, unmarked: bool = False) -> None:
+        self.machine = Machine(1)
+        self.machine.disk.unmarked = unmarked
+        self.machine.add_volume("data", 256 * KIB, secondary, "sync")
+        self._secondary = secondary
+        self._older = b""
+
+    @property
+    def pair(self) -> Pair:
+        return self.machine.controller.volumes.by_name["data"]
+
+    @property
+    def samples(self) -> list[int]:
+        image = self.pair.record.primary_image
+        return image.offsets if image is not None else []
+
+    async def begin(self) -> None:
+        await self.machine.start()
+        writing = Writing(self.machine)
+        await writing.write("data", 8192, b"a" * 4096)
+        if self._secondary:
+            await self.machine.until(lambda: self.pair.state == "DUPLEX", "DUPLEX")
+            await self.machine.controller.suspend(["data"])
+        self._older = self.machine.disk.content("/a/data")
+        await writing.write("data", 8192, b"b" * 4096)
+        await self.checkpoints(2)  # the second one closes the region
+        await writing.write("data", 16384, b"c" * 4096)
+
+    async def checkpoints(self, count: int) -> None:
+        for _ in range(count):
+            with contextlib.suppress(OSError):
+                await self.machine.controller.checkpointer.checkpoint()
+
+    async def killed(self) -> None:
+        self.machine.disk.die()
+        await asyncio.sleep(0)
+
+    async def fails(self, error: OSError | None = None) -> None:
+        failed = error or OSError(errno.EIO, "bad")
+        controller = self.machine.controller
+        await controller.timeline.at_rest(
+            lambda: controller.failures.primary_failed(self.pair, failed)
+        )
+        assert self.pair.failed
+
+    async def is_told_from_an_older_copy(self) -> None:
+        disk, controller = self.machine.disk, self.machine.controller
+        disk.heal("/a/data")
+        right = disk.take("/a/data")
+        disk.give("/a/data", right)
+        content = bytes(right.current)
+        right.write(0, self._older)
+        with pytest.raises(DuplexdError, match="changed or replaced by an older copy"):
+            await controller.resync(["data"])
+        right.write(0, content)
+        with contextlib.suppress(DuplexdError):  # of one without a secondary there is no more to do
+            await controller.resync(["data"])
+        assert not self.pair.failed
+        await controller.stop()
+
+
+@pytest.mark.parametrize("unmarked", [False, True])
+@pytest.mark.parametrize("secondary", [False, True])
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_primary_keeps_its_samples_while_it_is_away(
+    hangs: bool, secondary: bool, unmarked: bool
+) -> None:
+    """The checkpoints after the first one dropped those of whole regions, of a volume without a
+    secondary all.
+    """
+    failing = Failing(secondary, unmarked)
+
+    async def life() -> None:
+        await failing.begin()
+        leg = failing.pair.primary
+        await failing.fails(HungError(leg, 30.0) if hangs else None)
+        if hangs:
+            leg.close()
+        else:
+            failing.machine.disk.fail("/a/data", errno.EIO, operation="open")
+            with pytest.raises(DuplexdError):
+                await failing.machine.controller.resync(["data"])
+        await failing.checkpoints(3)
+        await failing.is_told_from_an_older_copy()
+
+    failing.machine.live(life)
