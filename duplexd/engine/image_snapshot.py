@@ -41,8 +41,8 @@ Samples = tuple[tuple[int, int], ...]
 class PairSnapshot(NamedTuple):
     """A pair at the checkpoint's number; `saved` is its part of the checkpoint. `legs`: its primary
     and secondary. `touched`: regions that were written to since the checkpoint before, None if that
-    is not known. `swaps`: of this run. `by_records`: whether each change since that checkpoint has
-    a record, and none was on the other image.
+    is not known. `swaps`: of this run. `by_records`: whether each change of its primary since that
+    checkpoint has a record: it is the same image, and only a secondary is copied to.
     """
 
     pair: Pair

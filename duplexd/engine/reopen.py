@@ -371,7 +371,7 @@ class Reopening:
         owner = timeline.writer.ring.controller.hex()
         ours = known(timeline.ledger, owner, timeline.written)
         facts = facts_of(pair, before)
-        is_by_records = pair.lacks is None and not (record.swaps or record.copies)
+        is_by_records = pair.lacks is None and not record.swaps
         if recorded is not None and role == PRIMARY and is_by_records and not facts.complete:
             facts = await self._by_records(pair, recorded, facts)
         judgement = judge(ours, recorded, found, facts)
@@ -385,9 +385,9 @@ class Reopening:
         return leg, judgement
 
     async def _by_records(self, pair: Pair, recorded: Image, facts: Facts) -> Facts:
-        """The same of a primary that failed while the daemon ran, and was never copied to: each
-        change that may be on it, or not, has a record, and says nothing of other blocks of its
-        region.
+        """The same of a primary that failed while the daemon ran, and was no secondary in this
+        run: each change that may be on it, or not, has a record, and says nothing of other blocks
+        of its region.
         """
         ring, tail, watch = self._timeline.writer.ring, self._timeline.written, Watch[Noted]()
         first, chunk = min(pair.record.primary_at, recorded.sampled_at) + 1, self._chunk_bytes

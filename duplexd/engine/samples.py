@@ -162,7 +162,7 @@ class Samples:
         if not self._recorded:  # an unclean stop may have lost records of these
             touched.update(pair.regions.open)
         known, swaps = self._known(pair, saved, touched), pair.record.swaps
-        by_records = self._recorded and self._is_as_before(pair, saved)
+        by_records = self._recorded and self._swaps.get(pair.id, 0) == swaps
         return PairSnapshot(pair, saved, (pair.primary, pair.secondary), known, swaps, by_records)
 
     def _is_as_before(self, pair: Pair, saved: Json) -> bool:

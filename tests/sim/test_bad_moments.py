@@ -12,12 +12,12 @@ import pytest
 from duplexd.errors import DuplexdError
 from duplexd.runtime.watch import HungError
 from duplexd.units import KIB
+from tests.sim.image import Image
 from tests.sim.machine import Died, Machine, broken_sync
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
     from duplexd.core.pair import Pair
-    from tests.sim.image import Image
 
 
 def gets_a_secondary_during_a_checkpoint(seed: int) -> None:
@@ -266,6 +266,34 @@ def test_a_primary_keeps_its_samples_while_it_is_away(
             with pytest.raises(DuplexdError):
                 await failing.machine.controller.resync(["data"])
         await failing.checkpoints(3)
+        await failing.is_told_from_an_older_copy()
+
+    failing.machine.live(life)
+
+
+def test_a_new_secondary_takes_no_samples_of_a_primary_that_failed() -> None:
+    failing = Failing()
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.fails()
+        await failing.checkpoints(1)
+        failing.machine.disk.take("/b/data")
+        failing.machine.disk.give("/b/data", Image(256 * KIB))
+        await failing.is_told_from_an_older_copy()
+
+    failing.machine.live(life)
+
+
+def test_a_first_copy_takes_no_samples_of_a_primary_that_fails_later() -> None:
+    failing = Failing()
+    failing.machine.disk.make_directory("/a")
+    failing.machine.disk.give("/a/data", Image.of(bytes(256 * KIB)))
+
+    async def life() -> None:
+        await failing.begin()
+        assert failing.pair.record.copies
+        await failing.fails()
         await failing.is_told_from_an_older_copy()
 
     failing.machine.live(life)
