@@ -141,7 +141,7 @@ class Controller:
         self.config, self.name = config, config.controller.name
         self.events, self.listeners = events, events.listeners
         self._journal(recovered)
-        self._legs_and_checkpoints(int(recovered.journal.saved["sequence"]))
+        self._legs_and_checkpoints(recovered)
         self._writes_and_reads()
         self._copies()
         self._cuts()
@@ -169,13 +169,13 @@ class Controller:
         self.archive = CutArchive(self.name, ledger, volumes, self.events, limits)
         self.failures = Failures(timeline, volumes, self.archive, self.events)
 
-    def _legs_and_checkpoints(self, last: int) -> None:
-        """What uses legs outside of batches. `last`: the number of the checkpoint at the start."""
+    def _legs_and_checkpoints(self, recovered: Recovered) -> None:
+        """What uses legs outside of batches."""
         timeline, machine, volumes, legs = self.timeline, self._machine, self.volumes, self.legs
         self.failed_legs = FailedLegs(timeline, volumes, self.failures)
         legs.on_hung = self.failed_legs.found
         numbers = MarkNumbers(timeline, volumes, legs, self._limits)
-        samples = Samples(timeline, legs, numbers, self.name, last)
+        samples = Samples(timeline, legs, numbers, self.name, *recovered.journal.since_checkpoint)
         self.checkpointer = checkpointer = Checkpointer(
             timeline, volumes, self.failed_legs, self._file, samples, legs, machine.clock
         )

@@ -371,6 +371,8 @@ class Reopening:
         owner = timeline.writer.ring.controller.hex()
         ours = known(timeline.ledger, owner, timeline.written)
         facts = facts_of(pair, before)
+        if role == PRIMARY and pair.lacks is not None:  # its samples are those that count
+            facts = facts._replace(uncertain=())
         is_by_records = pair.lacks is None and not record.swaps
         if recorded is not None and role == PRIMARY and is_by_records and not facts.complete:
             facts = await self._by_records(pair, recorded, facts)

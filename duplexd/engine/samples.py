@@ -67,9 +67,17 @@ class Samples:
     """Of one controller. `sync` runs in a worker, the rest in the loop."""
 
     def __init__(
-        self, timeline: Timeline, legs: LegCalls, numbers: MarkNumbers, name: str, last: int = 0
+        self,
+        timeline: Timeline,
+        legs: LegCalls,
+        numbers: MarkNumbers,
+        name: str,
+        last: int = 0,
+        complete: bool = False,
     ) -> None:
-        """`last`: the number of the checkpoint that was read at the start."""
+        """`last`: the number of the checkpoint that was read at the start. `complete`: no record
+        after it was lost before the start.
+        """
         self._timeline = timeline
         self._legs = legs
         self._marks = numbers
@@ -89,6 +97,7 @@ class Samples:
         self._looked: set[Leg] = set()  # by this start, and marked if they are to be
         self._marked: set[Leg] = set()  # durably, by this start
         self._recorded = False  # by this start
+        self._complete = complete  # the records since the last checkpoint
         self._last = last
         self._swaps: dict[int, int] = {}  # of each volume, at the last checkpoint
         self._copies: dict[int, int] = {}  # the same of copies, and at the coming one
@@ -162,7 +171,7 @@ class Samples:
         if not self._recorded:  # an unclean stop may have lost records of these
             touched.update(pair.regions.open)
         known, swaps = self._known(pair, saved, touched), pair.record.swaps
-        by_records = self._recorded and self._swaps.get(pair.id, 0) == swaps
+        by_records = self._complete and self._swaps.get(pair.id, 0) == swaps
         return PairSnapshot(pair, saved, (pair.primary, pair.secondary), known, swaps, by_records)
 
     def _is_as_before(self, pair: Pair, saved: Json) -> bool:
@@ -260,13 +269,16 @@ class Samples:
     async def _with_written(self, task: ImageSnapshot) -> ImageSnapshot:
         """With what the journal has since the last checkpoint for a primary that failed: an older
         copy may differ only in other blocks of the regions that were written to. If it had failed
-        by then, that is nothing: what is served again is another leg.
+        by then, that is nothing: what is served again is another leg. What a start has counted of
+        one that failed in it, that start has left out.
         """
         pair, known = task.pair.pair, task.known
-        if task.role or known is None or not task.pair.by_records:
+        if task.role or known is None:
             return task
-        if task.leg in self._gone:
+        if pair.lacks is not None or (task.leg in self._gone and task.pair.by_records):
             return task._replace(written=())
+        if not task.pair.by_records:
+            return task
         ring, first, last = self._timeline.writer.ring, self._last + 1, task.plan.number
         watch: Watch[Waited] = Watch()
         look = partial(touching, ring, pair, first, last, known.offsets, _CHUNK_BYTES, watch)
@@ -305,7 +317,8 @@ class Samples:
                 self._written.discard(leg)
         self._touched.clear()
         self._dirty.clear()
-        self._recorded, self._last = True, plan.number
+        self._recorded = self._complete = True
+        self._last = plan.number
         self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
         self._copies, self._gone = self._copies_then, self._gone_then
         for each in plan.pairs:

@@ -17,6 +17,8 @@ from tests.sim.machine import Died, Machine, broken_sync
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from duplexd.core.pair import Pair
 
 
@@ -297,3 +299,66 @@ def test_a_first_copy_takes_no_samples_of_a_primary_that_fails_later() -> None:
         await failing.is_told_from_an_older_copy()
 
     failing.machine.live(life)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_primary_whose_replay_failed_in_a_resync_keeps_its_samples(absent: bool) -> None:
+    """`absent`: it was not there at the start."""
+    failing = Failing()
+
+    async def again() -> None:
+        disk = failing.machine.disk
+        disk.heal("/a/data")
+        disk.fail("/a/data", errno.EIO, operation="write")
+        disk.fail("/a/data", errno.EIO, after=len(failing.samples), operation="read")
+        with pytest.raises(DuplexdError, match="Input/output error"):
+            await failing.machine.controller.resync(["data"])
+        await failing.checkpoints(2)
+        await failing.is_told_from_an_older_copy()
+
+    async def fails() -> None:
+        await failing.begin()
+        if absent:
+            await failing.killed()
+        await failing.fails()
+        await failing.checkpoints(1)
+        await again()
+
+    async def starts() -> None:
+        failing.machine.disk.fail("/a/data", errno.EIO, operation="open")
+        await failing.machine.start()
+        await failing.checkpoints(2)
+        await again()
+
+    _live(failing, [fails, *([starts] if absent else [])])
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("checkpoints", [0, 2])
+@pytest.mark.parametrize("unmarked", [False, True])
+def test_a_primary_that_fails_in_a_start_keeps_its_samples(
+    unmarked: bool, checkpoints: int, after: int
+) -> None:
+    """Its sync in the replay, or in the checkpoint after it."""
+    failing = Failing(unmarked=unmarked)
+
+    async def is_killed() -> None:
+        await failing.begin()
+        await failing.killed()
+
+    async def starts() -> None:
+        failing.machine.disk.fail("/a/data", errno.EIO, after=after, operation="sync")
+        await failing.machine.start()
+        assert failing.pair.failed
+        await failing.checkpoints(checkpoints)
+        await failing.is_told_from_an_older_copy()
+
+    _live(failing, [is_killed, starts])
+
+
+def _live(failing: Failing, lives: list[Callable[[], Awaitable[None]]]) -> None:
+    for life in lives[:-1]:
+        with pytest.raises(Died):
+            failing.machine.live(life)
+        failing.machine.crash(power=False)
+    failing.machine.live(lives[-1])

@@ -77,6 +77,14 @@ class ReadJournal(NamedTuple):
             return not (self.ledger.closed or self.complete)
         return self.witnessed == "lost"
 
+    @property
+    def since_checkpoint(self) -> tuple[int, bool]:
+        """The number of the checkpoint, and whether no record after it was lost. Before this start
+        writes any.
+        """
+        complete = self.complete or (self.ledger.closed and not self.unapplied)
+        return int(self.saved["sequence"]), complete
+
     def is_clean(self, pair: PairRecord) -> bool:
         """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
         the volume was served then. One that the checkpoint does not know was made by a start that

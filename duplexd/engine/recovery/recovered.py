@@ -10,7 +10,7 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from duplexd.core.identity import newer
+from duplexd.core.identity import away, newer
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from duplexd.core.pair import Pair
@@ -35,6 +35,7 @@ from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, unreachable
 from duplexd.errors import ConfigurationError
+from duplexd.images.absent import AbsentLeg
 from duplexd.journal.tally import SIZE as TALLY_BYTES
 from duplexd.replication.leg_calls import JournalHungError, StagingHungError, raise_if_of_state
 from duplexd.runtime.tasks import Steps
@@ -225,7 +226,21 @@ class _Work:
                 side = cast("Side", error.what)
                 give_up(journal.ledger, side, holds[side.pair], error)
             else:
+                self._leave_failed(journal)
                 return
+
+    def _leave_failed(self, journal: ReadJournal) -> None:
+        """What the journal has for primaries that failed in the replay may be on them, or not, at
+        any time. Samples of other blocks still tell an older copy from them.
+        """
+        for pair in self.pairs.values():
+            record, leg = pair.record, pair.primary
+            is_left = isinstance(leg, AbsentLeg) and leg.settled  # by who judged it
+            if pair.lacks is None or is_left or record.primary_image is None:
+                continue
+            facts, _ = journal.since.facts(record, journal.complete, mirrors=True)
+            left = away(record.primary_image, facts)._replace(loose=True)
+            journal.ledger.use_images(record, left, record.secondary_image)
 
     async def answered(self, watch: Watch[OfState], call: Callable[[], T]) -> T:
         """The result of a call that uses the files of the state directory, and notes so in `watch`.
