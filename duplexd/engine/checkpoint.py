@@ -94,7 +94,7 @@ class Checkpointer:
         self._time = 0.0  # monotonic
         self.copying = asyncio.Lock()  # a snapshot and the copy of a run exclude each other
         self.replay_floor = 0
-        self.sequence = 0  # of the last one
+        self.sequence, self.swaps = 0, dict[int, int]()  # of the last one; of each pair by then
         self.log_position = 0
         self.taken = 0
 
@@ -151,7 +151,7 @@ class Checkpointer:
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
         self.replay_floor = min(replay_floor(saved), self._kept_from)
-        self.sequence = saved["sequence"]
+        self.sequence, self.swaps = saved["sequence"], durable.swaps
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1

@@ -373,7 +373,8 @@ class Reopening:
         facts = facts_of(pair, before)
         if role == PRIMARY and pair.lacks is not None:  # its samples are those that count
             facts = facts._replace(uncertain=())
-        is_by_records = pair.lacks is None and not record.swaps
+        is_same = record.swaps == self._checkpointer.swaps.get(pair.id)
+        is_by_records = pair.lacks is None and is_same
         if recorded is not None and role == PRIMARY and is_by_records and not facts.complete:
             facts = await self._by_records(pair, recorded, facts)
         judgement = judge(ours, recorded, found, facts)
@@ -387,9 +388,9 @@ class Reopening:
         return leg, judgement
 
     async def _by_records(self, pair: Pair, recorded: Image, facts: Facts) -> Facts:
-        """The same of a primary that failed while the daemon ran, and was no secondary in this
-        run: each change that may be on it, or not, has a record, and says nothing of other blocks
-        of its region.
+        """The same of a primary that failed while the daemon ran, and was no secondary since the
+        last checkpoint: each change that may be on it, or not, has a record, and says nothing of
+        other blocks of its region.
         """
         ring, tail, watch = self._timeline.writer.ring, self._timeline.written, Watch[Noted]()
         first, chunk = min(pair.record.primary_at, recorded.sampled_at) + 1, self._chunk_bytes

@@ -201,13 +201,15 @@ class Failing:
         image = self.pair.record.primary_image
         return image.offsets if image is not None else []
 
-    async def begin(self) -> None:
+    async def begin(self, swaps: int = 0) -> None:
         await self.machine.start()
-        writing = Writing(self.machine)
+        writing, controller = Writing(self.machine), self.machine.controller
+        for _ in range(swaps):
+            await controller.swap(["data"], False, None, False)
         await writing.write("data", 8192, b"a" * 4096)
         if self._secondary:
             await self.machine.until(lambda: self.pair.state == "DUPLEX", "DUPLEX")
-            await self.machine.controller.suspend(["data"])
+            await controller.suspend(["data"])
         self._older = self.machine.disk.content("/a/data")
         await writing.write("data", 8192, b"b" * 4096)
         await self.checkpoints(2)  # the second one closes the region
@@ -295,6 +297,18 @@ def test_a_first_copy_takes_no_samples_of_a_primary_that_fails_later() -> None:
     async def life() -> None:
         await failing.begin()
         assert failing.pair.record.copies
+        await failing.fails()
+        await failing.is_told_from_an_older_copy()
+
+    failing.machine.live(life)
+
+
+def test_a_swap_earlier_in_the_run_takes_no_samples_of_a_primary_that_fails() -> None:
+    failing = Failing()
+
+    async def life() -> None:
+        await failing.begin(swaps=2)
+        assert failing.pair.primary.path == "/a/data"
         await failing.fails()
         await failing.is_told_from_an_older_copy()
 
