@@ -99,6 +99,7 @@ class Samples:
         self._recorded = False  # by this start
         self._complete = complete  # the records since the last checkpoint
         self._last = last
+        self._unrecorded: dict[int, int] = {}  # the last that recorded a primary, if not that one
         self._swaps: dict[int, int] = {}  # of each volume, at the last checkpoint
         self._copies: dict[int, int] = {}  # the same of copies, and at the coming one
         self._copies_then: dict[int, int] = {}
@@ -279,7 +280,8 @@ class Samples:
             return task._replace(written=())
         if not task.pair.by_records:
             return task
-        ring, first, last = self._timeline.writer.ring, self._last + 1, task.plan.number
+        first = self._unrecorded.get(pair.id, self._last) + 1
+        ring, last = self._timeline.writer.ring, task.plan.number
         watch: Watch[Waited] = Watch()
         look = partial(touching, ring, pair, first, last, known.offsets, _CHUNK_BYTES, watch)
         try:
@@ -315,12 +317,17 @@ class Samples:
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp and self._numbers[leg] <= plan.number:
                 self._written.discard(leg)
-        self._touched.clear()
-        self._dirty.clear()
+        # Of a primary that failed meanwhile, or was opened again, as much is known as before.
+        late = {each.pair.id for each in plan.pairs if each.pair.primary not in each.legs}
+        self._unrecorded = {number: self._unrecorded.get(number, self._last) for number in late}
+        self._touched = {number: self._touched[number] for number in late & self._touched.keys()}
+        self._dirty &= late
         self._recorded = self._complete = True
         self._last = plan.number
-        self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
-        self._copies, self._gone = self._copies_then, self._gone_then
+        swaps = {each.pair.id: each.swaps for each in plan.pairs}
+        self._swaps = swaps | {number: self._swaps.get(number, 0) for number in late}
+        copies = {number: self._copies.get(number, 0) for number in late}
+        self._copies, self._gone = self._copies_then | copies, self._gone_then
         for each in plan.pairs:
             for image in each.legs:
                 if isinstance(image, AbsentLeg):

@@ -232,6 +232,26 @@ class Failing:
         )
         assert self.pair.failed
 
+    async def checkpoint_with(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        """One that is being put on the disk meanwhile."""
+        checkpointer = self.machine.controller.checkpointer
+        put = checkpointer._put
+
+        async def later(replace: Callable[[], None]) -> None:
+            await meanwhile()
+            await put(replace)
+
+        checkpointer._put = later  # type: ignore[method-assign]
+        await checkpointer.checkpoint()
+        checkpointer._put = put  # type: ignore[method-assign]
+
+    async def is_served(self) -> None:
+        """It is the very same image."""
+        self.machine.disk.heal("/a/data")
+        with contextlib.suppress(DuplexdError):  # of one without a secondary there is no more to do
+            await self.machine.controller.resync(["data"])
+        assert not self.pair.failed, self.pair.failed
+
     async def is_told_from_an_older_copy(self) -> None:
         disk, controller = self.machine.disk, self.machine.controller
         disk.heal("/a/data")
@@ -310,6 +330,39 @@ def test_a_swap_earlier_in_the_run_takes_no_samples_of_a_primary_that_fails() ->
         await failing.begin(swaps=2)
         assert failing.pair.primary.path == "/a/data"
         await failing.fails()
+        await failing.is_told_from_an_older_copy()
+
+    failing.machine.live(life)
+
+
+@pytest.mark.parametrize("secondary", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_primary_that_fails_while_a_checkpoint_is_written_is_still_the_same(
+    again: bool, secondary: bool
+) -> None:
+    """What that checkpoint recorded is not known of it: samples of blocks that were written to
+    before that were said to be untouched after it. `again`: it is served meanwhile, and fails.
+    """
+    failing = Failing(secondary)
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.checkpoints(1)
+        assert 16384 in failing.samples
+        await Writing(failing.machine).write("data", 16384, b"d" * 4096)
+        leg = failing.pair.primary
+
+        async def hangs() -> None:
+            await failing.fails(HungError(leg, 30.0))
+            leg.close()
+
+        if again:
+            await failing.fails()
+            await failing.checkpoint_with(failing.is_served)
+            await failing.fails()
+        else:
+            await failing.checkpoint_with(hangs)
+        await failing.checkpoints(2)
         await failing.is_told_from_an_older_copy()
 
     failing.machine.live(life)
