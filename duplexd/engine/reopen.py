@@ -225,8 +225,10 @@ class Reopening:
     async def _serve(self, pair: Pair) -> None:
         """Serve a volume again whose primary is there again, and is the one of the journal."""
         primary = await self.primary(pair, adopt=False)
-        # The checkpoint that recorded what it lacks stays the last one until it has all of it.
-        async with self.recorded(pair), self._checkpointer.copying:
+        # The checkpoint that recorded what it lacks stays the last one until it has all of it. One
+        # under way would call durable what its syncs did not cover.
+        checkpointer = self._checkpointer
+        async with self.recorded(pair), checkpointer.none(), checkpointer.copying:
             await self._timeline.at_rest(lambda: self.use_primary(pair, primary))
             try:
                 await self._replay(pair)

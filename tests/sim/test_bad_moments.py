@@ -17,7 +17,7 @@ from tests.sim.machine import Died, Machine, broken_sync
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from duplexd.core.pair import Pair
 
@@ -232,18 +232,22 @@ class Failing:
         )
         assert self.pair.failed
 
-    async def checkpoint_with(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+    async def checkpoint_with(self, meanwhile: Callable[[], Coroutine[None, None, None]]) -> None:
         """One that is being put on the disk meanwhile."""
         checkpointer = self.machine.controller.checkpointer
         put = checkpointer._put
 
+        begun: list[asyncio.Future[None]] = []
+
         async def later(replace: Callable[[], None]) -> None:
-            await meanwhile()
+            begun.append(asyncio.ensure_future(meanwhile()))
+            await asyncio.wait(begun, timeout=1)
             await put(replace)
 
         checkpointer._put = later  # type: ignore[method-assign]
         await checkpointer.checkpoint()
         checkpointer._put = put  # type: ignore[method-assign]
+        await begun[0]
 
     async def is_served(self) -> None:
         """It is the very same image."""
@@ -364,6 +368,61 @@ def test_a_primary_that_fails_while_a_checkpoint_is_written_is_still_the_same(
             await failing.checkpoint_with(hangs)
         await failing.checkpoints(2)
         await failing.is_told_from_an_older_copy()
+
+    failing.machine.live(life)
+
+
+@pytest.mark.parametrize("secondary", [False, True])
+def test_what_a_primary_got_while_a_checkpoint_was_written_is_not_durable(secondary: bool) -> None:
+    """A resync served it again meanwhile. That checkpoint was said to have made durable what the
+    journal had for it: once its sync failed, it did not get that again.
+    """
+    failing = Failing(secondary)
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.fails()
+        disk = failing.machine.disk
+        await failing.checkpoint_with(failing.is_served)
+        image = disk._image("/a/data")
+        medium = bytes(image.durable)
+        disk.fail("/a/data", errno.EIO, operation="sync")
+        await failing.checkpoints(1)
+        assert failing.pair.failed
+        image.durable[:] = image.current[:] = medium  # what it was given was in the cache only
+        await failing.is_served()
+        assert bytes(image.current[16384:20480]) == b"c" * 4096
+        await failing.machine.controller.stop()
+
+    failing.machine.live(life)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_primary_that_fails_while_a_checkpoint_is_written_gets_nothing_older(again: bool) -> None:
+    """What the file said to be durable it got again, the older changes of a block before the last.
+    A power cut kept the older one. `again`: it is served while that checkpoint is written.
+    """
+    failing = Failing(secondary=False)
+    disk = failing.machine.disk
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.checkpoints(1)
+        writing = Writing(failing.machine)
+        await writing.write("data", 16384, b"d" * 4096)
+        await writing.write("data", 16384, b"e" * 4096)
+
+        async def meanwhile() -> None:
+            await failing.fails()
+            if again:
+                await failing.is_served()
+
+        await failing.checkpoint_with(meanwhile)
+        if not again:
+            await failing.is_served()
+        written = [data[:1] for offset, data in disk._image("/a/data").pending if offset == 16384]
+        assert not written
+        await failing.machine.controller.stop()
 
     failing.machine.live(life)
 
