@@ -482,6 +482,40 @@ def test_a_primary_that_fails_in_a_start_keeps_its_samples(
     _live(failing, [is_killed, starts])
 
 
+@pytest.mark.parametrize("checkpoints", [0, 1])
+@pytest.mark.parametrize("secondary", [False, True])
+def test_a_volume_that_one_start_refuses_is_served_by_the_next(
+    secondary: bool, checkpoints: int
+) -> None:
+    """Its size was configured too small after a kill. That start took samples for the present ones
+    that the journal had newer content for.
+    """
+    failing = Failing(secondary)
+    machine = failing.machine
+
+    async def is_killed() -> None:
+        await failing.begin()
+        await failing.checkpoints(1)
+        assert 16384 in failing.samples
+        await Writing(machine).write("data", 16384, b"d" * 4096)
+        await failing.killed()
+
+    async def is_refused() -> None:
+        machine.add_volume("data", 128 * KIB, secondary, "sync")
+        await machine.start()
+        assert "cannot shrink" in failing.pair.failed
+        await failing.checkpoints(checkpoints)
+        machine.add_volume("data", 256 * KIB, secondary, "sync")
+        await failing.killed()
+
+    async def starts() -> None:
+        await machine.start()
+        assert not failing.pair.failed, failing.pair.failed
+        await machine.controller.stop()
+
+    _live(failing, [is_killed, is_refused, starts])
+
+
 def _live(failing: Failing, lives: list[Callable[[], Awaitable[None]]]) -> None:
     for life in lives[:-1]:
         with pytest.raises(Died):

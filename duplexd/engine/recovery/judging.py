@@ -99,6 +99,8 @@ class Judging:
         mode: str,
     ) -> Judged:
         if images.refused:
+            if record is not None:  # what the journal has for its images they get later
+                self._settle(record, mode, images, found, newer=False)
             return Judged(images)
         ours, theirs = found
         if record is None:
