@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.image_record import Image
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairRecord
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.failures import Failures
     from duplexd.engine.opening import Opener
@@ -351,7 +351,6 @@ class Reopening:
         volume, record = self._config().volumes[pair.name], pair.record
         at, other = places(volume, record.swapped)
         place = at if role == PRIMARY or other is None else other
-        recorded = record.primary_image if role == PRIMARY else record.secondary_image
         before = pair.primary if role == PRIMARY else pair.copy_of
         # As a start does: it may have become longer for a volume that did not grow after all.
         longest = may_have(volume, record, role)
@@ -361,7 +360,8 @@ class Reopening:
                 before.short = leg.short or before.short
             raise WrongStateError(f"{pair.name}: {why_absent(leg)}")
         try:
-            offsets = recorded.offsets if recorded is not None else ()
+            known_then = _recorded(record, role)
+            offsets = known_then.offsets if known_then is not None else ()
             if adopt and role == PRIMARY:
                 await self._opener.look(leg, role, partial(as_on_the_medium, leg))
             found = await self._opener.look(leg, role, lambda: probe(leg, offsets))
@@ -372,7 +372,8 @@ class Reopening:
         timeline = self._timeline
         owner = timeline.writer.ring.controller.hex()
         ours = known(timeline.ledger, owner, timeline.written)
-        facts = facts_of(pair, before)
+        # A checkpoint may have ended meanwhile: what it recorded goes with what is said of it.
+        recorded, facts = _recorded(record, role), facts_of(pair, before)
         if role == PRIMARY and pair.lacks is not None:  # its samples are those that count
             facts = facts._replace(uncertain=())
         is_same = record.swaps == self._checkpointer.swaps.get(pair.id)
@@ -403,6 +404,10 @@ class Reopening:
         except HungError:
             return facts  # the replay says so
         return facts if touched is None else facts._replace(touched=touched, uncertain=())
+
+
+def _recorded(record: PairRecord, role: str) -> Image | None:
+    return record.primary_image if role == PRIMARY else record.secondary_image
 
 
 def facts_of(pair: Pair, before: Leg) -> Facts:

@@ -427,6 +427,28 @@ def test_a_primary_that_fails_while_a_checkpoint_is_written_gets_nothing_older(a
     failing.machine.live(life)
 
 
+def test_a_primary_that_is_opened_while_a_checkpoint_ends_is_the_same() -> None:
+    """What was recorded of it before was judged as if that allowed for all that is on it."""
+    for turns in range(0, 60, 2):
+        failing = Failing(secondary=False)
+
+        async def life(failing: Failing = failing, turns: int = turns) -> None:
+            await failing.begin()
+            await failing.checkpoints(1)
+            await Writing(failing.machine).write("data", 16384, b"d" * 4096)
+            leg = failing.pair.primary
+            await failing.fails(HungError(leg, 30.0))
+            leg.close()
+            checkpoint = asyncio.ensure_future(failing.checkpoints(1))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await failing.is_served()
+            await checkpoint
+            await failing.machine.controller.stop()
+
+        failing.machine.live(life)
+
+
 @pytest.mark.parametrize("absent", [False, True])
 def test_a_primary_whose_replay_failed_in_a_resync_keeps_its_samples(absent: bool) -> None:
     """`absent`: it was not there at the start."""
