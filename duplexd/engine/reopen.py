@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Judgement, is_of_others, judge
 from duplexd.core.markers import Copy, Missed, Regions
-from duplexd.core.since import known, uncertain
+from duplexd.core.since import EVERYTHING, known, uncertain
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, may_have, places, why_absent
 from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.image_faults import Noted
@@ -376,10 +376,13 @@ class Reopening:
         recorded, facts = _recorded(record, role), facts_of(pair, before)
         if role == PRIMARY and pair.lacks is not None:  # its samples are those that count
             facts = facts._replace(uncertain=())
-        is_same = record.swaps == self._checkpointer.swaps.get(pair.id)
-        is_by_records = pair.lacks is None and is_same
-        if recorded is not None and role == PRIMARY and is_by_records and not facts.complete:
-            facts = await self._by_records(pair, recorded, facts)
+        swaps = self._checkpointer.swaps.get(pair.id)
+        if recorded is not None and role == PRIMARY and pair.lacks is None and not facts.complete:
+            if record.swaps == swaps:
+                facts = await self._by_records(pair, recorded, facts)
+            elif record.swaps and recorded.sampled_at != self._checkpointer.sequence:
+                # It was the secondary, and has left its cut, for which it was sampled.
+                facts = facts._replace(uncertain=EVERYTHING)
         judgement = judge(ours, recorded, found, facts)
         if judgement.current and isinstance(before, AbsentLeg) and before.short == found.place:
             judgement = Judgement(

@@ -449,6 +449,25 @@ def test_a_primary_that_is_opened_while_a_checkpoint_ends_is_the_same() -> None:
         failing.machine.live(life)
 
 
+def test_a_secondary_that_left_its_cut_and_failed_as_the_primary_is_the_same() -> None:
+    """No checkpoint was taken meanwhile: its samples were those of the cut."""
+    failing = Failing()
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.checkpoints(3)
+        await failing.machine.controller.resync(["data"])
+        await failing.machine.until(lambda: failing.pair.state == "DUPLEX", "DUPLEX")
+        await failing.machine.controller.swap(["data"], False, None, False)
+        assert failing.pair.primary.path == "/b/data"
+        failing.machine.controller.failures.swaps = False
+        await failing.fails()
+        await failing.is_served()
+        await failing.machine.controller.stop()
+
+    failing.machine.live(life)
+
+
 @pytest.mark.parametrize("absent", [False, True])
 def test_a_primary_whose_replay_failed_in_a_resync_keeps_its_samples(absent: bool) -> None:
     """`absent`: it was not there at the start."""
