@@ -158,17 +158,18 @@ class Checkpointer:
         self._note_durable(durable)
 
     def _note_durable(self, durable: _Snapshot) -> None:
-        """What is durable on which image, as in the file: of those in the roles that they had."""
+        """What is durable on which image, as in the file: of its role, or the other one by now."""
         for why in self._file.changes.refused:
             log.warning("what changed between two cuts is in memory only", error=why)
-        ledger = self._timeline.ledger
-        saved = {each["id"]: each for each in durable.saved["pairs"]}
+        ledger, saved = self._timeline.ledger, {each["id"]: each for each in durable.saved["pairs"]}
         for number, files in self._file.stored.items():
             ledger.stored(ledger.pairs[number], files)
         for pair in self._volumes.all():
-            if pair.id > 0 and pair.record.swaps == durable.swaps.get(pair.id):
+            if pair.record.swaps == durable.swaps.get(pair.id):
                 ledger.secondary_holds(pair.record, saved[pair.id]["applied"])
                 ledger.primary_holds(pair.record, saved[pair.id]["primary_at"])
+            elif pair.record.swaps - 1 == durable.swaps.get(pair.id):
+                ledger.primary_holds(pair.record, saved[pair.id]["applied"])
 
     async def _with_images(self) -> _Snapshot | None:
         """What is durable, with what is recorded of the images. None as of `_make_durable`."""

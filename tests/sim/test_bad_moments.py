@@ -468,6 +468,37 @@ def test_a_secondary_that_left_its_cut_and_failed_as_the_primary_is_the_same() -
     failing.machine.live(life)
 
 
+def test_a_secondary_that_leads_while_a_checkpoint_is_written_gets_nothing_older() -> None:
+    """And fails then."""
+    failing = Failing()
+
+    async def life() -> None:
+        await failing.begin()
+        controller = failing.machine.controller
+        await controller.resync(["data"])
+        await failing.machine.until(lambda: failing.pair.mirrors, "DUPLEX")
+        await failing.checkpoints(1)
+        writing = Writing(failing.machine)
+        await writing.write("data", 16384, b"d" * 4096)
+        await writing.write("data", 16384, b"e" * 4096)
+
+        async def leads() -> None:
+            error = OSError(errno.EIO, "bad")
+            await controller.timeline.at_rest(
+                lambda: controller.failures.primary_failed(failing.pair, error)
+            )
+            assert failing.pair.primary.path == "/b/data"
+
+        await failing.checkpoint_with(leads)
+        await failing.fails()
+        await failing.is_served()
+        image = failing.machine.disk._image("/b/data")
+        assert not [data[:1] for offset, data in image.pending if offset == 16384]
+        await controller.stop()
+
+    failing.machine.live(life)
+
+
 @pytest.mark.parametrize("absent", [False, True])
 def test_a_primary_whose_replay_failed_in_a_resync_keeps_its_samples(absent: bool) -> None:
     """`absent`: it was not there at the start."""
