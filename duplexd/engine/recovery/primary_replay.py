@@ -1,5 +1,5 @@
 """Applying records of the journal to primaries: in the replay of a start, and later to one that was
-not there then.
+not there then; and what the journal has for one that fails or is absent.
 """
 
 from __future__ import annotations
