@@ -99,7 +99,6 @@ class Samples:
         self._recorded = False  # by this start
         self._complete = complete  # the records since the last checkpoint
         self._last = last
-        self._unrecorded: dict[int, int] = {}  # the last that recorded a primary, if not that one
         self._swaps: dict[int, int] = {}  # of each volume, at the last checkpoint
         self._copies: dict[int, int] = {}  # the same of copies, and at the coming one
         self._copies_then: dict[int, int] = {}
@@ -280,8 +279,8 @@ class Samples:
             return task._replace(written=())
         if not task.pair.by_records:
             return task
-        first = self._unrecorded.get(pair.id, self._last) + 1
-        ring, last = self._timeline.writer.ring, task.plan.number
+        first, last = self._last + 1, task.plan.number
+        ring = self._timeline.writer.ring
         watch: Watch[Waited] = Watch()
         look = partial(touching, ring, pair, first, last, known.offsets, _CHUNK_BYTES, watch)
         try:
@@ -317,25 +316,18 @@ class Samples:
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp and self._numbers[leg] <= plan.number:
                 self._written.discard(leg)
-        # Of a primary that failed meanwhile, or was opened again, as much is known as before.
-        late = {each.pair.id for each in plan.pairs if each.pair.primary not in each.legs}
-        self._unrecorded = {number: self._unrecorded.get(number, self._last) for number in late}
-        self._touched = {number: self._touched[number] for number in late & self._touched.keys()}
-        self._dirty &= late
+        self._touched.clear()
+        self._dirty.clear()
         self._recorded = self._complete = True
         self._last = plan.number
-        swaps = {each.pair.id: each.swaps for each in plan.pairs}
-        self._swaps = swaps | {number: self._swaps.get(number, 0) for number in late}
-        copies = {number: self._copies.get(number, 0) for number in late}
-        self._copies, self._gone = self._copies_then | copies, self._gone_then
+        self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
+        self._copies, self._gone = self._copies_then, self._gone_then
         for each in plan.pairs:
             for image in each.legs:
                 if isinstance(image, AbsentLeg):
                     image.settled = True
             pair, record = each.pair, each.pair.record
-            images = dict(zip(each.legs, each.images, strict=True))
-            ours = images.get(pair.primary, record.primary_image)
-            theirs = images.get(pair.secondary, record.secondary_image)
+            ours, theirs = _now(each, pair.primary, pair.secondary)
             if record.swaps != each.swaps:  # a swap may have given up changes of the journal
                 number = self._timeline.written
                 ours, theirs = (image and image.taken_at(number) for image in (ours, theirs))
@@ -394,6 +386,24 @@ class Samples:
             if not durable:
                 raise
             raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+
+
+def _now(
+    pair: PairSnapshot, primary: Leg, secondary: Leg | None
+) -> tuple[Image | None, Image | None]:
+    """What is recorded of the images of both roles by now: of one that hung meanwhile, or was
+    closed, as of the checkpoint too, because that is what the journal is applied to it from.
+    """
+    by_leg = dict(zip(pair.legs, pair.images, strict=True))
+    by_id = {image.id: image for image in pair.images if image is not None}
+    record = pair.pair.record
+
+    def of(leg: Leg | None, known: Image | None) -> Image | None:
+        if leg in by_leg:
+            return by_leg[leg]
+        return known and by_id.get(known.id, known)
+
+    return of(primary, record.primary_image), of(secondary, record.secondary_image)
 
 
 def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:

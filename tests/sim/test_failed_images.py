@@ -1,0 +1,66 @@
+"""A primary that has failed comes back as another image, or as the same one at a bad moment."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from duplexd.errors import DuplexdError
+from duplexd.runtime.watch import HungError
+from tests.sim.test_bad_moments import Failing
+from tests.sim.test_damage import Writing
+
+
+class Copied(Failing):
+    """An older copy of its primary, of between two checkpoints, is in its place."""
+
+    async def copied_between(self) -> None:
+        """Of one that lacks the last change that the next checkpoint calls durable."""
+        await self.checkpoints(1)
+        path = self.pair.primary.path
+        await Writing(self.machine).write("data", 8192, b"d" * 4096)
+        self._older = self.machine.disk.content(path)
+        await Writing(self.machine).write("data", 20480, b"e" * 4096)
+
+    async def refuses_the_copy(self) -> None:
+        disk, controller = self.machine.disk, self.machine.controller
+        path = self.pair.primary.path
+        right = disk.take(path)
+        disk.give(path, right)
+        content = bytes(right.current)
+        right.write(0, self._older)
+        with contextlib.suppress(DuplexdError):
+            await controller.resync(["data"])
+        assert self.pair.failed or disk.content(path)[20480:24576] == b"e" * 4096
+        right.write(0, content)
+        with contextlib.suppress(DuplexdError):
+            await controller.resync(["data"])
+        assert not self.pair.failed, self.pair.failed
+        await controller.stop()
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("secondary", [False, True])
+def test_a_primary_that_hangs_while_a_checkpoint_is_written_is_told_from_a_copy(
+    secondary: bool, is_recorded: bool
+) -> None:
+    """Its samples were still those of the checkpoint before, and records since then took theirs.
+    It gets the journal from the number of this one: what came between was lost.
+    """
+    failing = Copied(secondary, unmarked=True)
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.copied_between()
+        leg = failing.pair.primary
+
+        async def hangs() -> None:
+            await failing.fails(HungError(leg, 30.0))
+            leg.close()
+
+        await failing.checkpoint_with(hangs)
+        await failing.checkpoints(2 if is_recorded else 0)
+        await failing.refuses_the_copy()
+
+    failing.machine.live(life)
