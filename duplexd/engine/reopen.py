@@ -224,23 +224,32 @@ class Reopening:
 
     async def _serve(self, pair: Pair) -> None:
         """Serve a volume again whose primary is there again, and is the one of the journal."""
-        primary = await self.primary(pair, adopt=False)
-        # The checkpoint that recorded what it lacks stays the last one until it has all of it. One
-        # under way would call durable what its syncs did not cover.
-        checkpointer = self._checkpointer
-        async with self.recorded(pair), checkpointer.none(), checkpointer.copying:
-            await self._timeline.at_rest(lambda: self.use_primary(pair, primary))
-            try:
-                await self._replay(pair)
-            except (DamageError, LookupError, OSError) as error:
-                of_journal = isinstance(error, JournalHungError)
-                why = _text(error) if of_journal else f"{primary.path}: {_text(error)}"
-                await self._timeline.at_rest(lambda: self._put_aside(pair, why))
-                advice = "`duplexctl adopt` takes it as it is"
-                advice = "try again once that disk answers" if of_journal else advice
-                raise WrongStateError(f"{pair.name} is not served: {why}; {advice}") from error
-            await self._timeline.at_rest(lambda: self.begin_to_serve(pair))
+        checkpointer, is_served = self._checkpointer, False
+        while not is_served:
+            taken = checkpointer.taken
+            primary = await self.primary(pair, adopt=False)
+            # The checkpoint that recorded what it lacks stays the last one until it has all of it.
+            # One under way would call durable what its syncs did not cover. One that ended since
+            # the image was opened says that it holds more than it was judged by.
+            async with self.recorded(pair), checkpointer.none(), checkpointer.copying:
+                if is_served := checkpointer.taken == taken:
+                    await self._bring_back(pair, primary)
+                else:
+                    await self._opener.close(primary)
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=None)
+
+    async def _bring_back(self, pair: Pair, primary: Leg) -> None:
+        await self._timeline.at_rest(lambda: self.use_primary(pair, primary))
+        try:
+            await self._replay(pair)
+        except (DamageError, LookupError, OSError) as error:
+            of_journal = isinstance(error, JournalHungError)
+            why = _text(error) if of_journal else f"{primary.path}: {_text(error)}"
+            await self._timeline.at_rest(lambda: self._put_aside(pair, why))
+            advice = "`duplexctl adopt` takes it as it is"
+            advice = "try again once that disk answers" if of_journal else advice
+            raise WrongStateError(f"{pair.name} is not served: {why}; {advice}") from error
+        await self._timeline.at_rest(lambda: self.begin_to_serve(pair))
 
     @asynccontextmanager
     async def recorded(self, pair: Pair) -> AsyncIterator[None]:

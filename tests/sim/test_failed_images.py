@@ -64,3 +64,31 @@ def test_a_primary_that_hangs_while_a_checkpoint_is_written_is_told_from_a_copy(
         await failing.refuses_the_copy()
 
     failing.machine.live(life)
+
+
+@pytest.mark.parametrize("secondary", [False, True])
+def test_a_primary_is_judged_by_what_the_checkpoint_under_way_records(secondary: bool) -> None:
+    """It was judged by the one before, and got the journal from the number of this one."""
+    failing = Copied(secondary, unmarked=True)
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.copied_between()
+        disk = failing.machine.disk
+        right = disk.take("/a/data")
+        disk.give("/a/data", right)
+        content = bytes(right.current)
+
+        async def meanwhile() -> None:
+            await failing.fails()
+            right.write(0, failing._older)
+            with contextlib.suppress(DuplexdError):
+                await failing.machine.controller.resync(["data"])
+
+        await failing.checkpoint_with(meanwhile)
+        assert failing.pair.failed or disk.content("/a/data")[20480:24576] == b"e" * 4096
+        right.write(0, content)
+        await failing.is_served()
+        await failing.machine.controller.stop()
+
+    failing.machine.live(life)
