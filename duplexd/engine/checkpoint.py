@@ -97,6 +97,7 @@ class Checkpointer:
         self.sequence, self.swaps = 0, dict[int, int]()  # of the last one; of each pair by then
         self.log_position = 0
         self.taken = 0
+        self.is_known = True  # False after an error: the file may be a later one than is known
 
     def keep_from(self, number: int) -> None:
         """Keep the records after this number for a restart, until a checkpoint is complete whose
@@ -146,9 +147,10 @@ class Checkpointer:
             durable = await self._with_images() or await self._with_images()
             if durable is None:  # legs failed twice; the next checkpoint tries again
                 return
-            saved, images = durable.saved, durable.images
+            saved, self.is_known = durable.saved, False
             await to_its_end(self._put(lambda: self._replace(saved)))
-            self._samples.recorded(images)
+            self._samples.recorded(durable.images)
+            self.is_known = True
         segment_size = int(saved["segment_size"])
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence, self.swaps = saved["sequence"], durable.swaps

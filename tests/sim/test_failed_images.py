@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.errors import DuplexdError
 from duplexd.runtime.watch import HungError
+from tests.sim.machine import Died
 from tests.sim.test_bad_moments import Failing
 from tests.sim.test_damage import Writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Copied(Failing):
@@ -92,3 +98,52 @@ def test_a_primary_is_judged_by_what_the_checkpoint_under_way_records(secondary:
         await failing.machine.controller.stop()
 
     failing.machine.live(life)
+
+
+def test_a_primary_gets_nothing_older_than_a_checkpoint_that_may_be_on_the_disk() -> None:
+    """It was replaced, and that was not known: the sync of the directory failed, or hung. The
+    primary then got the older changes of a block before the last, from the number of the one
+    before. A kill kept the older one, and the next start began after both.
+    """
+    failing = Failing(secondary=False)
+    machine = failing.machine
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.checkpoints(1)
+        writing = Writing(machine)
+        await writing.write("data", 16384, b"d" * 4096)
+        await writing.write("data", 16384, b"e" * 4096)
+        await machine.controller.timeline.durable()
+        checkpointer = machine.controller.checkpointer
+        put = checkpointer._put
+
+        async def fails(replace: Callable[[], None]) -> None:
+            await put(replace)
+            raise OSError(errno.EIO, "the sync of the directory failed", "/state")
+
+        checkpointer._put = fails  # type: ignore[method-assign]
+        await failing.checkpoints(1)
+        checkpointer._put = put  # type: ignore[method-assign]
+        await failing.fails()
+
+        def killed(operation: str, path: str) -> None:
+            if machine.disk.content("/a/data")[16384:16385] == b"d":
+                machine.disk.die()
+
+        machine.disk.before = killed
+        await failing.is_served()
+        machine.disk.before = None
+        await failing.killed()
+
+    async def again() -> None:
+        await machine.start()
+        assert not failing.pair.failed
+        assert machine.disk.content("/a/data")[16384:20480] == b"e" * 4096
+        await machine.controller.stop()
+
+    with pytest.raises(Died):
+        machine.live(life)
+    machine.disk.before = None
+    machine.crash(power=False)
+    machine.live(again)
