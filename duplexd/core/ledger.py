@@ -216,6 +216,7 @@ class Ledger(Unmarked):
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
             pair.swapped, pair.swaps = not pair.swapped, pair.swaps + 1
+            pair.copies_then = pair.copies
             before, after = pair.primary_image, pair.secondary_image
             pair.primary_at, pair.secondary_at = pair.secondary_at, pair.primary_at
             pair.applied = pair.secondary_at

@@ -85,9 +85,9 @@ class PairRecord:
     """
 
     __slots__ = (
-        "adopted", "applied", "changed", "copies", "cut", "differs", "drill", "failed_us",
-        "good_cut_us", "growing", "grown", "history", "horizon", "id", "last_cut", "limits",
-        "lineage", "name",
+        "adopted", "applied", "changed", "copies", "copies_then", "cut", "differs", "drill",
+        "failed_us", "good_cut_us", "growing", "grown", "history", "horizon", "id", "last_cut",
+        "limits", "lineage", "name",
         "primary_at", "primary_image", "readers", "reason", "rebuildable", "regions", "removed",
         "rollback", "scrub", "secondary_at", "secondary_image", "secondary_path", "size", "staged",
         "staging", "state", "suspended_us", "swapped", "swaps", "tracked_bytes",
@@ -112,6 +112,7 @@ class PairRecord:
         self.swapped = False
         self.swaps = 0  # that were folded, of this run
         self.copies = 0  # the same: begun
+        self.copies_then = 0  # and of these, before the last swap
         self.cut: Cut | None = None
         self.last_cut: Cut | None = None
         self.good_cut_us = 0

@@ -38,7 +38,7 @@ from duplexd.runtime.watch import HungError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairRecord
     from duplexd.engine.checkpoint_on_disk import CheckpointFile
     from duplexd.engine.failed_legs import FailedLegs
     from duplexd.engine.image_snapshot import Plan
@@ -121,6 +121,10 @@ class Checkpointer:
     def would_close_regions(self) -> bool:
         """Whether a checkpoint now would leave fewer regions to compare after an unclean stop."""
         return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
+
+    def has_records(self, record: PairRecord) -> bool:
+        """Whether each change of its primary since the last one of this run has a record."""
+        return record.id in self.swaps and self._samples.has_records(record)
 
     def would_record_images(self) -> bool:
         """Whether a checkpoint now would record images that are current, and not known yet."""

@@ -403,9 +403,8 @@ class Reopening:
         recorded, facts = _recorded(record, role), facts_of(pair, before)
         if role == PRIMARY and pair.lacks is not None:  # its samples are those that count
             facts = facts._replace(uncertain=())
-        swaps = self._checkpointer.swaps.get(pair.id)
         if recorded is not None and role == PRIMARY and pair.lacks is None and not facts.complete:
-            if record.swaps == swaps:
+            if self._checkpointer.has_records(record):
                 facts = await self._by_records(pair, recorded, facts)
             elif record.swaps and recorded.sampled_at != self._checkpointer.sequence:
                 # It was the secondary, and has left its cut, for which it was sampled.
@@ -421,7 +420,7 @@ class Reopening:
         return leg, judgement
 
     async def _by_records(self, pair: Pair, recorded: Image, facts: Facts) -> Facts:
-        """The same of a primary that failed while the daemon ran, and was no secondary since the
+        """The same of a primary that failed while the daemon ran, and was not copied to since the
         last checkpoint: each change that may be on it, or not, has a record, and says nothing of
         other blocks of its region.
         """

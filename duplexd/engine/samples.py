@@ -41,7 +41,7 @@ from duplexd.runtime.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairRecord
     from duplexd.core.patience import Waited
     from duplexd.engine.mark_numbers import MarkNumbers
     from duplexd.engine.timeline import Timeline
@@ -171,8 +171,17 @@ class Samples:
         if not self._recorded:  # an unclean stop may have lost records of these
             touched.update(pair.regions.open)
         known, swaps = self._known(pair, saved, touched), pair.record.swaps
-        by_records = self._complete and self._swaps.get(pair.id, 0) == swaps
+        by_records = self._complete and self.has_records(pair.record)
         return PairSnapshot(pair, saved, (pair.primary, pair.secondary), known, swaps, by_records)
+
+    def has_records(self, record: PairRecord) -> bool:
+        """Whether each change of its primary since the last checkpoint has a record: it was no
+        secondary, as only that is copied to; or it was one that held everything, and was not.
+        """
+        if self._swaps.get(record.id, 0) == record.swaps:
+            return True
+        image, copies = record.primary_image, self._copies.get(record.id, 0)
+        return image is not None and image.sampled_at == self._last and copies == record.copies_then
 
     def _is_as_before(self, pair: Pair, saved: Json) -> bool:
         """Whether its images have the roles of the last checkpoint, and none was copied to."""

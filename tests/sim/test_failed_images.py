@@ -147,3 +147,34 @@ def test_a_primary_gets_nothing_older_than_a_checkpoint_that_may_be_on_the_disk(
     machine.disk.before = None
     machine.crash(power=False)
     machine.live(again)
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 2])
+def test_one_that_took_over_and_fails_before_a_checkpoint_is_told_from_a_copy(
+    checkpoints: int,
+) -> None:
+    """Whole regions took its samples, and the next checkpoint all of them: any device was taken."""
+    failing = Copied(secondary=True, unmarked=True)
+
+    async def life() -> None:
+        await failing.begin()
+        controller, disk = failing.machine.controller, failing.machine.disk
+        await controller.resync(["data"])
+        await failing.machine.until(lambda: failing.pair.mirrors, "DUPLEX")
+        await failing.checkpoints(2)
+        writing = Writing(failing.machine)
+        await writing.write("data", 8192, b"d" * 4096)
+        failing._older = disk.content("/b/data")
+        await writing.write("data", 20480, b"e" * 4096)
+        await failing.checkpoints(1)
+        await writing.write("data", 16384, b"f" * 4096)
+        error = OSError(errno.EIO, "bad")
+        await controller.timeline.at_rest(
+            lambda: controller.failures.primary_failed(failing.pair, error)
+        )
+        assert failing.pair.primary.path == "/b/data"
+        await failing.fails()
+        await failing.checkpoints(checkpoints)
+        await failing.refuses_the_copy()
+
+    failing.machine.live(life)
