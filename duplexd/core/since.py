@@ -52,6 +52,7 @@ class _Saved(NamedTuple):
     rebuildable: bool  # it failed on that way; nothing is written to it
     delayed: bool  # it was kept behind, and a cut lets it go on
     offsets: list[int]  # sampled, of both images, sorted
+    served: bool  # its primary held everything
 
 
 class _Volume:
@@ -162,6 +163,8 @@ class Since:
         )
         writing: Writing = "records" if seen.written else "nothing"
         primary = common._replace(writing="anything" if seen.late else writing)
+        if not (seen.saved.served or seen.late or seen.written):  # nor since: nobody wrote to it
+            primary = primary._replace(uncertain=())
         secondary = self._secondary(seen, common, mirrors)
         if seen.swapped:  # and each image may have been copied to, while it was the secondary
             anything = common._replace(writing="anything", touched=EVERYTHING)
@@ -223,7 +226,8 @@ def _saved(pair: PairRecord, sequence: int) -> _Saved:
     delayed = pair.horizon is not None
     rebuildable = pair.state == pair_states.SUSPENDED and pair.rebuildable
     settled = arrived and usable
-    return _Saved(pair.state, settled, usable, rebuildable, delayed, sorted(offsets))
+    served = pair.primary_at >= sequence
+    return _Saved(pair.state, settled, usable, rebuildable, delayed, sorted(offsets), served)
 
 
 def _piece(kind: int, offset: int, length: int, payload: memoryview) -> Piece:

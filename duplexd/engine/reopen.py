@@ -297,14 +297,14 @@ class Reopening:
 
     async def _replay(self, pair: Pair) -> None:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""
+        # A start that finds what this writes, or a client after it, may have no other record of it.
+        await self._timeline.at_rest(lambda: self._timeline.append(Regions({}, late=(pair.id,))))
+        await self._timeline.durable()
         if pair.lacks is not None and not pair.lacks.records:
             return
         # What it has applied by then may be older than what the image held. The next checkpoint,
         # which waits for the end of this (`copying`), lets the journal drop these records again.
         self._checkpointer.keep_from(pair.record.primary_at)
-        # A start that finds what this writes has no other record of it.
-        await self._timeline.at_rest(lambda: self._timeline.append(Regions({}, late=(pair.id,))))
-        await self._timeline.durable()
         tail, watch = self._timeline.written, Watch[Noted]()
         replay = PrimaryReplay(self._timeline.writer.ring, self._chunk_bytes, watch)
         seconds = self._opener.seconds(PRIMARY)

@@ -32,6 +32,7 @@ class Copied(Failing):
     async def refuses_the_copy(self) -> None:
         disk, controller = self.machine.disk, self.machine.controller
         path = self.pair.primary.path
+        disk.heal(path)
         right = disk.take(path)
         disk.give(path, right)
         content = bytes(right.current)
@@ -178,3 +179,32 @@ def test_one_that_took_over_and_fails_before_a_checkpoint_is_told_from_a_copy(
         await failing.refuses_the_copy()
 
     failing.machine.live(life)
+
+
+@pytest.mark.parametrize("secondary", [False, True])
+def test_a_power_cut_takes_no_samples_of_a_primary_that_was_not_served(secondary: bool) -> None:
+    """Records may be lost with it, but none of a change of this one: a device that was refused
+    before was served after it.
+    """
+    failing = Copied(secondary, unmarked=True)
+    disk = failing.machine.disk
+
+    async def life() -> None:
+        await failing.begin()
+        await failing.copied_between()
+        await Writing(failing.machine).write("data", 16384, b"f" * 4096)
+        await failing.checkpoints(1)
+        await failing.fails()
+        await failing.checkpoints(1)
+        await failing.killed()
+
+    async def starts_without() -> None:
+        disk.fail("/a/data", errno.EIO, operation="open")
+        await failing.machine.start()
+        assert failing.pair.failed
+        await failing.refuses_the_copy()
+
+    with pytest.raises(Died):
+        failing.machine.live(life)
+    failing.machine.crash(power=True)
+    failing.machine.live(starts_without)

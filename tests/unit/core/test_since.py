@@ -40,7 +40,7 @@ class Story:
             ledger.apply(Place(50, US), markers.MakeCut("c", "", [1]))
         if delayed:
             ledger.apply(Place(50, US), markers.Horizon([1], applied, US))
-        pair.applied = applied
+        pair.applied, pair.primary_at = applied, AT
         ledger.closed = closed
         image = Image("p", "/a", "", 1, True, 1, tuple((offset, 7) for offset in SAMPLED))
         ledger.use_images(pair, image, image._replace(id="s", path="/b"))
