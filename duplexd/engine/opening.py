@@ -22,6 +22,7 @@ from duplexd.core.patience import Patience
 from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.open import TooShortError, open_leg
+from duplexd.runtime.tasks import more_as_they_wait
 from duplexd.runtime.watch import GivenUp, Watch, patiently
 
 if TYPE_CHECKING:
@@ -126,10 +127,10 @@ class Opener:
         raised. Raises what `refuse_absent` does.
         """
 
-        async def one(name: str, volume: VolumeConfig) -> None:
-            opened[name] = await self.volume(name, volume, known.get(name))
+        async def one(name: str) -> None:
+            opened[name] = await self.volume(name, volumes[name], known.get(name))
 
-        await asyncio.gather(*(one(name, volume) for name, volume in volumes.items()))
+        await more_as_they_wait(volumes, one)
         self.refuse_absent(volumes, known, opened)
 
     def refuse_absent(

@@ -14,13 +14,16 @@ that is cancelled leaves at once. What the step had open is closed when it has e
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 T = TypeVar("T")
 A = TypeVar("A")
+
+WAITS_SECONDS = 0.005  # what takes longer waits for a disk
 
 
 async def to_its_end(work: Awaitable[T]) -> T:
@@ -59,6 +62,45 @@ async def several_at_once(
 
     parts = [some() for _ in range(min(at_once, len(things)))]
     for error in await asyncio.gather(*parts, return_exceptions=True):
+        if error is not None:
+            raise error
+
+
+async def more_as_they_wait(
+    things: Iterable[A], work: Callable[[A], Awaitable[None]], seconds: float = WAITS_SECONDS
+) -> None:
+    """Do `work`, which calls workers, for each of these things, begun in order: for one at a time,
+    and for two more from then on whenever one takes longer than `seconds`.
+
+    What the page cache has is looked at without waiting, and then threads only take the
+    interpreter's lock from each other: one opens 200 images in 45 ms, forty of them in 170 ms. What
+    waits for a disk is begun together after a moment, and what hangs keeps no other.
+
+    An error is raised when all that was begun has ended.
+    """
+    loop = asyncio.get_running_loop()
+    left, running = deque(things), list[asyncio.Task[None]]()
+
+    async def some() -> None:
+        while left:
+            waits = loop.call_later(seconds, begin, 2)
+            try:
+                await work(left.popleft())
+            finally:
+                waits.cancel()
+
+    def begin(count: int) -> None:
+        running.extend(loop.create_task(some()) for _ in range(min(count, len(left))))
+
+    begin(1)
+    try:
+        while unfinished := [task for task in running if not task.done()]:
+            await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left.clear()
+        for task in running:
+            task.cancel()
+    for error in await asyncio.gather(*running, return_exceptions=True):
         if error is not None:
             raise error
 

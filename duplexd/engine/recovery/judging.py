@@ -19,6 +19,7 @@ from duplexd.engine.recovery.identify import Evidence
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.probe import as_on_the_medium
 from duplexd.known import known
+from duplexd.runtime.tasks import more_as_they_wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from duplexd.engine.recovery.read import ReadJournal
     from duplexd.images.leg import Leg
     from duplexd.images.probe import Found
+
+_ROLES = (PRIMARY, SECONDARY)
 
 
 class Judged(NamedTuple):
@@ -65,9 +68,7 @@ class Judging:
         modes: Mapping[str, str],
     ) -> dict[str, Judged]:
         """Judge the images of all volumes."""
-        looked = await asyncio.gather(
-            *(self._both(images, records.get(name), modes[name]) for name, images in opened.items())
-        )
+        looked = await self._look_at(opened, records, modes)
         self.ahead = self._evidence.compare(found for _, both in looked for found in both)
         self._ledger.is_older(self.ahead, self._end)
         judged = await asyncio.gather(
@@ -78,18 +79,31 @@ class Judging:
         )
         return dict(zip(opened, judged, strict=True))
 
-    async def _both(
-        self, images: Images, record: PairRecord | None, mode: str
-    ) -> tuple[Images, tuple[Found | None, Found | None]]:
-        """What is found of one volume, which the journal may not know yet."""
-        if images.refused:
-            return images, (None, None)
-        (ours, primary), (theirs, secondary) = await asyncio.gather(
-            self._look(record, images.primary, PRIMARY, mode),
-            self._look(record, images.secondary, SECONDARY, mode),
-        )
-        primary = known(primary, "a leg that was looked at, or one that is absent")
-        return images._replace(primary=primary, secondary=secondary), (ours, theirs)
+    async def _look_at(
+        self,
+        opened: Mapping[str, Images],
+        records: Mapping[str, PairRecord],
+        modes: Mapping[str, str],
+    ) -> list[tuple[Images, tuple[Found | None, Found | None]]]:
+        """What is found of each volume, which the journal may not know yet."""
+        found: dict[tuple[str, str], tuple[Found | None, Leg | None]] = {}
+
+        async def one(side: tuple[str, str]) -> None:
+            name, role = side
+            images = opened[name]
+            leg = images.primary if role == PRIMARY else images.secondary
+            if images.refused:
+                found[side] = None, leg
+            else:
+                found[side] = await self._look(records.get(name), leg, role, modes[name])
+
+        await more_as_they_wait([(name, role) for name in opened for role in _ROLES], one)
+        looked = []
+        for name, images in opened.items():
+            (ours, primary), (theirs, secondary) = (found[name, role] for role in _ROLES)
+            primary = known(primary, "a leg that was looked at, or one that is absent")
+            looked.append((images._replace(primary=primary, secondary=secondary), (ours, theirs)))
+        return looked
 
     async def _one(
         self,

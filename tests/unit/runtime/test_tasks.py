@@ -1,12 +1,16 @@
-"""`to_its_end`: what a cancelled caller leaves behind."""
+"""What a cancelled caller leaves behind, and how much is done at once."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.runtime.tasks import Steps, to_its_end
+from duplexd.runtime.tasks import Steps, more_as_they_wait, to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 async def test_it_returns_what_the_work_returned() -> None:
@@ -133,3 +137,94 @@ async def test_steps_that_fail_are_closed_at_once() -> None:
         await steps.do(failing)
     steps.afterwards(lambda: closed.append("after it"))
     assert closed == ["before any", "after it"]
+
+
+# ------------------------------------------------------------------- as much at once as waits
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert true()
+
+
+class Disks:
+    """`work` waits for a disk, by its number. `most`: how many it has waited for at once."""
+
+    def __init__(self, waits: bool) -> None:
+        self._waits = waits
+        self._now = 0
+        self.most = 0
+        self.begun = list[int]()
+        self.ended = list[int]()
+        self.answer = asyncio.Event()
+
+    async def work(self, number: int) -> None:
+        self.begun.append(number)
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await (self.answer.wait() if self._waits else asyncio.sleep(0))
+        self._now -= 1
+        self.ended.append(number)
+
+
+async def test_what_does_not_wait_is_done_one_after_the_other() -> None:
+    disks = Disks(waits=False)
+    await more_as_they_wait(range(50), disks.work, seconds=60)
+    assert disks.most == 1
+    assert disks.ended == list(range(50))
+
+
+async def test_what_waits_is_done_together_and_all_of_it_ends() -> None:
+    disks = Disks(waits=True)
+    waiting = asyncio.create_task(more_as_they_wait(range(50), disks.work, seconds=0))
+    await until(lambda: disks.most == 50)
+    disks.answer.set()
+    await waiting
+    assert disks.begun == list(range(50))
+    assert sorted(disks.ended) == list(range(50))
+
+
+async def test_one_that_hangs_keeps_no_other() -> None:
+    hanging = asyncio.Event()
+    ended = list[int]()
+
+    async def work(number: int) -> None:
+        if number == 3:
+            await hanging.wait()
+        ended.append(number)
+
+    waiting = asyncio.create_task(more_as_they_wait(range(9), work, seconds=0))
+    await until(lambda: len(ended) == 8)
+    assert not waiting.done()
+    hanging.set()
+    await waiting
+    assert ended[-1] == 3
+
+
+async def test_an_error_is_raised_when_what_was_begun_has_ended() -> None:
+    disks = Disks(waits=True)
+
+    async def work(number: int) -> None:
+        if number == 1:
+            raise OSError(5, "as the test wants it")
+        await disks.work(number)
+
+    waiting = asyncio.create_task(more_as_they_wait(range(3), work, seconds=0))
+    await until(lambda: len(disks.begun) == 2)
+    assert not waiting.done()
+    disks.answer.set()
+    with pytest.raises(OSError, match="as the test wants it"):
+        await waiting
+    assert sorted(disks.ended) == [0, 2]
+
+
+async def test_a_cancelled_caller_begins_no_more() -> None:
+    disks = Disks(waits=True)
+    waiting = asyncio.create_task(more_as_they_wait(range(9), disks.work, seconds=60))
+    await until(lambda: bool(disks.begun))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert disks.begun == [0]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
