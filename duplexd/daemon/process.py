@@ -85,7 +85,8 @@ def _served_by(estate: Estate, before: Config) -> Config:
 def _configured(path: str, before: Inherited | None) -> tuple[Config, Estate | None]:
     """The configuration, and what was left to us. It is what the stand-in has checked and serves
     by, whatever the file says by now. The file, most often the same, is parsed while the stand-in
-    serves: with many volumes that takes a second or more, and clients would wait for it.
+    serves: with many volumes that takes a second or more, and clients would wait for it. So they
+    would for the first collection.
     """
     if before is None:
         return load_in_time(path), None
@@ -93,6 +94,7 @@ def _configured(path: str, before: Inherited | None) -> tuple[Config, Estate | N
     with contextlib.suppress(DuplexdError):  # it is being edited
         text = read_in_time(path)
         config = parse_in_time(text, path)
+    calm_collector()
     left_to_us = before.take()
     if left_to_us is not None and left_to_us.settings not in {"", text}:
         config = parse_in_time(left_to_us.settings, path)
