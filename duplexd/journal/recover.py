@@ -60,6 +60,7 @@ class Walk:
         self.sequence = start.sequence
         self.chain = start.chain
         self._segment = self._starting_segment()
+        self._content = b""  # of `_segment`, once it was read
         self._at = start.offset
 
     def _starting_segment(self) -> Segment:
@@ -77,7 +78,7 @@ class Walk:
         sealed = True
         while sealed:
             segment = self._segment
-            buffer = segment.file.read(0, segment.size)
+            buffer = self._content = segment.file.read(0, segment.size)
             sealed = False
             for record in records(buffer, self._at, self.sequence + 1, self.chain):
                 self.sequence, self.chain, self._at = record.sequence, record.crc, record.end
@@ -119,15 +120,13 @@ class Walk:
 
     def verdict(self) -> str:
         """How the journal ends, after a whole walk: END, TORN or DAMAGE. Changes nothing."""
-        beyond, _ = self._look(self._segment.file.read(0, self._segment.size))
+        beyond, _ = self._look()
         return judge(beyond, self.sequence, self.start.sequence)
 
-    def _look(self, buffer: bytes) -> tuple[Beyond, int]:
-        """What lies behind the end, and how many bytes of it in this segment, whose content is
-        `buffer`.
-        """
+    def _look(self) -> tuple[Beyond, int]:
+        """What lies behind the end, and how many bytes of it in this segment."""
         beyond, journal = Beyond(), journal_number(self.ring.controller)
-        beyond.look(buffer, self._at, self.sequence + 1, journal)
+        beyond.look(self._content, self._at, self.sequence + 1, journal)
         length = beyond.length
         for other in self._later_segments():
             beyond.look(
@@ -136,12 +135,11 @@ class Walk:
         return beyond, length
 
     def close(self) -> Tail:
-        """Judge the end. Raises DamageError; else later segments become spare and nothing after the
-        end looks like a record.
+        """Judge the end, after a whole walk. Raises DamageError; else later segments become spare
+        and nothing after the end looks like a record.
         """
         segment, later = self._segment, self._later_segments()
-        buffer = segment.file.read(0, segment.size)
-        beyond, length = self._look(buffer)
+        beyond, length = self._look()
         verdict = judge(beyond, self.sequence, self.start.sequence)
         if verdict == DAMAGE:
             raise DamageError(
@@ -152,7 +150,7 @@ class Walk:
             )
         tail = Tail(self.sequence, self.chain)
         if verdict == TORN:
-            tail.torn = self._cut_off(buffer, length, later)
+            tail.torn = self._cut_off(length, later)
         self._settle(later)
         return tail
 
@@ -160,10 +158,10 @@ class Walk:
         place = self.ring.live.index(self._segment) + 1
         return self.ring.live[place:]
 
-    def _cut_off(self, buffer: bytes, length: int, later: list[Segment]) -> str:
+    def _cut_off(self, length: int, later: list[Segment]) -> str:
         segment, disk = self._segment, self.ring.disk
         kept = f"{segment.file.path}.{self.sequence}.torn"
-        disk.replace_file(kept, buffer[self._at : self._at + max(length, 1)])
+        disk.replace_file(kept, self._content[self._at : self._at + max(length, 1)])
         for scrubbed, start in [
             (segment, self._at),
             *((other, SEGMENT_HEADER_BYTES) for other in later),
