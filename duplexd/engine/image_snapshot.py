@@ -19,6 +19,8 @@ syncs one beside a checkpoint, with changes that come after it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -88,7 +90,8 @@ class Plan(NamedTuple):
     per_image: int
 
 
-class ImageSnapshot(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ImageSnapshot:
     """One image to be recorded. `role`: 0 for the primary, 1 for the secondary. `known`: as it was
     recorded before; `last`: the number of the last checkpoint. `written`: of a primary that failed,
     the blocks sampled before that a record touches since; None if that is not known.
@@ -169,10 +172,10 @@ class ImageSnapshot(NamedTuple):
             return self.plan.number
         return int(self.pair.saved["cut"][1]) if self.is_at_cut else 0
 
-    @property
+    @cached_property
     def left(self) -> Image | None:
         """What is still true of what was recorded before; where it is at no number, until it gets
-        changes.
+        changes. Each sample is looked at, and several ask.
         """
         known, number = self.known, self.number or self.plan.number
         if known is None or known.sampled_at == number:

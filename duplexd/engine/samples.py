@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import secrets
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from duplexd.engine.sampled_blocks import UNWRITTEN, Bounds, Recent, recent
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.place import truncated
 from duplexd.images.probe import Mark, brand
-from duplexd.runtime.tasks import several_at_once, to_its_end
+from duplexd.runtime.tasks import more_as_they_wait, to_its_end
 from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 SAMPLES_MAX = 8192  # of all images
 _PER_IMAGE_MAX, _PER_IMAGE_MIN = 64, 4
 _NEVER = 1 << 62
-_AT_ONCE = 32  # images that are looked at
 _CHUNK_BYTES = 1 << 20  # of the journal, read at once
 
 
@@ -226,7 +226,7 @@ class Samples:
         for task in tasks:
             if not isinstance(task.leg, AbsentLeg):
                 task.record(task.unread())
-        await several_at_once(todo, self._record, _AT_ONCE)
+        await more_as_they_wait(todo, self._record)
         return self._unsynced
 
     def _is_due(self, task: ImageSnapshot) -> bool:
@@ -285,7 +285,7 @@ class Samples:
         if task.role or known is None:
             return task
         if pair.lacks is not None or (task.leg in self._gone and task.pair.by_records):
-            return task._replace(written=())
+            return replace(task, written=())
         if not task.pair.by_records:
             return task
         first, last = self._last + 1, task.plan.number
@@ -293,7 +293,8 @@ class Samples:
         watch: Watch[Waited] = Watch()
         look = partial(touching, ring, pair, first, last, known.offsets, _CHUNK_BYTES, watch)
         try:
-            return task._replace(written=await to_its_end(self._legs.walk(ring, watch, look)))
+            written = await to_its_end(self._legs.walk(ring, watch, look))
+            return replace(task, written=written)
         except OSError:  # that disk hangs: all of the regions may have been written to
             return task
 
