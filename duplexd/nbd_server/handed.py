@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 class Handed(NamedTuple):
-    """`listener`: the address that it came through. `size` in bytes and `flags`: those of the
-    export, as they were announced. `unread`: what it has sent and nobody took; `unsent`: of
+    """`listener`: the address that it came through. `volume`: the name of the export, which is not
+    that of the volume for who restores it. `size` in bytes and `flags`: those of the export, as
+    they were announced. `unread`: what it has sent and nobody took; `unsent`: of
     replies, what it has not taken.
     """
 

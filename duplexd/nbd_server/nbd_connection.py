@@ -72,7 +72,7 @@ class Connection(Admitted):
 
     def __init__(self, server: Server, listener: Listener) -> None:
         super().__init__(server, listener)
-        self._chosen = 0, 0, Negotiated()  # size and flags of the export; what was agreed on
+        self._chosen = "", 0, 0, Negotiated()  # the export as announced; what was agreed on
         self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
         self._buffers = ReceiveBuffers(0, 0, server.waiting)
@@ -194,10 +194,10 @@ class Connection(Admitted):
         if None in waiting:
             return None
         unread = b"".join([*filter(None, waiting), receiver.left(), self._socket.received_before()])
-        size, flags, negotiated = self._chosen
+        name, size, flags, negotiated = self._chosen
         self._server.hangups.unwatch(self._fd)
         handed = Handed(
-            self._socket.sock, self.exports.listener.address, volume.name, size, flags,
+            self._socket.sock, self.exports.listener.address, name, size, flags,
             negotiated, unread, self._socket.give_away(),
         )  # fmt: skip
         self._gone()
@@ -322,7 +322,7 @@ class Connection(Admitted):
         self.volume = volume
         server, limits = self._server, self._server.limits
         server.joined(self, volume, self.exports.caller)
-        self._chosen = export.size, flags, negotiated
+        self._chosen = export.name, export.size, flags, negotiated
         self._wire.high_bytes = limits.connection_unsent_bytes_max
         flags |= negotiated_flags(negotiated)
         receiver, self._dispatch = begin(

@@ -448,8 +448,8 @@ async def test_on_a_terminal_it_asks_first_and_no_means_no(
 # ----------------------------------------------------------------------------------- interrupted
 
 
-def killed(daemon: Daemon, when: str, source: object, *who: int) -> int:
-    """The exit code of a restore that is killed then, or whose daemon is."""
+def killed(daemon: Daemon, when: str, source: object, *who: object) -> int:
+    """The exit code of a restore that is killed then, or whose daemon is, or is restarted."""
     socket = str(daemon.files.control_socket)
     command = [
         sys.executable, "-m", "tests.support.killed_restore", when, socket, "db", str(source)
@@ -558,6 +558,19 @@ async def test_a_daemon_that_is_killed_serves_nothing_half_way_until_the_same_co
         await rollback(daemon, answer["undo"])
         assert primaries(daemon) == before
         await keep(daemon)
+
+
+async def test_a_restart_in_place_keeps_the_client_that_restores(
+    daemon: Daemon, destination: Path, tmp_path: Path
+) -> None:
+    """Nobody else may use the volumes, and it is known by another name than theirs."""
+    saved = await changed_since(daemon, destination)
+    assert killed(daemon, "3", destination, "restart") == 0
+    assert primaries(daemon) == content(saved, tmp_path)
+    assert all(status(daemon, name)["served"] for name in NAMES)
+    lines = [json.loads(line) for line in daemon.log().splitlines() if line.startswith("{")]
+    done = next(line for line in lines if line["event"] == "restarted in place")
+    assert (done["clients_kept"], done["clients_lost"]) == (1, 0)
 
 
 async def test_half_way_everything_says_so_and_a_rollback_or_giving_up_ends_it(
