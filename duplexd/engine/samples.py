@@ -353,7 +353,7 @@ class Samples:
         sampled = not task.number or task.is_sampled
         if task.known is not None and not written and not image.loose and sampled:
             return image, mark
-        stamp = stamp or task.leg.stamp()
+        stamp = stamp or _durable_stamp(task.leg)
         image = image._replace(
             path=task.leg.path,
             place=stamp.place,
@@ -396,6 +396,18 @@ class Samples:
             if not durable:
                 raise
             raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+
+
+def _durable_stamp(leg: Leg) -> Stamp:
+    """The time of an image that no sync of this run has made durable: one that was left dirty by
+    another program, or before a kill, is older after a power cut. In a worker.
+    """
+    stamp = leg.stamp()
+    try:
+        leg.sync(times=True)
+    except OSError as error:
+        raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+    return stamp
 
 
 def _now(

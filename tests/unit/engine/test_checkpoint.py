@@ -15,8 +15,8 @@ from duplexd.core.markers import MakeCut
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.synced import Synced
-from duplexd.engine.checkpoint import Checkpointer, replay_floor
-from duplexd.engine.checkpoint_on_disk import CheckpointFile
+from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.checkpoint_on_disk import CheckpointFile, replay_floor
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.mark_numbers import MarkNumbers
 from duplexd.engine.samples import Samples
@@ -108,7 +108,8 @@ async def test_legs_that_were_not_written_to_are_not_synced() -> None:
     await taking.take()
     await taking.take()
     assert [leg.syncs for leg in taking.parts.images["data"]] == [1, 1]
-    assert [leg.syncs for leg in taking.parts.images["wal"]] == [0, 0]
+    # once, so that the time that is recorded of them is durable
+    assert [leg.syncs for leg in taking.parts.images["wal"]] == [1, 1]
 
 
 async def test_only_regions_that_changed_since_the_last_one_stay_open() -> None:
