@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.core.patience import SYNC
+from duplexd.engine.checkpoint_on_disk import UNKNOWN_MOUNT, forget_mount, replay_floor
 from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.engine.opening import why_absent
-from duplexd.errors import DamageError
+from duplexd.errors import DamageError, DuplexdError
 from duplexd.images.absent import AbsentLeg
 from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.tasks import to_its_end
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 _NEVER = 1 << 62
-UNKNOWN_MOUNT = ""  # in a checkpoint: whether the journal after it has lost records is not known
 
 
 class _Snapshot(NamedTuple):
@@ -122,13 +121,31 @@ class Checkpointer:
         """Whether a checkpoint now would leave fewer regions to compare after an unclean stop."""
         return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
 
+    async def know(self) -> str:
+        """Take one if the file may be a later one than is known: what is applied to a primary again
+        then is older than what that says it holds. Why that is not known still; "" if it is.
+        """
+        why = ""
+        if not self.is_known:
+            why = "images fail"
+            try:
+                await self.checkpoint()
+            except (OSError, DuplexdError) as error:
+                why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        failed = "the last checkpoint failed, and may be there or not"
+        return "" if self.is_known else f"{failed}: {why}; try again"
+
     def has_records(self, record: PairRecord) -> bool:
         """Whether each change of its primary since the last one of this run has a record."""
         return record.id in self.swaps and self._samples.has_records(record)
 
     def would_record_images(self) -> bool:
-        """Whether a checkpoint now would record images that are current, and not known yet."""
-        return any(not pair.failed and _is_unrecorded(pair) for pair in self._volumes.all())
+        """Whether a checkpoint now would record images that are current, and not known yet; or as
+        the primary one that was the secondary at the last one, perhaps at a cut.
+        """
+        served = [pair for pair in self._volumes.all() if not pair.failed]
+        swapped = any(self.swaps.get(pair.id, 0) != pair.record.swaps for pair in served)
+        return swapped or any(map(_is_unrecorded, served))
 
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
@@ -395,32 +412,6 @@ class Checkpointer:
             error = outcome.lost
         if error is not None:
             self._failed_legs.lost(pair, error)
-
-
-def forget_mount(saved: Json) -> Json:
-    """A checkpoint whose journal may have lost its end."""
-    return {**saved, "mount": UNKNOWN_MOUNT}
-
-
-def replay_floor(saved: Json) -> int:
-    """The number after which a restart from this checkpoint needs records.
-
-    Of a volume that is not served, the journal keeps what its primary lacks until it is full, and
-    what a secondary lacks that is halfway. Other volumes are not refused changes for it: then this
-    one needs `adopt`. A secondary that goes on does not keep others waiting.
-    """
-    floor = int(saved["sequence"])
-    for pair in saved["pairs"]:
-        if pair.get("halfway"):
-            continue
-        at_cut = pair["state"] == SUSPENDED and (
-            not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
-        )
-        # A restart abandons a resync that was not committed: the pair is at its cut again.
-        at_cut = at_cut or pair["staging"] == UNCOMMITTED
-        if pair["state"] != SIMPLEX and not at_cut and not pair["removed"]:
-            floor = min(floor, int(pair["applied"]))
-    return floor
 
 
 def _primary_at(pair: Pair, tail: int) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.pair_states import SIMPLEX, SUSPENDED
 from duplexd.engine.change_files import ChangeFiles, stored_in
 from duplexd.journal import checkpoint_file as checkpoint
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from duplexd.json_object import Json
     from duplexd.runtime.disk import Disk
+
+UNKNOWN_MOUNT = ""  # in a checkpoint: whether the journal after it has lost records is not known
 
 
 class CheckpointFile:
@@ -54,3 +58,29 @@ class CheckpointFile:
         self.replace(pack(stored))
         self.stored = stored_in(stored)
         self.changes.remove_others(stored)
+
+
+def forget_mount(saved: Json) -> Json:
+    """A checkpoint whose journal may have lost its end."""
+    return {**saved, "mount": UNKNOWN_MOUNT}
+
+
+def replay_floor(saved: Json) -> int:
+    """The number after which a restart from this checkpoint needs records.
+
+    Of a volume that is not served, the journal keeps what its primary lacks until it is full, and
+    what a secondary lacks that is halfway. Other volumes are not refused changes for it: then this
+    one needs `adopt`. A secondary that goes on does not keep others waiting.
+    """
+    floor = int(saved["sequence"])
+    for pair in saved["pairs"]:
+        if pair.get("halfway"):
+            continue
+        at_cut = pair["state"] == SUSPENDED and (
+            not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
+        )
+        # A restart abandons a resync that was not committed: the pair is at its cut again.
+        at_cut = at_cut or pair["staging"] == UNCOMMITTED
+        if pair["state"] != SIMPLEX and not at_cut and not pair["removed"]:
+            floor = min(floor, int(pair["applied"]))
+    return floor

@@ -226,35 +226,18 @@ class Reopening:
         """Serve a volume again whose primary is there again, and is the one of the journal."""
         checkpointer, is_served = self._checkpointer, False
         while not is_served:
-            await self._know_checkpoint(pair)
+            if why := await checkpointer.know():
+                raise WrongStateError(f"{pair.name} is not served: {why}")
             taken = checkpointer.taken
             primary = await self.primary(pair, adopt=False)
-            # The checkpoint that recorded what it lacks stays the last one until it has all of it.
-            # One under way would call durable what its syncs did not cover. One that ended since
-            # the image was opened says that it holds more than it was judged by; so may one that
-            # ended with an error.
+            # The checkpoint by which it was judged stays the last one until it has all of it. One
+            # under way would call durable what its syncs did not cover.
             async with self.recorded(pair), checkpointer.none(), checkpointer.copying:
                 if is_served := checkpointer.is_known and checkpointer.taken == taken:
                     await self._bring_back(pair, primary)
                 else:
                     await self._opener.close(primary)
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=None)
-
-    async def _know_checkpoint(self, pair: Pair) -> None:
-        """If the file may say that the primary holds more than is known, it would get that again,
-        older changes before the last; a start that finds the older ones begins after both.
-        """
-        if self._checkpointer.is_known:
-            return
-        why = "another one has to be taken"
-        with suppress(DuplexdError):
-            try:
-                await self._checkpointer.checkpoint()
-            except OSError as error:
-                why = f"{error.filename}: {_text(error)}" if error.filename else _text(error)
-        if not self._checkpointer.is_known:
-            text = f"the last checkpoint failed, and may be there or not: {why}; try again"
-            raise WrongStateError(f"{pair.name} is not served: {text}")
 
     async def _bring_back(self, pair: Pair, primary: Leg) -> None:
         await self._timeline.at_rest(lambda: self.use_primary(pair, primary))

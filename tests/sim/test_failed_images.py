@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 from typing import TYPE_CHECKING
@@ -208,3 +209,28 @@ def test_a_power_cut_takes_no_samples_of_a_primary_that_was_not_served(secondary
         failing.machine.live(life)
     failing.machine.crash(power=True)
     failing.machine.live(starts_without)
+
+
+def test_a_checkpoint_follows_a_swap_at_once() -> None:
+    """The new primary was recorded as a secondary, where it was on its way or at its cut by no
+    sample: if it fails before the next one, nothing tells it from another device.
+    """
+    failing = Failing(secondary=True)
+
+    async def life() -> None:
+        await failing.begin()
+        controller = failing.machine.controller
+        await controller.resync(["data"])
+        await failing.machine.until(lambda: failing.pair.mirrors, "DUPLEX")
+        await failing.checkpoints(1)
+        error = OSError(errno.EIO, "bad")
+        await controller.timeline.at_rest(
+            lambda: controller.failures.primary_failed(failing.pair, error)
+        )
+        assert failing.pair.primary.path == "/b/data"
+        taken = controller.checkpointer.taken
+        await asyncio.sleep(2.0)  # one comes every 20 s anyway
+        assert controller.checkpointer.taken == taken + 1
+        await controller.stop()
+
+    failing.machine.live(life)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.since import Since
-from duplexd.engine.checkpoint import replay_floor
+from duplexd.engine.checkpoint_on_disk import replay_floor
 from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
 from duplexd.journal.format import (

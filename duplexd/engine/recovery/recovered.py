@@ -17,7 +17,7 @@ from duplexd.core.pair import Pair
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.patience import JournalRead, OfState, Patience
 from duplexd.core.rollback import closed
-from duplexd.engine.checkpoint import forget_mount
+from duplexd.engine.checkpoint_on_disk import forget_mount
 from duplexd.engine.opening import (
     PRIMARY,
     SECONDARY,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.core.patience import JournalRead
-from duplexd.engine.checkpoint import replay_floor
+from duplexd.engine.checkpoint_on_disk import replay_floor
 from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
 from duplexd.engine.recovery.image_faults import Fault, Side
 from duplexd.errors import DamageError

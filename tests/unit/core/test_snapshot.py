@@ -183,7 +183,7 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "suspended_us",
         "unrecorded",
     }  # saved, and compared by tests of their own
-    of_this_run = {"copies", "limits", "secondary_at", "swaps"}
+    of_this_run = {"copies", "copies_then", "limits", "secondary_at", "swaps"}
     assert set(PairRecord.__slots__) == apart | of_this_run | set(known(many().pair(1)))
 
 
