@@ -86,6 +86,7 @@ class GrowingDay(Scenario):
         pairs = controller.volumes.named(names)
         machine.note(f"  {names} to {[self._enlarge(name) for name in names]}")
         machine.note(f"  {[pair.state for pair in pairs]}")
+        grow = [pair for pair in pairs if machine.volumes[pair.name].size > pair.size]
         try:
             await controller.reload(machine.config())
         finally:
@@ -93,7 +94,7 @@ class GrowingDay(Scenario):
                 check_sizes(machine)
                 for pair in pairs:  # refused: as if it had never been asked for
                     resize(machine, pair.name, pair.size)
-        assert any(pair.state != pair_states.PENDING for pair in pairs)
+        assert not grow or any(pair.state != pair_states.PENDING for pair in pairs)
 
 
 def run(seed: int) -> None:

@@ -570,7 +570,7 @@ async def test_a_restart_in_place_keeps_the_client_that_restores(
     assert all(status(daemon, name)["served"] for name in NAMES)
     lines = [json.loads(line) for line in daemon.log().splitlines() if line.startswith("{")]
     done = next(line for line in lines if line["event"] == "restarted in place")
-    assert (done["clients_kept"], done["clients_lost"]) == (1, 0)
+    assert (done["clients_kept"] > 0, done["clients_lost"]) == (True, 0)  # of both, or of one
 
 
 async def test_half_way_everything_says_so_and_a_rollback_or_giving_up_ends_it(
