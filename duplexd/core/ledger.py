@@ -222,8 +222,7 @@ class Ledger(Unmarked):
             pair.applied = pair.secondary_at
             pair.horizon = pair.horizon and Horizon(place.sequence, place.time_us)
             if pair.state == pair_states.SUSPENDED:
-                # What follows the cut in the journal is not applied to the new primary, and the
-                # new secondary holds a state with changes that the volume never had.
+                # The new primary does not get what follows the cut; the new secondary has more.
                 number = place.sequence
                 before, after = (image and image.taken_at(number) for image in (before, after))
                 if pair.history is not None:
