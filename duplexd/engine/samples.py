@@ -434,9 +434,12 @@ def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:
 
 
 def _has_failed(pair: Pair, leg: Leg) -> bool:
-    """Whether nothing is claimed of the image anyhow."""
+    """Whether nothing is claimed of the image anyhow. What a volume that is not served has is on
+    its secondary.
+    """
     lost = leg is pair.secondary and pair.state == pair_states.SUSPENDED and not pair.usable
-    return lost or bool(pair.failed) or isinstance(leg, AbsentLeg)
+    unserved = leg is pair.primary and bool(pair.failed)
+    return lost or unserved or isinstance(leg, AbsentLeg)
 
 
 def _is_settled(leg: Leg) -> bool:

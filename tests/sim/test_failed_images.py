@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.core.pair_states import SUSPENDED
+from duplexd.engine.hung import leave_hung
 from duplexd.errors import DuplexdError
 from duplexd.runtime.watch import HungError
 from tests.sim.machine import Died
@@ -16,7 +18,12 @@ from tests.sim.test_bad_moments import Failing
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from duplexd.core.pair import Pair
+    from duplexd.engine.image_snapshot import Plan
+    from duplexd.engine.leg_syncs import Outcome
+    from duplexd.json_object import Json
 
 
 class Copied(Failing):
@@ -231,6 +238,59 @@ def test_a_checkpoint_follows_a_swap_at_once() -> None:
         taken = controller.checkpointer.taken
         await asyncio.sleep(2.0)  # one comes every 20 s anyway
         assert controller.checkpointer.taken == taken + 1
+        await controller.stop()
+
+    failing.machine.live(life)
+
+
+@pytest.mark.parametrize("unmarked", [False, True])
+def test_what_a_secondary_that_is_rolled_forward_has_lost_is_heard_of(unmarked: bool) -> None:
+    """It hung at its cut, so the next checkpoint syncs it by itself, for its time. That sync failed
+    while the volume was not served, and was forgotten, though it had what was written meanwhile:
+    the next one succeeded, and that was called durable.
+    """
+    failing = Failing(secondary=True, unmarked=unmarked)
+
+    async def life() -> None:
+        await failing.begin()
+        controller, disk = failing.machine.controller, failing.machine.disk
+        leg, taken = failing.pair.copy_of, asyncio.Event()
+        hung = HungError(leg, 30.0)
+        await controller.timeline.at_rest(lambda: leave_hung(failing.pair, hung))
+        leg.close()
+        await failing.checkpoints(1)
+        await failing.fails()
+        resyncs, samples = controller.resyncs, controller.checkpointer._samples
+        roll_forward, wait, take = resyncs.roll_forward, resyncs.wait, samples.take
+        begun: list[asyncio.Future[None]] = []
+
+        async def after_writes(plan: Plan) -> list[Outcome]:
+            samples.take = take  # type: ignore[method-assign]
+            taken.set()
+            await failing.machine.until(
+                lambda: disk.content("/b/data")[8192:8193] == b"b", "written to"
+            )
+            disk.fail("/b/data", errno.EIO, operation="sync", times=1)
+            return await take(plan)
+
+        async def beside(pairs: Sequence[Pair], check: Callable[[Pair], None]) -> None:
+            samples.take = after_writes  # type: ignore[method-assign]
+            begun.append(asyncio.ensure_future(failing.checkpoints(1)))
+            await taken.wait()
+            await roll_forward(pairs, check)
+
+        async def slowly(pairs: Sequence[Pair]) -> Json:
+            found = await wait(pairs)
+            await asyncio.gather(*begun)
+            return found
+
+        resyncs.roll_forward, resyncs.wait = beside, slowly  # type: ignore[method-assign]
+        with contextlib.suppress(DuplexdError):
+            await controller.swap(["data"], True, None, False)
+        assert failing.pair.failed
+        assert failing.pair.state == SUSPENDED
+        assert not failing.pair.usable
+        await failing.is_served()
         await controller.stop()
 
     failing.machine.live(life)
