@@ -93,6 +93,7 @@ class Samples:
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._dirty: set[int] = set()  # volumes whose primaries were written to since then
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
+        self._unsaid: dict[Leg, OSError] = {}  # what such a sync said when it was given up already
         self._new: dict[Leg, str] = {}  # ids of images that are not recorded yet
         self._looked: set[Leg] = set()  # by this start, and marked if they are to be
         self._marked: set[Leg] = set()  # durably, by this start
@@ -107,7 +108,8 @@ class Samples:
         """Sync a leg that was written to, and its time; returns what notes that.
 
         Raises OSError, also for a leg that has become shorter: later writes may make it long again,
-        with zeroes where its content was.
+        with zeroes where its content was. And what a sync of `take` has heard when nobody waited
+        for it any more: the kernel says it once.
         """
         number, stamp = self._timeline.written, leg.stamp()
         if stamp.size < leg.size:
@@ -117,6 +119,8 @@ class Samples:
         except OSError:
             mark = None  # it keeps the one it has; whether the image fails, its sync says
         leg.sync(times=True)
+        if (unsaid := self._unsaid.pop(leg, None)) is not None:
+            raise unsaid
         return lambda: self._synced(leg, stamp, number, mark)
 
     def _synced(self, leg: Leg, stamp: Stamp, number: int, mark: Mark | None) -> None:
@@ -145,6 +149,8 @@ class Samples:
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
         self._numbers = {leg: self._numbers[leg] for leg in self._stamps}
+        for leg in self._unsaid.keys() - legs:
+            self._unsaid.pop(leg, None)
         self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
         segment, end = self._timeline.writer.segment, int(saved["offset"])
@@ -264,6 +270,8 @@ class Samples:
         try:
             image = await self._looked_at(task, stamp, written)
         except OSError as error:
+            if isinstance(error, _UnsyncedError):
+                self._unsaid.pop(leg, None)
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
@@ -353,7 +361,7 @@ class Samples:
         sampled = not task.number or task.is_sampled
         if task.known is not None and not written and not image.loose and sampled:
             return image, mark
-        stamp = stamp or _durable_stamp(task.leg)
+        stamp = stamp or self._durable_stamp(task.leg)
         image = image._replace(
             path=task.leg.path,
             place=stamp.place,
@@ -395,19 +403,23 @@ class Samples:
         except OSError as error:
             if not durable:
                 raise
-            raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+            raise self._unsynced_by(leg, error) from error
 
+    def _durable_stamp(self, leg: Leg) -> Stamp:
+        """The time of an image that no sync of this run has made durable: one that was left dirty
+        by another program, or before a kill, is older after a power cut.
+        """
+        stamp = leg.stamp()
+        try:
+            leg.sync(times=True)
+        except OSError as error:
+            raise self._unsynced_by(leg, error) from error
+        return stamp
 
-def _durable_stamp(leg: Leg) -> Stamp:
-    """The time of an image that no sync of this run has made durable: one that was left dirty by
-    another program, or before a kill, is older after a power cut. In a worker.
-    """
-    stamp = leg.stamp()
-    try:
-        leg.sync(times=True)
-    except OSError as error:
-        raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
-    return stamp
+    def _unsynced_by(self, leg: Leg, error: OSError) -> _UnsyncedError:
+        """It is said by the next sync, unless somebody waits for this one still."""
+        self._unsaid[leg] = unsynced = _UnsyncedError(error.errno, error.strerror, leg.path)
+        return unsynced
 
 
 def _now(

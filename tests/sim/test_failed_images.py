@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import SUSPENDED
+from duplexd.core.patience import Access
 from duplexd.engine.hung import leave_hung
 from duplexd.errors import DuplexdError
 from duplexd.runtime.watch import HungError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.engine.image_snapshot import Plan
     from duplexd.engine.leg_syncs import Outcome
+    from duplexd.images.leg import Leg
     from duplexd.json_object import Json
 
 
@@ -291,6 +293,47 @@ def test_what_a_secondary_that_is_rolled_forward_has_lost_is_heard_of(unmarked: 
         assert failing.pair.state == SUSPENDED
         assert not failing.pair.usable
         await failing.is_served()
+        await controller.stop()
+
+    failing.machine.live(life)
+
+
+def test_what_a_sync_has_heard_that_was_given_up_is_said_by_the_next_one() -> None:
+    """That of an image for its time hung, and then said what the disk had lost, to nobody: the next
+    one succeeded.
+    """
+    failing = Failing(secondary=True)
+
+    async def life() -> None:
+        await failing.begin()
+        controller, disk = failing.machine.controller, failing.machine.disk
+        leg, legs = failing.pair.copy_of, controller.legs
+        hung, on = HungError(leg, 30.0), legs.on
+        await controller.timeline.at_rest(lambda: leave_hung(failing.pair, hung))
+        leg.close()
+        await failing.checkpoints(1)
+
+        async def late(pair: Pair, leg: Leg, use: str, call: Callable[[], object]) -> object:
+            if leg is not pair.secondary or pair.secondary_dirty or not begun.is_set():
+                return await on(pair, leg, use, call)
+            legs.on = on  # type: ignore[method-assign]
+            pair.secondary_dirty = True  # its follower writes just now
+            disk.fail("/b/data", errno.EIO, operation="sync", times=1)
+            with contextlib.suppress(OSError):
+                await on(pair, leg, use, call)
+            raise HungError(Access(pair, leg, use), 30.0)
+
+        begun = asyncio.Event()
+        reopening = controller.commands._reopening
+        async with reopening.alone("data") as pair:
+            await reopening._take_secondary(pair, known_only=True)
+        legs.on = late  # type: ignore[method-assign, assignment]
+        begun.set()
+        usable = []
+        for _ in range(2):
+            await failing.checkpoints(1)
+            usable.append(failing.pair.usable)
+        assert usable == [True, False]
         await controller.stop()
 
     failing.machine.live(life)
