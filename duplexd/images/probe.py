@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 4096
 _TRIED_BLOCKS = 16
+_UNREADABLE_MAX = 3  # blocks, for each takes its time; then what is left is not looked at
 _COUNTS_END = 1 << 62  # of starts, and of numbers of a journal
 _checksum = crc32.iscsi
 
@@ -140,14 +141,19 @@ def probe(leg: Shown, offsets: Iterable[int], last: Piece | None = None) -> Foun
     """Look at an image. Blocking. Raises OSError if it cannot be looked at at all."""
     stamp = leg.stamp()
     samples: dict[int, int] = {}
-    unreadable, last_there = "", True
-    try:
-        for offset in offsets:
+    unreadable, failed, last_there = "", 0, True
+    for offset in offsets:
+        try:
             samples[offset] = checksum(leg, offset)
-        if last is not None:
+        except OSError as error:  # the others still tell it from another image
+            unreadable, failed = error.strerror or str(error), failed + 1
+            if failed == _UNREADABLE_MAX:
+                break
+    if last is not None and failed < _UNREADABLE_MAX:
+        try:
             last_there = checksum(leg, last.offset, last.length) == last.crc
-    except OSError as error:
-        unreadable = error.strerror or str(error)
+        except OSError as error:
+            unreadable = error.strerror or str(error)
     carried = leg.read_mark()
     mark = Mark.unpack(carried) or UNREADABLE if carried else None
     return Found(

@@ -91,6 +91,21 @@ def test_an_image_that_cannot_be_read_in_places_is_found() -> None:
     assert (list(found.samples), bool(found.unreadable)) == ([0], True)
 
 
+def test_a_block_that_cannot_be_read_hides_no_others() -> None:
+    """Any device with a bad block at the first place was taken for the image."""
+    image = FaultLeg(leg())
+    image.fail("read_into", errno.EIO, times=1)
+    found = probe(image, [0, 8192, 16384], Piece(8192, 3, crc32.iscsi(b"xxy")))
+    assert (list(found.samples), found.last_there) == ([8192, 16384], False)
+    assert found.unreadable
+
+
+def test_what_is_left_of_a_dead_disk_is_not_looked_at() -> None:
+    image = FaultLeg(leg())
+    image.fail("read_into", errno.EIO, times=3)
+    assert not probe(image, range(0, 40960, 8192)).samples
+
+
 def test_a_checksum_is_of_a_block() -> None:
     assert checksum(leg(), 8192) == crc32.iscsi(b"x" * SAMPLE_BYTES)
     assert checksum(leg(), 8192, 2) == crc32.iscsi(b"xx")
