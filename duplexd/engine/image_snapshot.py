@@ -61,6 +61,23 @@ class PairSnapshot(NamedTuple):
         return images
 
     @property
+    def now(self) -> tuple[Image | None, Image | None]:
+        """What is recorded of the images of both roles by now: of one that hung meanwhile, or was
+        closed, as of the checkpoint too, because that is what the journal is applied to it from.
+        """
+        by_leg = dict(zip(self.legs, self.images, strict=True))
+        by_id = {image.id: image for image in self.images if image is not None}
+        pair, record = self.pair, self.pair.record
+
+        def of(leg: Leg | None, known: Image | None) -> Image | None:
+            if leg in by_leg:
+                return by_leg[leg]
+            return known and by_id.get(known.id, known)
+
+        primary = of(pair.primary, record.primary_image)
+        return primary, of(pair.secondary, record.secondary_image)
+
+    @property
     def offsets(self) -> list[int]:
         """Where the secondary was sampled before, sorted."""
         theirs = self.images[1]

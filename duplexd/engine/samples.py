@@ -56,6 +56,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 SAMPLES_MAX = 8192  # of all images
 _PER_IMAGE_MAX, _PER_IMAGE_MIN = 64, 4
 _NEVER = 1 << 62
+_AT_ONCE_MAX = 32  # images that are looked at
 _CHUNK_BYTES = 1 << 20  # of the journal, read at once
 
 
@@ -232,7 +233,7 @@ class Samples:
         for task in tasks:
             if not isinstance(task.leg, AbsentLeg):
                 task.record(task.unread())
-        await more_as_they_wait(todo, self._record)
+        await more_as_they_wait(todo, self._record, _AT_ONCE_MAX)
         return self._unsynced
 
     def _is_due(self, task: ImageSnapshot) -> bool:
@@ -345,7 +346,7 @@ class Samples:
                 if isinstance(image, AbsentLeg):
                     image.settled = True
             pair, record = each.pair, each.pair.record
-            ours, theirs = _now(each, pair.primary, pair.secondary)
+            ours, theirs = each.now
             if record.swaps != each.swaps:  # a swap may have given up changes of the journal
                 number = self._timeline.written
                 ours, theirs = (image and image.taken_at(number) for image in (ours, theirs))
@@ -420,24 +421,6 @@ class Samples:
         """It is said by the next sync, unless somebody waits for this one still."""
         self._unsaid[leg] = unsynced = _UnsyncedError(error.errno, error.strerror, leg.path)
         return unsynced
-
-
-def _now(
-    pair: PairSnapshot, primary: Leg, secondary: Leg | None
-) -> tuple[Image | None, Image | None]:
-    """What is recorded of the images of both roles by now: of one that hung meanwhile, or was
-    closed, as of the checkpoint too, because that is what the journal is applied to it from.
-    """
-    by_leg = dict(zip(pair.legs, pair.images, strict=True))
-    by_id = {image.id: image for image in pair.images if image is not None}
-    record = pair.pair.record
-
-    def of(leg: Leg | None, known: Image | None) -> Image | None:
-        if leg in by_leg:
-            return by_leg[leg]
-        return known and by_id.get(known.id, known)
-
-    return of(primary, record.primary_image), of(secondary, record.secondary_image)
 
 
 def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:

@@ -67,10 +67,14 @@ async def several_at_once(
 
 
 async def more_as_they_wait(
-    things: Iterable[A], work: Callable[[A], Awaitable[None]], seconds: float = WAITS_SECONDS
+    things: Iterable[A],
+    work: Callable[[A], Awaitable[None]],
+    at_once_max: int = 1 << 30,
+    seconds: float = WAITS_SECONDS,
 ) -> None:
     """Do `work`, which calls workers, for each of these things, begun in order: for one at a time,
-    and for two more from then on whenever one takes longer than `seconds`.
+    and for two more from then on whenever one takes longer than `seconds`; for at most
+    `at_once_max`, where what hangs may keep others.
 
     What the page cache has is looked at without waiting, and then threads only take the
     interpreter's lock from each other: one opens 200 images in 45 ms, forty of them in 170 ms. What
@@ -90,7 +94,8 @@ async def more_as_they_wait(
                 waits.cancel()
 
     def begin(count: int) -> None:
-        running.extend(loop.create_task(some()) for _ in range(min(count, len(left))))
+        count = min(count, len(left), at_once_max - len(running))
+        running.extend(loop.create_task(some()) for _ in range(count))
 
     begin(1)
     try:

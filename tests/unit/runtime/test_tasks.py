@@ -185,6 +185,15 @@ async def test_what_waits_is_done_together_and_all_of_it_ends() -> None:
     assert sorted(disks.ended) == list(range(50))
 
 
+async def test_there_may_be_a_bound_to_what_is_done_at_once() -> None:
+    disks = Disks(waits=True)
+    waiting = asyncio.create_task(more_as_they_wait(range(50), disks.work, 7, seconds=0))
+    await until(lambda: disks.most == 7)
+    disks.answer.set()
+    await waiting
+    assert (disks.most, sorted(disks.ended)) == (7, list(range(50)))
+
+
 async def test_one_that_hangs_keeps_no_other() -> None:
     hanging = asyncio.Event()
     ended = list[int]()
