@@ -94,7 +94,6 @@ class Samples:
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._dirty: set[int] = set()  # volumes whose primaries were written to since then
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
-        self._unsaid: dict[Leg, OSError] = {}  # what such a sync said when it was given up already
         self._new: dict[Leg, str] = {}  # ids of images that are not recorded yet
         self._looked: set[Leg] = set()  # by this start, and marked if they are to be
         self._marked: set[Leg] = set()  # durably, by this start
@@ -109,8 +108,7 @@ class Samples:
         """Sync a leg that was written to, and its time; returns what notes that.
 
         Raises OSError, also for a leg that has become shorter: later writes may make it long again,
-        with zeroes where its content was. And what a sync of `take` has heard when nobody waited
-        for it any more: the kernel says it once.
+        with zeroes where its content was.
         """
         number, stamp = self._timeline.written, leg.stamp()
         if stamp.size < leg.size:
@@ -120,8 +118,6 @@ class Samples:
         except OSError:
             mark = None  # it keeps the one it has; whether the image fails, its sync says
         leg.sync(times=True)
-        if (unsaid := self._unsaid.pop(leg, None)) is not None:
-            raise unsaid
         return lambda: self._synced(leg, stamp, number, mark)
 
     def _synced(self, leg: Leg, stamp: Stamp, number: int, mark: Mark | None) -> None:
@@ -150,8 +146,6 @@ class Samples:
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
         self._numbers = {leg: self._numbers[leg] for leg in self._stamps}
-        for leg in self._unsaid.keys() - legs:
-            self._unsaid.pop(leg, None)
         self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
         segment, end = self._timeline.writer.segment, int(saved["offset"])
@@ -271,8 +265,6 @@ class Samples:
         try:
             image = await self._looked_at(task, stamp, written)
         except OSError as error:
-            if isinstance(error, _UnsyncedError):
-                self._unsaid.pop(leg, None)
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
@@ -362,7 +354,7 @@ class Samples:
         sampled = not task.number or task.is_sampled
         if task.known is not None and not written and not image.loose and sampled:
             return image, mark
-        stamp = stamp or self._durable_stamp(task.leg)
+        stamp = stamp or task.leg.stamp()
         image = image._replace(
             path=task.leg.path,
             place=stamp.place,
@@ -404,23 +396,7 @@ class Samples:
         except OSError as error:
             if not durable:
                 raise
-            raise self._unsynced_by(leg, error) from error
-
-    def _durable_stamp(self, leg: Leg) -> Stamp:
-        """The time of an image that no sync of this run has made durable: one that was left dirty
-        by another program, or before a kill, is older after a power cut.
-        """
-        stamp = leg.stamp()
-        try:
-            leg.sync(times=True)
-        except OSError as error:
-            raise self._unsynced_by(leg, error) from error
-        return stamp
-
-    def _unsynced_by(self, leg: Leg, error: OSError) -> _UnsyncedError:
-        """It is said by the next sync, unless somebody waits for this one still."""
-        self._unsaid[leg] = unsynced = _UnsyncedError(error.errno, error.strerror, leg.path)
-        return unsynced
+            raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
 
 
 def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:
@@ -429,12 +405,9 @@ def _unrecorded(pair: PairSnapshot) -> set[Leg | None]:
 
 
 def _has_failed(pair: Pair, leg: Leg) -> bool:
-    """Whether nothing is claimed of the image anyhow. What a volume that is not served has is on
-    its secondary.
-    """
+    """Whether nothing is claimed of the image anyhow."""
     lost = leg is pair.secondary and pair.state == pair_states.SUSPENDED and not pair.usable
-    unserved = leg is pair.primary and bool(pair.failed)
-    return lost or unserved or isinstance(leg, AbsentLeg)
+    return lost or bool(pair.failed) or isinstance(leg, AbsentLeg)
 
 
 def _is_settled(leg: Leg) -> bool:

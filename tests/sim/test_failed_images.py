@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.core.pair_states import SUSPENDED
-from duplexd.core.patience import Access
-from duplexd.engine.hung import leave_hung
 from duplexd.errors import DuplexdError
 from duplexd.runtime.watch import HungError
 from tests.sim.machine import Died
@@ -19,13 +16,7 @@ from tests.sim.test_bad_moments import Failing
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from duplexd.core.pair import Pair
-    from duplexd.engine.image_snapshot import Plan
-    from duplexd.engine.leg_syncs import Outcome
-    from duplexd.images.leg import Leg
-    from duplexd.json_object import Json
+    from collections.abc import Callable
 
 
 class Copied(Failing):
@@ -240,100 +231,6 @@ def test_a_checkpoint_follows_a_swap_at_once() -> None:
         taken = controller.checkpointer.taken
         await asyncio.sleep(2.0)  # one comes every 20 s anyway
         assert controller.checkpointer.taken == taken + 1
-        await controller.stop()
-
-    failing.machine.live(life)
-
-
-@pytest.mark.parametrize("unmarked", [False, True])
-def test_what_a_secondary_that_is_rolled_forward_has_lost_is_heard_of(unmarked: bool) -> None:
-    """It hung at its cut, so the next checkpoint syncs it by itself, for its time. That sync failed
-    while the volume was not served, and was forgotten, though it had what was written meanwhile:
-    the next one succeeded, and that was called durable.
-    """
-    failing = Failing(secondary=True, unmarked=unmarked)
-
-    async def life() -> None:
-        await failing.begin()
-        controller, disk = failing.machine.controller, failing.machine.disk
-        leg, taken = failing.pair.copy_of, asyncio.Event()
-        hung = HungError(leg, 30.0)
-        await controller.timeline.at_rest(lambda: leave_hung(failing.pair, hung))
-        leg.close()
-        await failing.checkpoints(1)
-        await failing.fails()
-        resyncs, samples = controller.resyncs, controller.checkpointer._samples
-        roll_forward, wait, take = resyncs.roll_forward, resyncs.wait, samples.take
-        begun: list[asyncio.Future[None]] = []
-
-        async def after_writes(plan: Plan) -> list[Outcome]:
-            samples.take = take  # type: ignore[method-assign]
-            taken.set()
-            await failing.machine.until(
-                lambda: disk.content("/b/data")[8192:8193] == b"b", "written to"
-            )
-            disk.fail("/b/data", errno.EIO, operation="sync", times=1)
-            return await take(plan)
-
-        async def beside(pairs: Sequence[Pair], check: Callable[[Pair], None]) -> None:
-            samples.take = after_writes  # type: ignore[method-assign]
-            begun.append(asyncio.ensure_future(failing.checkpoints(1)))
-            await taken.wait()
-            await roll_forward(pairs, check)
-
-        async def slowly(pairs: Sequence[Pair]) -> Json:
-            found = await wait(pairs)
-            await asyncio.gather(*begun)
-            return found
-
-        resyncs.roll_forward, resyncs.wait = beside, slowly  # type: ignore[method-assign]
-        with contextlib.suppress(DuplexdError):
-            await controller.swap(["data"], True, None, False)
-        assert failing.pair.failed
-        assert failing.pair.state == SUSPENDED
-        assert not failing.pair.usable
-        await failing.is_served()
-        await controller.stop()
-
-    failing.machine.live(life)
-
-
-def test_what_a_sync_has_heard_that_was_given_up_is_said_by_the_next_one() -> None:
-    """That of an image for its time hung, and then said what the disk had lost, to nobody: the next
-    one succeeded.
-    """
-    failing = Failing(secondary=True)
-
-    async def life() -> None:
-        await failing.begin()
-        controller, disk = failing.machine.controller, failing.machine.disk
-        leg, legs = failing.pair.copy_of, controller.legs
-        hung, on = HungError(leg, 30.0), legs.on
-        await controller.timeline.at_rest(lambda: leave_hung(failing.pair, hung))
-        leg.close()
-        await failing.checkpoints(1)
-
-        async def late(pair: Pair, leg: Leg, use: str, call: Callable[[], object]) -> object:
-            if leg is not pair.secondary or pair.secondary_dirty or not begun.is_set():
-                return await on(pair, leg, use, call)
-            legs.on = on  # type: ignore[method-assign]
-            pair.secondary_dirty = True  # its follower writes just now
-            disk.fail("/b/data", errno.EIO, operation="sync", times=1)
-            with contextlib.suppress(OSError):
-                await on(pair, leg, use, call)
-            raise HungError(Access(pair, leg, use), 30.0)
-
-        begun = asyncio.Event()
-        reopening = controller.commands._reopening
-        async with reopening.alone("data") as pair:
-            await reopening._take_secondary(pair, known_only=True)
-        legs.on = late  # type: ignore[method-assign, assignment]
-        begun.set()
-        usable = []
-        for _ in range(2):
-            await failing.checkpoints(1)
-            usable.append(failing.pair.usable)
-        assert usable == [True, False]
         await controller.stop()
 
     failing.machine.live(life)
