@@ -60,7 +60,7 @@ def _goes_backwards(pair: PairRecord, at: int, oldest: int) -> Reach:
 
 @pytest.mark.parametrize(
     ("mistake", "seeds"),
-    [(_believes_in_records, range(40, 70)), (_goes_backwards, range(20))],
+    [(_believes_in_records, range(170, 190)), (_goes_backwards, range(20))],
 )
 def test_a_reach_that_is_too_long_is_found(mistake: object, seeds: range) -> None:
     with mock.patch.object(mark_reach, "of", mistake):
